@@ -1,0 +1,53 @@
+# make demo   stand-in people to metric tables, in results/demo (about ten minutes on two cores)
+# make test   the tests            make lint   style, types, workflow
+# make env    the environment in .venv, which the others make by themselves
+# make lock   envs/requirements.txt anew, after a change of pyproject.toml
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: demo test lint env lock format clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+READY := $(VENV)/.ready
+UV_QUIET := -q
+
+demo: $(READY)
+	snakemake --profile profiles/demo
+
+test: $(READY)
+	pytest -n 2 -m "not slurm and not browser and not gpu"
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile rules
+	snakemake --profile profiles/demo --lint
+
+format: $(READY)
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+
+env: $(READY)
+
+# `uv pip sync` makes the environment exactly what the file lists, so the project itself goes in afterwards.
+$(READY): envs/requirements.txt envs/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) --version); osgap needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "could not make $(VENV): install the venv module (Debian: python3-venv)"; exit 1; }
+	@test -x $(VENV)/bin/uv || $(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r envs/uv.txt
+	uv pip sync $(UV_QUIET) --require-hashes --python $(VENV)/bin/python envs/requirements.txt
+	uv pip install $(UV_QUIET) --no-deps --no-build-isolation --python $(VENV)/bin/python -e .
+	@touch $@
+
+lock: $(READY)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --all-extras --override envs/overrides.txt pyproject.toml -o envs/requirements.txt
+	awk '/^uv==/ {p = 1} p {print} p && !/\\$$/ {exit}' envs/requirements.txt > envs/uv.txt
+
+clean:
+	rm -rf results/demo .snakemake

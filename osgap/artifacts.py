@@ -1,0 +1,215 @@
+"""Files that are either whole or absent, and that say where they came from.
+
+Every output of a stage goes through `atomic_path`: it is written to a temporary file in its own folder, flushed to
+disk and renamed, so that a killed job leaves the previous file or none. Provenance travels inside the file where
+the format has a place that other programs ignore:
+
+==========  =========================================================
+`.npz`      the zip archive's comment (the arrays are untouched)
+`.ply`      `comment` lines of the header (written by `osgap.splat.ply`)
+`.h5`       the root group's `provenance` attribute
+`.json`     the top-level key `provenance`
+`.pt`       the top-level key `provenance`
+`.png`      a `tEXt` chunk
+==========  =========================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osgap.errors import UserError
+
+PROVENANCE_KEY = "provenance"
+_PLY_PREFIX = "osgap-provenance "
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed.
+
+    The temporary name keeps the suffix, so that writers which choose a format by suffix work, and starts with a
+    dot, so that globs do not see it. A killed process leaves at most that dot file; the next write removes it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+        if not _writer_alive(stale):
+            stale.unlink(missing_ok=True)
+    prefix = f".{path.name}.tmp-{os.getpid()}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _writer_alive(temporary: Path) -> bool:
+    """Whether the process that owns a temporary file still runs on this machine (unknown counts as alive)."""
+    try:
+        pid = int(temporary.name.split(".tmp-")[1].split("-")[0])
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError, IndexError):
+        return True
+    return True
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path | str, content: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> None:
+    """Write JSON with sorted keys, so that equal content is equal bytes. NaN is refused (it is not JSON)."""
+    if provenance is not None:
+        content = {**content, PROVENANCE_KEY: provenance}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_npz(
+    path: Path | str,
+    arrays: Mapping[str, np.ndarray],
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    compressed: bool = True,
+) -> None:
+    """Write an `.npz` whose bytes depend on its content only; provenance goes into the archive's comment."""
+    with atomic_path(path) as temporary:
+        (np.savez_compressed if compressed else np.savez)(temporary, **arrays)
+        if provenance is not None:
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.comment = json.dumps(provenance, sort_keys=True).encode()
+
+
+def write_png(path: Path | str, image: np.ndarray, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write `image` (`[H, W, 3]` RGB or `[H, W]` grey, uint8) as PNG."""
+    import cv2
+
+    if image.dtype != np.uint8:
+        raise TypeError(f"write_png takes uint8, got {image.dtype} of shape {image.shape}")
+    ok, encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+    if not ok:
+        raise UserError(f"{path}: OpenCV could not encode an image of shape {image.shape} as PNG")
+    data = encoded.tobytes()
+    if provenance is not None:
+        data = _png_with_text(data, PROVENANCE_KEY, json.dumps(provenance, sort_keys=True))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+_PNG_HEADER_END = 33  # 8 bytes of signature and the 25 bytes of the IHDR chunk
+
+
+def _png_with_text(data: bytes, key: str, text: str) -> bytes:
+    body = b"tEXt" + key.encode("latin-1") + b"\0" + text.encode("latin-1", "replace")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:_PNG_HEADER_END] + chunk + data[_PNG_HEADER_END:]
+
+
+def ply_comments(provenance: Mapping[str, Any]) -> list[str]:
+    """Header comments that `read_provenance` finds in a `.ply` (one line: PLY comments cannot span lines)."""
+    return [_PLY_PREFIX + json.dumps(provenance, sort_keys=True)]
+
+
+def read_provenance(path: Path | str) -> dict[str, Any] | None:
+    """The provenance inside a file that this project wrote; None where there is none or the file is absent."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    reader = _READERS.get(path.suffix)
+    text = reader(path) if reader else None
+    return json.loads(text) if isinstance(text, str) else text
+
+
+def _from_npz(path: Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        return archive.comment.decode() or None
+
+
+def _from_ply(path: Path) -> str | None:
+    with path.open("rb") as file:
+        for line in file:
+            text = line.decode("ascii", "replace").strip()
+            if text.startswith("comment " + _PLY_PREFIX):
+                return text.removeprefix("comment " + _PLY_PREFIX)
+            if text == "end_header":
+                break
+    return None
+
+
+def _from_h5(path: Path) -> str | None:
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        text = file.attrs.get(PROVENANCE_KEY)
+        return None if text is None else str(text)
+
+
+def _from_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()).get(PROVENANCE_KEY)
+
+
+def _from_pt(path: Path) -> dict[str, Any] | None:
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(PROVENANCE_KEY)
+
+
+def _from_png(path: Path) -> str | None:
+    data = path.read_bytes()
+    position = _PNG_HEADER_END
+    while position + 8 <= len(data):
+        (length,) = struct.unpack(">I", data[position : position + 4])
+        kind = data[position + 4 : position + 8]
+        body = data[position + 8 : position + 8 + length]
+        if kind == b"tEXt" and body.startswith(PROVENANCE_KEY.encode() + b"\0"):
+            return body.split(b"\0", 1)[1].decode("latin-1")
+        position += 12 + length
+    return None
+
+
+_READERS = {
+    ".npz": _from_npz,
+    ".ply": _from_ply,
+    ".h5": _from_h5,
+    ".json": _from_json,
+    ".pt": _from_pt,
+    ".png": _from_png,
+}

@@ -1,0 +1,67 @@
+"""Checkpoints of long stages: atomic, exclusive, and only ever resumed by the computation that wrote them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from osgap.artifacts import atomic_path
+from osgap.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoint folder of one running stage.
+
+    `key` identifies the computation (a digest of config, inputs and code, see `Provenance.key`). A checkpoint with
+    another key belongs to an earlier config or code and is ignored. The folder is locked while the object is
+    open, because a scheduler can start a job twice.
+
+    Raises:
+        UserError: when another process holds the folder.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self.key = key
+        self._file = folder / "latest.pt"
+        self._lock = FileLock(folder / "lock")
+
+    def __enter__(self) -> Checkpoints:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"{self.folder}: another process is running this stage (it holds the lock on its checkpoints). "
+                f"Wait for it, or stop it."
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state of this very computation, or None. Tensors are on the CPU."""
+        if not self._file.is_file():
+            return None
+        saved = torch.load(self._file, map_location="cpu", weights_only=True)
+        return saved["state"] if saved["key"] == self.key else None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint by `state` (tensors, numbers, strings, and lists and dicts of them)."""
+        with atomic_path(self._file) as temporary:
+            torch.save({"key": self.key, "state": state}, temporary)
+
+    def clear(self) -> None:
+        """Remove the checkpoints once the stage's outputs are in place (the lock stays held)."""
+        for path in self.folder.iterdir():
+            if path.name == "lock":
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

@@ -1,0 +1,92 @@
+"""Where every artifact lies below the results folder. Rules and command line both ask here, and nowhere else.
+
+Methods take a subject, or a wildcard such as `"{subject}"` when the Snakefile declares a rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+METHODS = ("mean_avatar", "prior", "one_shot", "fit")
+"""In the order of the tables: from the least to the most that a method may see of a person."""
+
+PROTOCOL_TABLES = ("novel_view", "self_reenactment")
+"""Protocols with ground truth, so with a table."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below one results folder."""
+
+    results: Path
+
+    # stand-in people -------------------------------------------------------------------------------------
+    @property
+    def standin_head(self) -> Path:
+        return self.results / "standin" / "head"
+
+    @property
+    def standin_nersemble(self) -> Path:
+        """Root of the stand-ins' NeRSemble tree, served through a `file://` URL."""
+        return self.results / "standin" / "nersemble"
+
+    def standin_tracking(self, subject: str) -> Path:
+        return self.results / "standin" / "tracking" / subject
+
+    def standin_person(self, subject: str) -> Path:
+        """Manifest of one stand-in's files."""
+        return self.results / "standin" / "people" / f"{subject}.json"
+
+    # captures --------------------------------------------------------------------------------------------
+    @property
+    def raw(self) -> Path:
+        """Root of the downloaded NeRSemble tree."""
+        return self.results / "raw"
+
+    def download(self, subject: str, sequence: str) -> Path:
+        """Manifest of one downloaded sequence of one subject."""
+        return self.results / "raw" / "manifests" / subject / f"{sequence}.json"
+
+    def capture(self, subject: str) -> Path:
+        return self.results / "captures" / f"{subject}.h5"
+
+    # avatars ---------------------------------------------------------------------------------------------
+    def fit(self, subject: str) -> Path:
+        return self.results / "avatars" / subject
+
+    def uv_gt(self, subject: str) -> Path:
+        return self.results / "uv_gt" / f"{subject}.npz"
+
+    @property
+    def prior(self) -> Path:
+        return self.results / "prior"
+
+    def oneshot(self, subject: str) -> Path:
+        return self.results / "oneshot" / subject
+
+    # results ---------------------------------------------------------------------------------------------
+    def metrics(self, method: str, subject: str) -> Path:
+        return self.results / "metrics" / method / f"{subject}.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.results / "metrics" / "summary.json"
+
+    def table(self, protocol: str, suffix: str) -> Path:
+        return self.results / "tables" / f"{protocol}.{suffix}"
+
+    def figure(self, name: str) -> Path:
+        return self.results / "figures" / f"{name}.png"
+
+    def video(self, subject: str) -> Path:
+        return self.results / "videos" / f"{subject}.mp4"
+
+    # housekeeping ----------------------------------------------------------------------------------------
+    def checkpoints(self, stage: str, subject: str = "all") -> Path:
+        """Undeclared in the rules: Snakemake deletes what it knows."""
+        return self.results / "checkpoints" / stage / subject
+
+    def log(self, stage: str, *names: str) -> Path:
+        *folders, last = (stage, *names)
+        return self.results.joinpath("logs", *folders, f"{last}.log")
