@@ -112,7 +112,7 @@ def write_npz(
 ) -> None:
     """Write an `.npz` whose bytes depend on its content only; provenance goes into the archive's comment."""
     with atomic_path(path) as temporary:
-        (np.savez_compressed if compressed else np.savez)(temporary, **arrays)
+        (np.savez_compressed if compressed else np.savez)(temporary, **arrays)  # type: ignore[arg-type]
         if provenance is not None:
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.comment = json.dumps(provenance, sort_keys=True).encode()

@@ -101,7 +101,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Config:
         if self.standin is not None and self.flame.assets is not None:
-            raise ValueError("standin and flame.assets are both set; the stand-in people come with their own head model")
+            raise ValueError(
+                "standin and flame.assets are both set; the stand-in people come with their own head model"
+            )
         if self.standin is not None and (self.capture.url or self.capture.tracking):
             raise ValueError(
                 "standin is set, and so is capture.url or capture.tracking; stand-in people are their own data: "

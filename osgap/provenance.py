@@ -86,8 +86,8 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, or of the names and contents of all files below a folder."""
     if path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(path)}\0{file_digest(file)}\0".encode())
+        for member in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{member.relative_to(path)}\0{file_digest(member)}\0".encode())
         return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,7 +32,7 @@ STAGES: dict[str, Stage] = {
     "train": Stage("osgap.prior.train", ("prior",)),
     "oneshot": Stage("osgap.prior.oneshot", ("oneshot",), entry=True),
     "evaluate": Stage("osgap.evaluation.stage", ("evaluation",), entry=True),
-    "tables": Stage("osgap.evaluation.tables", ("report",)),
-    "figure": Stage("osgap.evaluation.figures", ("report",)),
-    "video": Stage("osgap.evaluation.videos", ("report",)),
+    "tables": Stage("osgap.evaluation.tables", ()),
+    "figure": Stage("osgap.evaluation.figures", ("report",), entry=True),
+    "video": Stage("osgap.evaluation.videos", ("report",), entry=True),
 }

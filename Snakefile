@@ -1,0 +1,39 @@
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from osgap.errors import UserError
+from osgap.layout import METHODS
+from osgap.pipeline import Pipeline
+
+min_version("9.20")
+
+
+configfile: "config.yaml"
+
+
+try:
+    pipeline = Pipeline.for_snakemake(config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+
+wildcard_constraints:
+    subject=r"[A-Za-z0-9_-]+",
+    sequence=r"[^/]+",
+
+
+rule all:
+    input:
+        pipeline.targets,
+
+
+if pipeline.standin:
+
+    include: "rules/standin.smk"
+
+
+include: "rules/capture.smk"
+include: "rules/fit.smk"
+include: "rules/prior.smk"
+include: "rules/oneshot.smk"
+include: "rules/report.smk"

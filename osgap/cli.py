@@ -1,0 +1,359 @@
+"""`osgap <stage>`: one thin subcommand per stage. Paths come from the config and `osgap.layout`; work is done in the
+stage's own `run`, which a notebook calls the same way."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from osgap.errors import UserError
+
+if TYPE_CHECKING:
+    from osgap.evaluation.people import PersonFiles
+    from osgap.pipeline import Pipeline
+
+Subject = Annotated[str, tyro.conf.Positional]
+"""Name of a subject in the config."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every stage takes."""
+
+    config: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """YAML file, or inline JSON that starts with `{`. May be repeated: later ones win, key by key.
+    Default is config.yaml."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE, such as fit.iterations=300. May be repeated; wins over every --config."""
+    threads: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
+    """Threads of the numerical libraries. Default is theirs: one per core."""
+    traceback: bool = False
+    """Show where in the code an error was raised."""
+
+    def pipeline(self) -> Pipeline:
+        """Limit threads (before the libraries load), then read the config."""
+        if self.threads is not None:
+            for variable in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+                os.environ[f"{variable}_NUM_THREADS"] = str(self.threads)
+        from osgap.config import load_config
+        from osgap.pipeline import Pipeline
+
+        return Pipeline(load_config(self.config or ("config.yaml",), self.set))
+
+
+Options = tyro.conf.OmitArgPrefixes[Common]
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="standin-head")
+def standin_head(common: Options = Common()) -> None:
+    """Write the stand-in head model in FLAME's three files."""
+    from osgap.standin import stage
+
+    stage.run_head(stage.HeadOutputs(common.pipeline().layout.standin_head))
+
+
+@app.command(name="standin-catalogue")
+def standin_catalogue(
+    subjects: Annotated[str | None, tyro.conf.arg(help="Comma-separated. Default is everybody.")] = None,
+    common: Options = Common(),
+) -> None:
+    """Write the tables of the stand-ins' NeRSemble tree: who performed what."""
+    from osgap.standin import nersemble
+
+    pipeline = common.pipeline()
+    outputs = nersemble.CatalogueOutputs(pipeline.layout.standin_nersemble)
+    people = subjects.split(",") if subjects else pipeline.config.subjects.all
+    nersemble.run_catalogue(people, pipeline.standin_config.sequences, outputs)
+
+
+@app.command(name="standin-person")
+def standin_person(subject: Subject, common: Options = Common()) -> None:
+    """Make a stand-in person: raw captures in NeRSemble's tree, and a FLAME tracking export."""
+    pipeline = common.pipeline()
+    from osgap.standin import stage
+
+    layout = pipeline.layout
+    outputs = stage.PersonOutputs(
+        nersemble=layout.standin_nersemble,
+        tracking=layout.standin_tracking(subject),
+        manifest=layout.standin_person(subject),
+    )
+    workers = common.threads or os.cpu_count() or 1
+    config = pipeline.standin_config
+    stage.run(config, pipeline.head, outputs, subject=subject, seed=pipeline.config.seed, workers=workers)
+
+
+@app.command(name="download")
+def download(subject: Subject, sequence: Annotated[str, tyro.conf.Positional], common: Options = Common()) -> None:
+    """Fetch one sequence of one subject from NeRSemble's data URL."""
+    pipeline = common.pipeline()
+    from osgap.capture import download as stage
+
+    stage.run(
+        pipeline.capture_config,
+        stage.DownloadInputs(),
+        stage.DownloadOutputs(pipeline.layout.raw, pipeline.layout.download(subject, sequence)),
+        subject=subject,
+        seed=pipeline.config.seed,
+        sequence=sequence,
+        participant=pipeline.participant(subject),
+    )
+
+
+@app.command(name="import")
+def import_tracking(subject: Subject, common: Options = Common()) -> None:
+    """Turn a subject's FLAME tracking export into captures/ID.h5."""
+    pipeline = common.pipeline()
+    from osgap.capture import importer as stage
+
+    stage.run(
+        pipeline.capture_config,
+        stage.ImportInputs(
+            tracking=pipeline.tracking(subject),
+            template=pipeline.head.template,
+            raw=pipeline.layout.raw if pipeline.downloads else None,
+            manifests=tuple(pipeline.downloads_of(subject)),
+        ),
+        stage.ImportOutputs(pipeline.layout.capture(subject)),
+        subject=subject,
+        seed=pipeline.config.seed,
+        entry=pipeline.entry(subject),
+    )
+
+
+@app.command(name="fit")
+def fit(subject: Subject, common: Options = Common()) -> None:
+    """Fit one Gaussian per UV texel to all training frames of a subject."""
+    pipeline = common.pipeline()
+    from osgap.fit import stage
+
+    folder = pipeline.layout.fit(subject)
+    outputs = stage.FitOutputs(
+        avatar=folder,
+        metrics=folder / "fit.json",
+        preview=folder / "preview.png",
+        checkpoints=pipeline.layout.checkpoints("fit", subject),
+    )
+    inputs = stage.FitInputs(pipeline.layout.capture(subject), pipeline.head)
+    stage.run(pipeline.config.fit, inputs, outputs, subject=subject, seed=pipeline.config.seed)
+
+
+@app.command(name="bake")
+def bake(subject: Subject, common: Options = Common()) -> None:
+    """Write a fitted avatar as UV attribute maps."""
+    pipeline = common.pipeline()
+    from osgap.fit import bake as stage
+
+    folder = pipeline.layout.fit(subject)
+    inputs = stage.BakeInputs(folder, folder / "fit.json", pipeline.head)
+    stage.run(inputs, stage.BakeOutputs(pipeline.layout.uv_gt(subject)), subject=subject, seed=pipeline.config.seed)
+
+
+@app.command(name="train")
+def train(
+    subjects: Annotated[str | None, tyro.conf.arg(help="Comma-separated. Default is subjects.train.")] = None,
+    common: Options = Common(),
+) -> None:
+    """Train the prior on all train subjects."""
+    pipeline = common.pipeline()
+    from osgap.prior import train as stage
+
+    people = subjects.split(",") if subjects else pipeline.config.subjects.train
+    layout = pipeline.layout
+    inputs = stage.TrainInputs(
+        captures=tuple(layout.capture(person) for person in people),
+        maps=tuple(layout.uv_gt(person) for person in people),
+        head=pipeline.head,
+    )
+    outputs = stage.TrainOutputs(
+        model=layout.prior / "model.pt",
+        mean=layout.prior / "mean_uv.npz",
+        log=layout.prior / "train.json",
+        preview=layout.prior / "preview.png",
+        checkpoints=layout.checkpoints("train"),
+    )
+    stage.run(pipeline.config.prior, inputs, outputs, seed=pipeline.config.seed)
+
+
+@app.command(name="oneshot")
+def oneshot(subject: Subject, common: Options = Common()) -> None:
+    """Make an avatar of a person whom the prior never saw, from one photograph."""
+    pipeline = common.pipeline()
+    from osgap.prior import oneshot as stage
+
+    layout = pipeline.layout
+    folder = layout.oneshot(subject)
+    stage.run(
+        pipeline.config.oneshot,
+        stage.OneShotInputs(capture=layout.capture(subject), model=layout.prior / "model.pt", head=pipeline.head),
+        stage.OneShotOutputs(
+            avatar=folder,
+            prior=folder / "prior",
+            log=folder / "oneshot.json",
+            preview=folder / "preview.png",
+            checkpoints=layout.checkpoints("oneshot", subject),
+        ),
+        subject=subject,
+        seed=pipeline.config.seed,
+        source=pipeline.entry(subject).source,
+    )
+
+
+@app.command(name="evaluate")
+def evaluate(
+    method: Annotated[str, tyro.conf.Positional],
+    subject: Subject,
+    driver: str | None = None,
+    common: Options = Common(),
+) -> None:
+    """Measure one method on one subject.
+
+    Args:
+        method: mean_avatar, prior, one_shot or fit.
+        driver: Subject whose motion the avatar is given in cross-reenactment. Default is the next test subject.
+    """
+    pipeline = common.pipeline()
+    from osgap.evaluation import stage
+
+    layout = pipeline.layout
+    metrics = layout.metrics(method, subject)
+    stage.run(
+        pipeline.config.evaluation,
+        stage.EvaluationInputs(
+            capture=layout.capture(subject),
+            head=pipeline.head,
+            avatar=pipeline.avatar(method, subject),
+            driver=layout.capture(driver or pipeline.driver(subject)),
+        ),
+        stage.EvaluationOutputs(metrics=metrics, cross=metrics.with_suffix(".png")),
+        subject=subject,
+        seed=pipeline.config.seed,
+        method=method,
+        source=pipeline.entry(subject).source,
+    )
+
+
+@app.command(name="tables")
+def tables(
+    subjects: Annotated[str | None, tyro.conf.arg(help="Comma-separated. Default is subjects.test.")] = None,
+    common: Options = Common(),
+) -> None:
+    """Write metrics/summary.json and a table per protocol."""
+    pipeline = common.pipeline()
+    from osgap.evaluation import tables as stage
+
+    people = subjects.split(",") if subjects else pipeline.config.subjects.test
+    outputs = stage.TablesOutputs(pipeline.layout.summary, pipeline.table_files)
+    stage.run(stage.TablesInputs(tuple(pipeline.metric_files(people))), outputs, seed=pipeline.config.seed)
+
+
+@app.command(name="figure")
+def figure(
+    kind: Annotated[Literal["person", "cross", "overview"], tyro.conf.Positional],
+    subjects: Annotated[str, tyro.conf.Positional],
+    driver: str | None = None,
+    common: Options = Common(),
+) -> None:
+    """Draw a figure of one subject, or the overview of several.
+
+    Args:
+        kind: what to draw.
+        subjects: one subject; for `overview` any number, comma-separated.
+        driver: For `cross`: whose motion is shown. Default is the next test subject.
+    """
+    pipeline = common.pipeline()
+    from osgap.evaluation import figures as stage
+
+    people = subjects.split(",")
+    name = {"person": f"person_{people[0]}", "cross": f"cross_{people[0]}", "overview": "overview"}[kind]
+    inputs = stage.FigureInputs(
+        head=pipeline.head,
+        people=tuple(_person_files(pipeline, person) for person in people),
+        driver=pipeline.layout.capture(driver or pipeline.driver(people[0])) if kind == "cross" else None,
+    )
+    outputs = stage.FigureOutputs(pipeline.layout.figure(name))
+    stage.run(pipeline.config.report, inputs, outputs, kind=kind, seed=pipeline.config.seed)
+
+
+@app.command(name="video")
+def video(subject: Subject, common: Options = Common()) -> None:
+    """Render a turntable with expressions of a subject's one-shot avatar."""
+    pipeline = common.pipeline()
+    from osgap.evaluation import videos as stage
+
+    stage.run(
+        pipeline.config.report,
+        stage.VideoInputs(pipeline.head, _person_files(pipeline, subject)),
+        stage.VideoOutputs(pipeline.layout.video(subject)),
+        subject=subject,
+        seed=pipeline.config.seed,
+    )
+
+
+@app.command(name="why")
+def why(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
+    """Say which jobs `snakemake ARGUMENTS` would run, and what made them."""
+    _why(list(arguments))
+
+
+def _person_files(pipeline: Pipeline, subject: str) -> PersonFiles:
+    from osgap.evaluation.people import PersonFiles
+    from osgap.layout import METHODS
+
+    return PersonFiles(
+        subject=subject,
+        capture=pipeline.layout.capture(subject),
+        avatars={method: pipeline.avatar(method, subject) for method in METHODS},
+        source=pipeline.entry(subject).source,
+    )
+
+
+def _why(arguments: list[str]) -> None:
+    """`osgap why [SNAKEMAKE ARGUMENTS]`: what Snakemake would run, and why."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(
+            "usage: osgap why [SNAKEMAKE ARGUMENTS]\n\nWhich jobs `snakemake ARGUMENTS` would run, and what made them."
+        )
+        print("Example: osgap why --profile profiles/demo")
+        return
+    from osgap.why import why
+
+    found = why(arguments)
+    for job in found:
+        print(f"{job.rule}  {job.output}")
+        for reason in job.reasons:
+            print(f"    {reason}")
+    print(f"{len(found)} jobs would run." if found else "Nothing would run: everything is up to date.")
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    arguments = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if arguments[:1] == ["why"]:  # its arguments are Snakemake's, options and all
+            _why(arguments[1:])
+        else:
+            _run(app, arguments)
+    except UserError as error:
+        if "--traceback" in arguments:
+            raise
+        print(f"osgap: {error}", file=sys.stderr)
+        sys.exit(UserError.EXIT_CODE)
+
+
+def _run(subcommands: Any, arguments: list[str]) -> None:
+    run: Callable[..., Any] = subcommands.cli
+    run(args=arguments, prog="osgap", description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""What the Snakefile needs to know of a config: settings and code of each job, and checks before the first one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.config import Config, validate
+from osgap.errors import UserError
+from osgap.head.config import HeadAssets
+from osgap.layout import METHODS, PROTOCOL_TABLES, Layout
+from osgap.provenance import code_digest
+from osgap.stages import STAGES
+from osgap.standin.config import StandinConfig
+
+URL_VARIABLE = "NERSEMBLE_DATA_URL"
+
+
+class Pipeline:
+    """One validated config with its paths.
+
+    Raises:
+        UserError: the config is wrong, or a file that it names is missing.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.layout = Layout(config.results)
+
+    @classmethod
+    def for_snakemake(cls, merged: Mapping[str, Any]) -> Pipeline:
+        """Validate what Snakemake merged, check what can be checked before any job, and prepare the jobs' environment.
+
+        The data URL is a secret, so it reaches the jobs through the environment and never through a command line.
+        """
+        pipeline = cls(validate(merged))
+        pipeline.check()
+        if url := pipeline.url:
+            os.environ[URL_VARIABLE] = url
+        # Jobs run the `osgap` of the interpreter that runs Snakemake, whether or not its environment is activated.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        return pipeline
+
+    # what a job is told ----------------------------------------------------------------------------------
+    def settings(self, stage: str, *subjects: str) -> str:
+        """The part of the config that a job uses, as JSON for `osgap STAGE --config`.
+
+        As a rule's parameter it makes Snakemake run the job again when, and only when, that part changes.
+        """
+        spec = STAGES[stage]
+        dump = self.config.model_dump(mode="json", exclude_defaults=True)
+        part: dict[str, Any] = {"seed": self.config.seed, "results": str(self.config.results)}
+        part |= {name: dump[name] for name in spec.sections if name in dump}
+        part.get("capture", {}).pop("url", None)
+        if self.standin:
+            # The people's looks and motion concern the stages that make them; the others need to know that the
+            # head model is the stand-in's, and what was performed.
+            sequences = {"sequences": list(self.standin_config.sequences)}
+            part["standin"] = dump["standin"] if "standin" in spec.sections else sequences
+        elif self.config.flame.assets:
+            part["flame"] = {"assets": self.config.flame.assets.model_dump(mode="json")}
+        entries = dump.get("subjects", {}).get("entries", {})
+        if spec.entry and (own := {name: entries[name] for name in subjects if name in entries}):
+            part["subjects"] = {"entries": own}
+        return json.dumps(part, sort_keys=True)
+
+    @staticmethod
+    def code(stage: str) -> str:
+        """Digest of the modules that the stage imports: editing one of them runs its jobs again."""
+        return code_digest(STAGES[stage].module)
+
+    # subjects --------------------------------------------------------------------------------------------
+    @property
+    def standin(self) -> bool:
+        return self.config.standin is not None
+
+    def entry(self, subject: str) -> SubjectEntry:
+        return self.config.subjects.entry(subject)
+
+    def participant(self, subject: str) -> int:
+        """NeRSemble's number of a subject."""
+        participant = self.entry(subject).participant
+        if participant is not None:
+            return participant
+        if not subject.isdecimal():
+            raise UserError(
+                f"subject {subject}: its NeRSemble participant number is not known; name the subject by the number, "
+                f"or set subjects.entries.{subject}.participant"
+            )
+        return int(subject)
+
+    def sequences(self, subject: str) -> list[str]:
+        """Sequences that are imported for a subject."""
+        if self.config.standin is not None:
+            return list(self.config.standin.sequences)
+        return list(self.entry(subject).sequences or self.config.capture.sequences)
+
+    def driver(self, subject: str) -> str:
+        """Whose motion a test subject is given in cross-reenactment: the next test subject's, or the first trained."""
+        others = [s for s in self.config.subjects.test if s != subject] or self.config.subjects.train
+        later = [s for s in others if s > subject]
+        return (later or others)[0]
+
+    @property
+    def standin_config(self) -> StandinConfig:
+        """Settings of the stand-in people."""
+        if self.config.standin is None:
+            raise UserError("standin is not set: this config is about real people; try `make demo` for stand-ins")
+        return self.config.standin
+
+    @property
+    def capture_config(self) -> CaptureConfig:
+        """Settings of download and import, with the data URL and the sequences that hold in this run."""
+        update: dict[str, Any] = {"url": self.url}
+        if self.standin:
+            update["sequences"] = list(self.standin_config.sequences)
+        return self.config.capture.model_copy(update=update)
+
+    # files that the run does not make --------------------------------------------------------------------
+    @property
+    def head(self) -> HeadAssets:
+        """The head model's three files."""
+        if self.config.flame.assets is not None:
+            return self.config.flame.assets
+        if self.standin:
+            folder = self.layout.standin_head
+            return HeadAssets(
+                model=folder / "flame2023.pkl",
+                masks=folder / "FLAME_masks.pkl",
+                template=folder / "head_template_mesh.obj",
+            )
+        raise UserError(
+            "flame.assets is not set: give the paths of FLAME's model, masks and template (`flame: assets: {model: "
+            ".../flame2023.pkl, masks: .../FLAME_masks.pkl, template: .../head_template_mesh.obj}`), or try the "
+            "stand-in people with `make demo`"
+        )
+
+    @property
+    def head_files(self) -> list[Path]:
+        return [self.head.model, self.head.masks, self.head.template]
+
+    @property
+    def url(self) -> str | None:
+        """Where the captures come from: the stand-ins' own folder, the config, or the environment."""
+        if self.standin:
+            return self.layout.standin_nersemble.resolve().as_uri()
+        return self.config.capture.url or os.environ.get(URL_VARIABLE)
+
+    @property
+    def catalogue_files(self) -> list[Path]:
+        """Tables of who performed what, as far as this run writes them itself."""
+        names = ("metadata_sequences.csv", "metadata_participants.csv")
+        return [self.layout.standin_nersemble / name for name in names] if self.standin else []
+
+    @property
+    def downloads(self) -> bool:
+        """Whether raw captures are part of the run."""
+        return self.standin or self.config.capture.download
+
+    def tracking(self, subject: str) -> Path:
+        """The FLAME tracking export of a subject."""
+        if self.standin:
+            from osgap.standin.tracking import union_folder
+
+            return union_folder(self.layout.standin_tracking(subject), subject, self.sequences(subject))
+        from osgap.capture.importer import find_tracking
+
+        return find_tracking(self.config.capture, subject, self.entry(subject))
+
+    def tracking_files(self, subject: str) -> list[Path]:
+        """What an import depends on: the export's tables (a change there means that the export was made anew)."""
+        if self.standin:
+            return [self.layout.standin_person(subject)]
+        return sorted(self.tracking(subject).glob("transforms*.json"))
+
+    def avatar(self, method: str, subject: str) -> Path:
+        """Folder of a method's avatar of a subject; for the mean avatar the mean map, which is everybody's."""
+        return {
+            "mean_avatar": self.layout.prior / "mean_uv.npz",
+            "prior": self.layout.oneshot(subject) / "prior",
+            "one_shot": self.layout.oneshot(subject),
+            "fit": self.layout.fit(subject),
+        }[method]
+
+    def avatar_files(self, method: str, subject: str) -> list[Path]:
+        """The files that `avatar` stands for."""
+        path = self.avatar(method, subject)
+        return [path] if path.suffix else [path / "point_cloud.ply", path / "flame_param.npz"]
+
+    def shown_files(self, subject: str) -> list[Path]:
+        """What a figure or video of a subject is drawn from."""
+        avatars = [file for method in METHODS for file in self.avatar_files(method, subject)]
+        return [*self.head_files, self.layout.capture(subject), *avatars]
+
+    def downloads_of(self, subject: str) -> list[Path]:
+        """Manifests of the raw sequences that an import checks its tracking against."""
+        if not self.downloads:
+            return []
+        return [self.layout.download(subject, sequence) for sequence in self.sequences(subject)]
+
+    # targets ---------------------------------------------------------------------------------------------
+    @property
+    def targets(self) -> list[Path]:
+        """What `rule all` asks for."""
+        test, layout = self.config.subjects.test, self.layout
+        return [
+            layout.summary,
+            *self.table_files.values(),
+            layout.figure("overview"),
+            *(layout.figure(f"person_{subject}") for subject in test),
+            *(layout.figure(f"cross_{subject}") for subject in test),
+            *(layout.video(subject) for subject in test),
+            *(layout.fit(subject) / "preview.png" for subject in self.config.subjects.all),
+        ]
+
+    def metric_files(self, subjects: Sequence[str]) -> list[Path]:
+        """One result per method and subject, in the order of the tables."""
+        return [self.layout.metrics(method, subject) for method in METHODS for subject in subjects]
+
+    @property
+    def table_files(self) -> dict[tuple[str, str], Path]:
+        """(protocol, suffix) -> file."""
+        return {(p, suffix): self.layout.table(p, suffix) for p in PROTOCOL_TABLES for suffix in ("csv", "md", "tex")}
+
+    # before the first job --------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Everything that would stop the run later and can be seen now, all findings at once."""
+        problems: list[str] = []
+
+        def attempt(check: Any, *arguments: Any) -> None:
+            try:
+                check(*arguments)
+            except UserError as error:
+                problems.append(str(error))
+
+        attempt(self._check_people)
+        if not self.standin:
+            attempt(self._check_head)
+            if self.config.capture.download:
+                from osgap.capture.download import check_url
+
+                attempt(check_url, self.config.capture)
+            for subject in self.config.subjects.all:
+                attempt(self._check_tracking, subject)
+        if problems:
+            raise UserError("\n".join(problems))
+
+    def _check_people(self) -> None:
+        subjects = self.config.subjects
+        for name, listed in (("train", subjects.train), ("test", subjects.test)):
+            if not listed:
+                raise UserError(f'subjects.{name} is empty; list at least one subject, such as ["017"]')
+        unknown = sorted(set(subjects.entries) - set(subjects.all))
+        if unknown:
+            raise UserError(
+                f"subjects.entries has {', '.join(unknown)}, in neither subjects.train nor subjects.test; "
+                f"add the subject to one of them or remove the entry"
+            )
+        if self.downloads:
+            train = {self.participant(s): s for s in subjects.train}
+            for subject in subjects.test:
+                twin = train.get(self.participant(subject))
+                if twin is not None:
+                    raise UserError(
+                        f"test subject {subject} and train subject {twin} are the same NeRSemble participant "
+                        f"{self.participant(subject)}; a test person must be unseen: remove one of the two"
+                    )
+
+    def _check_head(self) -> None:
+        missing = [str(path) for path in self.head_files if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"flame.assets: no such file: {', '.join(missing)}; FLAME is licensed: register with its makers, "
+                f"download FLAME 2023 and give the files' paths, or try the stand-in people with `make demo`"
+            )
+
+    def _check_tracking(self, subject: str) -> None:
+        from osgap.capture.importer import check_tracking
+
+        check_tracking(self.config.capture, subject, self.entry(subject))

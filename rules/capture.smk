@@ -1,0 +1,38 @@
+# From camera files and FLAME tracking to one store per subject.
+
+
+rule download:
+    input:
+        # What lies behind a data URL is no file of the run, except where stand-ins are. Their catalogue changes
+        # with every person who joins; that is no reason to fetch the others again.
+        lambda w: (
+            [pipeline.layout.standin_person(w.subject)] if pipeline.standin else []
+        ),
+        ancient(pipeline.catalogue_files),
+    output:
+        pipeline.layout.download("{subject}", "{sequence}"),
+    log:
+        pipeline.layout.log("download", "{subject}", "{sequence}"),
+    params:
+        settings=lambda w: pipeline.settings("download", w.subject),
+        code=pipeline.code("download"),
+    shell:
+        "exec osgap download {wildcards.subject} {wildcards.sequence:q} --config {params.settings:q} 2> {log}"
+
+
+rule import_tracking:
+    input:
+        pipeline.head_files,
+        tracking=lambda w: pipeline.tracking_files(w.subject),
+        raw=lambda w: pipeline.downloads_of(w.subject),
+    output:
+        pipeline.layout.capture("{subject}"),
+    log:
+        pipeline.layout.log("import", "{subject}"),
+    resources:
+        mem_mb=4000,
+    params:
+        settings=lambda w: pipeline.settings("import", w.subject),
+        code=pipeline.code("import"),
+    shell:
+        "exec osgap import {wildcards.subject} --config {params.settings:q} 2> {log}"

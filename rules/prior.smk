@@ -1,0 +1,29 @@
+# The network that turns an image into UV maps, trained on every train subject.
+
+
+rule train:
+    input:
+        pipeline.head_files,
+        [pipeline.layout.capture(s) for s in pipeline.config.subjects.train],
+        [pipeline.layout.uv_gt(s) for s in pipeline.config.subjects.train],
+    output:
+        pipeline.layout.prior / "model.pt",
+        pipeline.layout.prior / "mean_uv.npz",
+        pipeline.layout.prior / "train.json",
+        report(
+            pipeline.layout.prior / "preview.png",
+            caption="captions/prior.rst",
+            category="Prior",
+        ),
+    log:
+        pipeline.layout.log("train"),
+    threads: 8
+    resources:
+        mem_mb=32000,
+        runtime="48h",
+    params:
+        settings=pipeline.settings("train"),
+        code=pipeline.code("train"),
+        subjects=",".join(pipeline.config.subjects.train),
+    shell:
+        "exec osgap train --subjects {params.subjects} --threads {threads} --config {params.settings:q} 2> {log}"

@@ -1,0 +1,41 @@
+# Procedural people in the formats of the licensed data: a head model, raw captures, tracking exports.
+
+
+rule standin_head:
+    output:
+        pipeline.head_files,
+    log:
+        pipeline.layout.log("standin-head"),
+    params:
+        settings=pipeline.settings("standin-head"),
+        code=pipeline.code("standin-head"),
+    shell:
+        "exec osgap standin-head --config {params.settings:q} 2> {log}"
+
+
+rule standin_catalogue:
+    output:
+        pipeline.catalogue_files,
+    log:
+        pipeline.layout.log("standin-catalogue"),
+    params:
+        settings=pipeline.settings("standin-catalogue"),
+        code=pipeline.code("standin-catalogue"),
+        subjects=",".join(pipeline.config.subjects.all),
+    shell:
+        "exec osgap standin-catalogue --subjects {params.subjects} --config {params.settings:q} 2> {log}"
+
+
+rule standin_person:
+    input:
+        pipeline.head_files,
+    output:
+        pipeline.layout.standin_person("{subject}"),
+    log:
+        pipeline.layout.log("standin-person", "{subject}"),
+    threads: 2
+    params:
+        settings=pipeline.settings("standin-person"),
+        code=pipeline.code("standin-person"),
+    shell:
+        "exec osgap standin-person {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log}"
