@@ -1,0 +1,18 @@
+"""Where a head model's files are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from osgap.section import Section
+
+
+class HeadAssets(Section):
+    """The three files of a head model in FLAME's format."""
+
+    model: Path
+    """Model pickle: template, shape and pose directions, joints and skinning weights (FLAME: `flame2023.pkl`)."""
+    masks: Path
+    """Pickle of a dict from region name to vertex ids (FLAME: `FLAME_masks.pkl`)."""
+    template: Path
+    """OBJ with the triangles and their UVs; its positions are not used (FLAME: `head_template_mesh.obj`)."""

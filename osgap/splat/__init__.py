@@ -1,0 +1,1 @@
+"""Gaussians: container, activations, rigging to triangles, rendering, file formats."""

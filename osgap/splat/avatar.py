@@ -1,0 +1,90 @@
+"""An animatable avatar: Gaussians bound to a head's triangles, and the person's FLAME parameters.
+
+On disk it is a folder with `point_cloud.ply` and `flame_param.npz`, which GaussianAvatars' viewer opens as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osgap.errors import UserError
+from osgap.head.model import HeadModel
+from osgap.head.params import FlameParams, Timesteps, load_flame_param, save_flame_param
+from osgap.splat.attributes import GaussianAttributes
+from osgap.splat.gaussians import Gaussians
+from osgap.splat.ply import load_ply, save_ply
+from osgap.splat.rig import BoundTriangles, pose
+
+POINT_CLOUD = "point_cloud.ply"
+FLAME_PARAM = "flame_param.npz"
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """Gaussians on a head, with the person's parameters over time."""
+
+    attributes: GaussianAttributes
+    """`[N, C]`."""
+    faces: Tensor
+    """`[N]` int64 triangle of each Gaussian."""
+    params: FlameParams
+
+    def save(self, folder: Path | str, provenance: Mapping[str, Any] | None = None) -> None:
+        """Write `point_cloud.ply` and `flame_param.npz` into `folder`."""
+        # The viewer takes the point cloud for an avatar if the parameters are beside it: write them first.
+        save_flame_param(Path(folder) / FLAME_PARAM, self.params, provenance)
+        save_ply(Path(folder) / POINT_CLOUD, self.attributes, self.faces, provenance)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Avatar:
+        """Read an avatar that `save` or GaussianAvatars wrote.
+
+        Raises:
+            UserError: see `load_ply` and `load_flame_param`.
+        """
+        attributes, faces = load_ply(Path(folder) / POINT_CLOUD)
+        return cls(attributes, faces, load_flame_param(Path(folder) / FLAME_PARAM))
+
+    def to(self, device: torch.device | str) -> Avatar:
+        """The avatar on `device`."""
+        return Avatar(self.attributes.to(device), self.faces.to(device), self.params.to(device))
+
+    def gaussians(
+        self, head: HeadModel, timesteps: Timesteps | None = None, params: FlameParams | None = None
+    ) -> Gaussians:
+        """World-space Gaussians `[B, N, ...]`, one batch item per timestep.
+
+        Differentiable in the attributes and the FLAME parameters.
+
+        Args:
+            head: the head model that the avatar is bound to.
+            timesteps: which timesteps, in which order. Default is all.
+            params: parameters to use instead of the avatar's own, for example `avatar.params.driven_by(other)`.
+
+        Raises:
+            UserError: when the avatar does not fit the head.
+        """
+        if self._last_face >= len(head.faces):
+            raise UserError(
+                f"The avatar is bound to triangle {self._last_face}, but the head model has {len(head.faces)} "
+                f"triangles. Use the head model that the avatar was made with."
+            )
+        vertices = head.vertices(self.params if params is None else params, timesteps)
+        used, slots = self._used_faces
+        return pose(self.attributes, vertices, BoundTriangles(head.faces[used], slots))
+
+    @cached_property
+    def _last_face(self) -> int:
+        return int(self.faces.max()) if len(self.faces) else -1
+
+    @cached_property
+    def _used_faces(self) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False):  # the result outlives the call; autograd refuses inference tensors
+            return torch.unique(self.faces, return_inverse=True)
