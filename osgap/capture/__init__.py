@@ -1,0 +1,1 @@
+"""From camera files and tracking exports to one HDF5 file per subject."""

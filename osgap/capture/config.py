@@ -1,0 +1,162 @@
+"""Settings of the stages `download` and `import`, and what the config may say of a single subject."""
+
+from __future__ import annotations
+
+import difflib
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from nersemble_data.constants import SEQUENCE_NAMES, SERIALS
+from pydantic import Field, field_validator
+
+from osgap.section import Section
+
+
+def short_name(sequence: str) -> str:
+    """NeRSemble's short name of a sequence, which VHAP uses: `EXP-2-eyes` is `EXP-2`, `SEN-01-cramp_…` `SEN-01`."""
+    return "-".join(sequence.split("-")[:2])
+
+
+VIDEO_SEQUENCES: tuple[str, ...] = tuple(name for name in SEQUENCE_NAMES if name != "BACKGROUND")
+"""NeRSemble's sequences with a video per camera (`BACKGROUND` is one picture per camera)."""
+
+_PAPER = {*(f"EMO-{n}" for n in (1, 2, 3, 4)), *(f"EXP-{n}" for n in (2, 3, 4, 5, 8, 9))}
+PAPER_SEQUENCES: tuple[str, ...] = tuple(name for name in VIDEO_SEQUENCES if short_name(name) in _PAPER)
+"""The ten sequences of GaussianAvatars and OSGAP: EMO-1..4 and EXP-2, 3, 4, 5, 8, 9."""
+
+
+class SourceFrame(Section):
+    """One photograph of a capture."""
+
+    sequence: str
+    """Name of the sequence, in full (`EXP-2-eyes`) or short (`EXP-2`)."""
+    timestep: int = Field(ge=0)
+    """Index of the timestep in its sequence, from 0."""
+    camera: str
+    """Serial of the camera."""
+
+    @field_validator("camera", mode="before")
+    @classmethod
+    def _serial(cls, value: Any) -> Any:
+        return _as_text(value)
+
+
+class SubjectEntry(Section):
+    """What differs for one subject."""
+
+    participant: int | None = Field(default=None, ge=0)
+    """NeRSemble's number of the person. Default is the subject's own name, read as a number."""
+    sequences: list[str] | None = None
+    """Sequences of this subject. Default is `capture.sequences`."""
+    tracking: str | None = None
+    """Folder of this subject's tracking export; as `capture.tracking`, which is the default."""
+    source: SourceFrame | None = None
+    """The photograph that a test person's avatar is made from. Default is chosen by `oneshot`."""
+
+    @field_validator("sequences")
+    @classmethod
+    def _known_sequences(cls, value: list[str] | None) -> list[str] | None:
+        return value if value is None else _sequences(value)
+
+    @field_validator("tracking")
+    @classmethod
+    def _template(cls, value: str | None) -> str | None:
+        return _tracking_template(value)
+
+
+class CaptureConfig(Section):
+    """Where captures come from."""
+
+    url: str | None = Field(default=None, repr=False, exclude=True)
+    """NeRSemble's data URL (`https://…`, or `file:///folder` for a copy of its tree), from the mail that answers the
+    access form. A secret: it is left out of dumps, logs, errors and provenance. Default is the environment variable
+    NERSEMBLE_DATA_URL."""
+    download: bool = True
+    """Whether the raw videos are part of the run. False: the tracking exports are all there is."""
+    sequences: list[str] = Field(default=list(PAPER_SEQUENCES))
+    """Sequences to download, by NeRSemble's names. Default is the ten of the paper."""
+    serials: list[str] = Field(default=list(SERIALS))
+    """Serials of the cameras to download. Default is all 16."""
+    tracking: str | None = None
+    """Folder of a subject's FLAME tracking export in VHAP's layout. `{subject}` and `{participant}` are replaced
+    (`{participant:03d}` pads), and `*`, `?` and `[…]` may stand for the rest of the name if exactly one folder fits:
+    `data/tracking/UNION10_{subject}_*`."""
+    held_out_camera: str = "222200037"
+    """Serial of the camera that is kept for validation where the export does not say: NeRSemble's frontal one,
+    number 8 of 16 (VHAP, GaussianAvatars)."""
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _secret(cls, value: Any) -> Any:
+        # Before pydantic's own check, whose message would show the value.
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise ValueError("expected a URL as a text that is not empty (what was found is not shown: it is a secret)")
+        return value if value is None else value.strip()
+
+    @field_validator("sequences")
+    @classmethod
+    def _known_sequences(cls, value: list[str]) -> list[str]:
+        return _sequences(value)
+
+    @field_validator("serials", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        return [_as_text(item) for item in value] if isinstance(value, list) else value
+
+    @field_validator("serials")
+    @classmethod
+    def _known_serials(cls, value: list[str]) -> list[str]:
+        return _known(value, SERIALS, "camera serial")
+
+    @field_validator("held_out_camera", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return _as_text(value)
+
+    @field_validator("tracking")
+    @classmethod
+    def _template(cls, value: str | None) -> str | None:
+        return _tracking_template(value)
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads an unquoted serial as a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _sequences(names: list[str]) -> list[str]:
+    return _known(names, VIDEO_SEQUENCES, "NeRSemble sequence")
+
+
+def _known(names: list[str], accepted: Sequence[str], kind: str) -> list[str]:
+    if not names:
+        raise ValueError(f"the list is empty; name at least one {kind}")
+    for name in names:
+        if name not in accepted:
+            short = [full for full in accepted if short_name(full).lower() == name.lower()]
+            # Numbers are all alike, so that the closest one would be a guess.
+            close = short or ([] if name.isdecimal() else difflib.get_close_matches(name, accepted, n=1))
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(accepted)}"
+            raise ValueError(f"{name!r} is no {kind}; {hint}")
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} stands more than once; list it once")
+    return names
+
+
+def _tracking_template(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if not value.strip():
+        raise ValueError("the path is empty; give the folder of the tracking export, or leave the key out")
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(value) if field is not None]
+        value.format(subject="0", participant=0)
+    except (ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"{value!r} cannot be filled in ({type(error).__name__}: {error}); use {{subject}} and {{participant}}"
+        ) from None
+    unknown = sorted(set(fields) - {"subject", "participant"})
+    if unknown:
+        raise ValueError(f"{value!r} asks for {{{unknown[0]}}}; only {{subject}} and {{participant}} are known")
+    return value

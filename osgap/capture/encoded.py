@@ -1,0 +1,165 @@
+"""Encoded images as they lie in files: whether they are whole, what they hold, and their pixels.
+
+Image libraries return the upper part of a truncated file without complaint, so wholeness is checked on the bytes:
+every chunk of a PNG by its CRC (PNG specification, section 5), a JPEG by its end-of-image marker (ITU-T T.81, B.1).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from osgap.errors import UserError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_COLOR = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgba"}
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_COLOR = {1: "grey", 3: "rgb", 4: "cmyk"}
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three are tables
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a length
+_CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
+
+_AGAIN = "Export the tracking anew"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself."""
+
+    width: int
+    height: int
+    bits: int
+    """Per channel."""
+    color: str
+    """`grey`, `rgb`, `rgba`, `palette`, `grey+alpha` or `cmyk`."""
+
+
+def check_frame(data: bytes, name: str, width: int, height: int) -> Header:
+    """Check that a frame is whole, 8-bit RGB or RGBA, of the expected size, and decodes.
+
+    Args:
+        data: the file's bytes.
+        name: what the message calls the file.
+
+    Raises:
+        UserError: saying what is wrong with it.
+    """
+    return _check(data, name, width, height, ("rgb", "rgba"), "8-bit RGB", bits=(8,))
+
+
+def check_mask(data: bytes, name: str, width: int, height: int) -> Header:
+    """Check that a mask is whole, has one channel of at most 8 bits and the expected size, and decodes.
+
+    Raises:
+        UserError: saying what is wrong with it.
+    """
+    return _check(data, name, width, height, ("grey",), "8-bit grey (one channel)", bits=(1, 2, 4, 8))
+
+
+def decode_frame(data: bytes, name: str) -> np.ndarray:
+    """`[H, W, 3]` uint8 RGB. Where the file has alpha, the frame is laid on white, `(c a + 255 (255 - a)) / 255`
+    truncated, as VHAP writes its frames.
+
+    Raises:
+        UserError: when it does not decode.
+    """
+    pixels = _decode(data, name)
+    if pixels.shape[-1] == 4:
+        color, alpha = pixels[..., 2::-1].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+        return ((color * alpha + 255 * (255 - alpha)) // 255).astype(np.uint8)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def decode_mask(data: bytes, name: str) -> np.ndarray:
+    """`[H, W]` uint8: a grey image as it is, of an RGBA image the alpha channel.
+
+    Raises:
+        UserError: when it does not decode.
+    """
+    pixels = _decode(data, name)
+    return np.ascontiguousarray(pixels[..., 3]) if pixels.ndim == 3 else pixels
+
+
+def _check(
+    data: bytes, name: str, width: int, height: int, colors: tuple[str, ...], wanted: str, bits: tuple[int, ...]
+) -> Header:
+    header = _header(data, name)
+    if header.color not in colors or header.bits not in bits:
+        raise UserError(f"{name}: a {header.bits}-bit {header.color} image; expected {wanted}. {_AGAIN} as such.")
+    if (header.width, header.height) != (width, height):
+        raise UserError(
+            f"{name}: {header.width}x{header.height} pixels, but its camera has {width}x{height} in the transforms. "
+            f"{_AGAIN}, with images and transforms of one scale."
+        )
+    pixels = _decode(data, name)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if pixels.shape[:2] != (height, width) or pixels.dtype != np.uint8 or channels != _CHANNELS[header.color]:
+        raise UserError(
+            f"{name}: decodes to {pixels.dtype} of shape {pixels.shape}, its header says {header.color}. {_AGAIN}."
+        )
+    return header
+
+
+def _decode(data: bytes, name: str) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise UserError(f"{name}: the image does not decode; the file is damaged. {_AGAIN}.")
+    return pixels
+
+
+def _header(data: bytes, name: str) -> Header:
+    """Parse the header of a whole PNG or JPEG."""
+    if not data:
+        raise UserError(f"{name}: the file is empty. {_AGAIN}.")
+    if data.startswith(_PNG_SIGNATURE):
+        return _png(data, name)
+    if data.startswith(_JPEG_START):
+        return _jpeg(data, name)
+    raise UserError(f"{name}: neither PNG nor JPEG (it begins with {data[:8]!r}). {_AGAIN} in one of the two.")
+
+
+def _png(data: bytes, name: str) -> Header:
+    position, header = len(_PNG_SIGNATURE), None
+    while position < len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        end = position + 12 + length
+        if end > len(data):
+            break
+        kind = data[position + 4 : position + 8]
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise UserError(f"{name}: damaged (the checksum of its {kind!r} chunk at byte {position} fails). {_AGAIN}.")
+        if kind == b"IHDR" and length == 13:
+            width, height, bits, color = struct.unpack(">IIBB", data[position + 8 : position + 18])
+            header = Header(width, height, bits, _PNG_COLOR.get(color, f"type-{color}"))
+        if kind == b"IEND" and header is not None:
+            return header
+        position = end
+    raise UserError(f"{name}: truncated after {len(data)} bytes. {_AGAIN}.")
+
+
+def _jpeg(data: bytes, name: str) -> Header:
+    truncated = UserError(f"{name}: truncated after {len(data)} bytes. {_AGAIN}.")
+    if not data.rstrip(b"\0").endswith(_JPEG_END):
+        raise truncated
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            break
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker in _JPEG_FRAMES:
+            if position + 10 > len(data):
+                break
+            bits, height, width, channels = struct.unpack(">BHHB", data[position + 4 : position + 10])
+            return Header(width, height, bits, _JPEG_COLOR.get(channels, f"{channels}-channel"))
+        else:
+            position += 2 if marker in _JPEG_BARE else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise truncated

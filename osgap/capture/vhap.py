@@ -1,0 +1,651 @@
+"""Reader of FLAME tracking exports in VHAP's layout, of one sequence or a union of several.
+
+    074_EMO-1_v16_…/                    one sequence
+    ├── transforms.json                 cameras and paths of every frame
+    ├── transforms_{train,val,test}.json
+    ├── images/TTTTT_CC.png             8-bit RGB on white
+    ├── fg_masks/TTTTT_CC.png           8-bit grey
+    └── flame_param/TTTTT.npz           one timestep each
+    UNION10_074_…/                      several sequences: only transforms files,
+    └── transforms_{train,val,test}.json    with paths such as ../074_EMO-1_v16_…/images/00000_00.png
+
+A path may not leave the export's folder, or in a union the exports that stand beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import posixpath
+import random
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from osgap.capture.nersemble import read_json, rigid_problem, sequence_in
+from osgap.errors import UserError
+
+if TYPE_CHECKING:
+    from osgap.head.params import FlameParams
+
+SPLITS = ("train", "val", "test")
+
+TRAIN_FRACTION = 0.7
+"""Of one sequence's timesteps, where the export does not say (VHAP)."""
+UNION_GROUP = 10
+"""Sequences of which one is held out, where the export does not say (VHAP)."""
+HELD_OUT_INDEX = 8
+"""Number of NeRSemble's frontal camera, held out where the serial is not known (VHAP, GaussianAvatars)."""
+
+# Two frames of one camera may differ by rounding in the JSON, not by more.
+_POSE_TOLERANCE = 1e-4
+_PIXEL_TOLERANCE = 1e-3
+
+# Beyond these, numbers are damage: coefficients are in standard deviations, angles in radians, lengths in metres
+# (translations in millimetres are tolerated).
+_LARGEST = {"translation": 1e4}
+_LARGEST_OTHERWISE = 1e2
+
+# Differences of identity between the timesteps of one export that are worth a word.
+_IDENTITY_TOLERANCE = 1e-4
+
+_OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timestep:
+    """One moment of one sequence."""
+
+    sequence: str
+    """NeRSemble's name in full where the export's folder mentions one, else the folder's name."""
+    index: int
+    """Number of the timestep in its sequence."""
+    flame: Path
+    """File of its FLAME parameters."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A tracking export whose tables are read and consistent; images and parameters are still in their files.
+
+    Every one of `T` timesteps has a frame from every one of `C` cameras. Timesteps of training come first.
+    """
+
+    folder: Path
+    transforms: list[Path]
+    """The files that were read."""
+    serials: list[str]
+    """`C` names: the serial (`camera_id`), or the camera's number where the export has no serials."""
+    world_to_camera: np.ndarray
+    """`[C, 4, 4]` float64, OpenCV axes."""
+    intrinsics: np.ndarray
+    """`[C, 3, 3]` float64 pixels, with principal point; pixel centres at + 0.5."""
+    width: int
+    height: int
+    timesteps: list[Timestep]
+    images: list[list[Path]]
+    """`[T][C]`"""
+    masks: list[list[Path | None]]
+    """`[T][C]`; None where there is no mask file, so that the image must have alpha."""
+    splits: dict[str, np.ndarray]
+    """`train`, `val`, `test`: `[M, 2]` int64 (timestep, camera), timestep-major."""
+
+
+# the tables --------------------------------------------------------------------------------------------------
+
+
+def transforms_files(folder: Path) -> tuple[Path | None, dict[str, Path]]:
+    """The transforms files of an export: that of all frames, and those of the splits (none, or all three).
+
+    Raises:
+        UserError: when there is none, or the splits are incomplete.
+    """
+    everything: Path | None = folder / "transforms.json"
+    splits = {name: folder / f"transforms_{name}.json" for name in SPLITS}
+    missing = [path.name for path in splits.values() if not path.is_file()]
+    if 0 < len(missing) < len(SPLITS):
+        raise UserError(
+            f"{folder}: {', '.join(missing)} is missing beside the other splits. Export the tracking anew, or remove "
+            f"all three transforms_{{train,val,test}}.json to have the frames of transforms.json split by VHAP's rule."
+        )
+    if not (folder / "transforms.json").is_file():
+        everything = None
+        if missing:
+            raise UserError(
+                f"{folder}: no tracking export in VHAP's layout (neither transforms.json nor "
+                f"transforms_{{train,val,test}}.json is in it); check the path"
+            )
+    return everything, {} if missing else splits
+
+
+def read_export(folder: Path, subject: str, held_out_camera: str) -> Export:
+    """Read the transforms files of an export and check that they agree.
+
+    Args:
+        subject: seeds the choice of a union's held-out sequences where the export has no split files.
+        held_out_camera: serial of the validation camera where the export has no split files; if the export has no
+            such camera it is the one numbered 8, else the last (VHAP).
+
+    Raises:
+        UserError: naming the file and the frame: broken JSON, missing keys, cameras that move or differ in number,
+            frames that stand twice, paths that lead out of the export.
+    """
+    everything, split_files = transforms_files(folder)
+    reader = _Reader(folder.resolve())
+    complete = reader.read(everything) if everything else []
+    listed = {name: reader.read(path) for name, path in split_files.items()}
+    frames = [frame for name in listed for frame in listed[name]] if listed else complete
+    if not frames:
+        raise UserError(f"{folder}: the transforms files list no frames. Export the tracking anew.")
+    if listed and not listed["train"]:
+        raise UserError(f"{split_files['train']}: lists no frames, so there is nothing to train on. Export anew.")
+    _refuse_mixed_folders(frames, reader.root)
+    table = _tabulate(frames)
+    if complete and listed:
+        _compare(complete, frames, everything, union=frames[0].base != reader.root)
+    serials = _camera_order(frames)
+    _refuse_missing_cameras(table, serials)
+    if listed:
+        split_of = {id(frame): name for name in listed for frame in listed[name]}
+    else:
+        split_of = _rule(table, serials, subject, _held_out(frames, serials, held_out_camera))
+    moments = _timestep_order(table, split_of)
+    first = {serial: next(frame for frame in frames if frame.serial == serial) for serial in serials}
+    splits: dict[str, list[tuple[int, int]]] = {name: [] for name in SPLITS}
+    for t, moment in enumerate(moments):
+        for c, serial in enumerate(serials):
+            splits[split_of[id(moment.frames[serial])]].append((t, c))
+    return Export(
+        folder=folder,
+        transforms=[path for path in (everything, *split_files.values()) if path is not None],
+        serials=serials,
+        world_to_camera=np.stack([np.linalg.inv(first[s].camera.pose @ _OPENGL_TO_OPENCV) for s in serials]),
+        intrinsics=np.stack([first[s].camera.matrix for s in serials]),
+        width=frames[0].camera.width,
+        height=frames[0].camera.height,
+        timesteps=_timesteps(moments),
+        images=[[moment.frames[s].image for s in serials] for moment in moments],
+        masks=[[moment.frames[s].mask for s in serials] for moment in moments],
+        splits={name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in splits.items()},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Camera:
+    width: int
+    height: int
+    focal: tuple[float, float]
+    center: tuple[float, float]
+    pose: np.ndarray
+    """`[4, 4]` camera to world, OpenGL axes."""
+
+    @property
+    def matrix(self) -> np.ndarray:
+        return np.array([[self.focal[0], 0, self.center[0]], [0, self.focal[1], self.center[1]], [0, 0, 1]])
+
+    def difference(self, other: _Camera) -> str | None:
+        """In what two frames of one camera disagree."""
+        if (self.width, self.height) != (other.width, other.height):
+            return f"image size {self.width}x{self.height} against {other.width}x{other.height}"
+        pixels = np.abs(np.subtract((*self.focal, *self.center), (*other.focal, *other.center))).max()
+        if pixels > _PIXEL_TOLERANCE:
+            return f"intrinsics, by {pixels:.3g} pixels"
+        pose = np.abs(self.pose - other.pose).max()
+        if pose > _POSE_TOLERANCE:
+            return f"transform_matrix, by {pose:.3g}"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    where: str
+    """Transforms file and number of the frame, for messages."""
+    base: Path
+    """The export whose folders hold its files."""
+    image: Path
+    mask: Path | None
+    flame: Path
+    timestep: int
+    original: int | None
+    """`timestep_index_original`"""
+    serial: str
+    number: int | None
+    """`camera_index`"""
+    camera: _Camera
+
+
+@dataclass
+class _Moment:
+    """One timestep while it is put together."""
+
+    base: Path
+    timestep: int
+    flame: Path
+    frames: dict[str, _Frame] = field(default_factory=dict)
+
+    @property
+    def original(self) -> int | None:
+        return next(iter(self.frames.values())).original
+
+
+class _Reader:
+    """Reads the transforms files of one export; remembers which folders are inside it, and the cameras."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._real_folders: dict[str, str] = {}
+        self._siblings: dict[str, bool] = {}
+        self._cameras: dict[str, tuple[str, _Camera]] = {}
+
+    def read(self, path: Path) -> list[_Frame]:
+        """The frames of one file, in its order."""
+        content = read_json(path)
+        listed = content.get("frames")
+        if not isinstance(listed, list):
+            raise UserError(f"{path}: has no list `frames`. Export the tracking anew.")
+        frames: list[_Frame] = []
+        images: dict[Path, int] = {}
+        for number, entry in enumerate(listed):
+            where = f"{path}: frame {number}"
+            if not isinstance(entry, dict):
+                raise UserError(f"{where} is a {type(entry).__name__}, expected an object. Export the tracking anew.")
+            frame = self._frame(entry, content, path, where)
+            if frame.image in images:
+                raise UserError(
+                    f"{where} and frame {images[frame.image]} are both {entry['file_path']}; each frame may stand only "
+                    f"once. Remove one, or export the tracking anew."
+                )
+            images[frame.image] = number
+            frames.append(frame)
+        return frames
+
+    def _frame(self, entry: Mapping[str, Any], shared: Mapping[str, Any], transforms: Path, where: str) -> _Frame:
+        base, image = self._path(entry, "file_path", transforms, where)
+        named = f"{where} ({entry['file_path']})"
+        flame_base, flame = self._path(entry, "flame_param_path", transforms, named)
+        mask_base, mask = self._mask(entry, base, transforms, named)
+        if mask_base != base or flame_base != base:
+            raise UserError(
+                f"{named}: its image, mask and FLAME parameters are of different exports ({base.name}, "
+                f"{mask_base.name}, {flame_base.name}). Export the tracking anew."
+            )
+        number = _maybe_integer(entry.get("camera_index"))
+        serial = entry.get("camera_id", entry.get("camera_index"))
+        if serial is None:
+            serial = image.stem.rpartition("_")[2]
+        camera = _camera(entry, shared, named)
+        frame = _Frame(
+            where=named,
+            base=base,
+            image=image,
+            mask=mask,
+            flame=flame,
+            timestep=_integer(entry, "timestep_index", named),
+            original=_maybe_integer(entry.get("timestep_index_original")),
+            serial=str(serial),
+            number=number,
+            camera=camera,
+        )
+        first, known = self._cameras.setdefault(frame.serial, (named, camera))
+        difference = None if known is camera else camera.difference(known)
+        if difference:
+            raise UserError(
+                f"{named}: camera {frame.serial} differs from the same camera in {first} in its {difference}; cameras "
+                f"may not move. Export the tracking anew."
+            )
+        any_camera = next(iter(self._cameras.values()))[1]
+        if (camera.width, camera.height) != (any_camera.width, any_camera.height):
+            raise UserError(
+                f"{named}: camera {frame.serial} has {camera.width}x{camera.height} pixels, others have "
+                f"{any_camera.width}x{any_camera.height}; all cameras of an export must have one image size"
+            )
+        return frame
+
+    def _mask(self, entry: Mapping[str, Any], base: Path, transforms: Path, where: str) -> tuple[Path, Path | None]:
+        """The mask that a frame names, else the file that takes the image's place in `fg_masks`, if there is one."""
+        if entry.get("fg_mask_path") is not None:
+            return self._path(entry, "fg_mask_path", transforms, where)
+        for text in _mask_names(entry["file_path"]):
+            found_base, mask = self._path({"fg_mask_path": text}, "fg_mask_path", transforms, where)
+            if mask.is_file():
+                return found_base, mask
+        return base, None
+
+    def _path(self, entry: Mapping[str, Any], key: str, transforms: Path, where: str) -> tuple[Path, Path]:
+        """The export that a path belongs to, and the path; refused when it leads anywhere else."""
+        text = entry.get(key)
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise UserError(f"{where} has no usable {key} (found {text!r}). Export the tracking anew.")
+        refusal = UserError(
+            f"{where}: {key} {text!r} leads out of the export. Paths must stay in {transforms.parent}, or in a union "
+            f"in an export beside it. Correct the path, or export the tracking anew."
+        )
+        norm = posixpath.normpath(text.replace("\\", "/"))
+        parts = norm.split("/")
+        if posixpath.isabs(norm) or re.match(r"[A-Za-z]:", norm) or ".." in parts[1:]:
+            raise refusal
+        base = self.root
+        if parts[0] == "..":
+            base = self.root.parent / parts[1] if len(parts) > 2 else self.root.parent
+            if base != self.root and not self._is_export(base):
+                raise refusal
+        path = Path(os.path.normpath(self.root / norm))
+        parent, name = os.path.split(path)
+        if parent not in self._real_folders:
+            self._real_folders[parent] = os.path.realpath(parent)
+        real = os.path.realpath(path) if path.is_symlink() else f"{self._real_folders[parent]}{os.sep}{name}"
+        if not real.startswith(f"{base}{os.sep}"):
+            raise refusal
+        return base, path
+
+    def _is_export(self, folder: Path) -> bool:
+        """Whether a folder beside the root is itself an export."""
+        name = str(folder)
+        if name not in self._siblings:
+            self._siblings[name] = (folder / "flame_param").is_dir() and (folder / "images").is_dir()
+        return self._siblings[name]
+
+
+def _mask_names(image: str) -> list[str]:
+    """Where an image's mask lies by VHAP's habit: `fg_masks` for the last folder named `images`; masks are PNG."""
+    parts = image.replace("\\", "/").split("/")
+    if "images" not in parts[:-1]:
+        return []
+    position = len(parts) - 2 - parts[-2::-1].index("images")
+    mask = "/".join([*parts[:position], "fg_masks", *parts[position + 1 :]])
+    return list(dict.fromkeys([mask, f"{posixpath.splitext(mask)[0]}.png"]))
+
+
+def _camera(entry: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> _Camera:
+    width, height = (_size(entry, shared, key, where) for key in ("w", "h"))
+    focal_x = _number(entry, shared, "fl_x", where)
+    if focal_x is None:
+        angle = _number(entry, shared, "camera_angle_x", where)
+        if angle is None or not 0 < angle < math.pi:
+            raise UserError(f"{where} has neither fl_x nor a camera_angle_x in (0, pi). Export the tracking anew.")
+        focal_x = width / (2 * math.tan(angle / 2))
+    focal_y = _number(entry, shared, "fl_y", where)
+    focal = (focal_x, focal_x if focal_y is None else focal_y)
+    if min(focal) <= 0:
+        raise UserError(f"{where}: focal lengths {focal} are not positive. Export the tracking anew.")
+    center_x, center_y = (_number(entry, shared, key, where) for key in ("cx", "cy"))
+    try:
+        pose = np.array(entry.get("transform_matrix"), np.float64)
+    except (TypeError, ValueError):
+        pose = np.empty(0)
+    if pose.shape != (4, 4):
+        raise UserError(f"{where}: transform_matrix is no 4x4 matrix. Export the tracking anew.")
+    problem = rigid_problem(pose)
+    if problem:
+        raise UserError(f"{where}: transform_matrix {problem}. Export the tracking anew.")
+    return _Camera(
+        width=width,
+        height=height,
+        focal=focal,
+        center=(width / 2 if center_x is None else center_x, height / 2 if center_y is None else center_y),
+        pose=pose,
+    )
+
+
+def _number(entry: Mapping[str, Any], shared: Mapping[str, Any], key: str, where: str) -> float | None:
+    """A finite number of the frame, else of the whole file; None where neither has it."""
+    value = entry.get(key, shared.get(key))
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where}: {key} is {value!r}, expected a finite number. Export the tracking anew.")
+    return float(value)
+
+
+def _size(entry: Mapping[str, Any], shared: Mapping[str, Any], key: str, where: str) -> int:
+    value = _number(entry, shared, key, where)
+    if value is None or value < 1 or value != int(value):
+        raise UserError(f"{where}: {key} is {value!r}, expected a number of pixels. Export the tracking anew.")
+    return int(value)
+
+
+def _maybe_integer(value: Any) -> int | None:
+    """An integer, also as a text (`"08"`) or as a float without fraction."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if isinstance(value, int | float) and value == value and abs(value) < 2**31 and value == int(value):
+        return int(value)
+    return None
+
+
+def _integer(entry: Mapping[str, Any], key: str, where: str) -> int:
+    value = _maybe_integer(entry.get(key))
+    if value is None or value < 0:
+        raise UserError(f"{where}: {key} is {entry.get(key)!r}, expected a whole number. Export the tracking anew.")
+    return value
+
+
+# agreement ---------------------------------------------------------------------------------------------------
+
+
+def _refuse_mixed_folders(frames: Iterable[_Frame], root: Path) -> None:
+    """An export has its frames in its own folder or, as a union, all of them in others."""
+    own = next((frame for frame in frames if frame.base == root), None)
+    other = next((frame for frame in frames if frame.base != root), None)
+    if own is not None and other is not None:
+        raise UserError(
+            f"{other.where} leads out of the export, into {other.base.name}, while others stay in it; only a union, "
+            f"without frames of its own, may do that. Correct the path, or export the tracking anew."
+        )
+
+
+def _compare(complete: list[_Frame], split: list[_Frame], everything: Path | None, union: bool) -> None:
+    """transforms.json and the split files must tell the same of each frame (a union numbers its timesteps anew)."""
+    by_image = {frame.image: frame for frame in complete}
+    for frame in split:
+        same = by_image.pop(frame.image, None)
+        if same is None:
+            if union:
+                continue
+            raise UserError(f"{frame.where} is not in {everything}. Export the tracking anew.")
+        told = (frame.serial, frame.flame, frame.mask, None if union else frame.timestep)
+        if told != (same.serial, same.flame, same.mask, None if union else same.timestep):
+            raise UserError(
+                f"{frame.where} and {same.where} disagree on its camera, timestep, mask or FLAME parameters. Export "
+                f"the tracking anew."
+            )
+    if by_image and not union:
+        frame = next(iter(by_image.values()))
+        raise UserError(
+            f"{frame.where} is in none of transforms_{{train,val,test}}.json. Export the tracking anew, or remove the "
+            f"three files to have the frames split by VHAP's rule."
+        )
+
+
+def _tabulate(frames: Iterable[_Frame]) -> list[_Moment]:
+    """Frames by timestep (its export's folder and number), in the order of first appearance."""
+    moments: dict[tuple[Path, int], _Moment] = {}
+    parameters: dict[Path, _Moment] = {}
+    for frame in frames:
+        moment = moments.setdefault(
+            (frame.base, frame.timestep), _Moment(base=frame.base, timestep=frame.timestep, flame=frame.flame)
+        )
+        if moment.flame != frame.flame:
+            raise UserError(
+                f"{frame.where}: timestep {frame.timestep} has the FLAME parameters {frame.flame.name} here and "
+                f"{moment.flame.name} in other frames. Export the tracking anew."
+            )
+        if parameters.setdefault(frame.flame, moment) is not moment:
+            raise UserError(
+                f"{frame.where}: timesteps {parameters[frame.flame].timestep} and {frame.timestep} share the FLAME "
+                f"parameters {frame.flame.name}. Export the tracking anew."
+            )
+        if frame.serial in moment.frames:
+            raise UserError(
+                f"{frame.where} and {moment.frames[frame.serial].where} are both timestep {frame.timestep} of camera "
+                f"{frame.serial}; each frame may stand only once. Remove one, or export the tracking anew."
+            )
+        moment.frames[frame.serial] = frame
+    return list(moments.values())
+
+
+def _camera_order(frames: Iterable[_Frame]) -> list[str]:
+    """Serials by the camera's number where every camera has one of its own, else in the order of appearance."""
+    numbers: dict[str, int | None] = {}
+    for frame in frames:
+        numbers.setdefault(frame.serial, frame.number)
+    known = [number for number in numbers.values() if number is not None]
+    if len(set(known)) < len(numbers):
+        return list(numbers)
+    return sorted(numbers, key=lambda serial: numbers[serial] or 0)
+
+
+def _refuse_missing_cameras(moments: Iterable[_Moment], serials: list[str]) -> None:
+    for moment in moments:
+        missing = [serial for serial in serials if serial not in moment.frames]
+        if missing:
+            frame = next(iter(moment.frames.values()))
+            raise UserError(
+                f"{frame.where.partition(': frame')[0]}: timestep {moment.timestep} has frames of "
+                f"{len(moment.frames)} cameras, the export has {len(serials)}; missing is "
+                f"{', '.join(missing)}. Export the tracking anew."
+            )
+
+
+# order and split ---------------------------------------------------------------------------------------------
+
+
+def _by_sequence(moments: Iterable[_Moment]) -> dict[Path, list[_Moment]]:
+    """Timesteps of each sequence in their order; sequences by their first timestep's number, then as they appear."""
+    sequences: dict[Path, list[_Moment]] = {}
+    for moment in moments:
+        sequences.setdefault(moment.base, []).append(moment)
+    for members in sequences.values():
+        members.sort(key=lambda moment: moment.timestep)
+    return dict(sorted(sequences.items(), key=lambda item: item[1][0].timestep))
+
+
+def _held_out(frames: Iterable[_Frame], serials: list[str], wished: str) -> str:
+    if wished in serials:
+        return wished
+    return next((frame.serial for frame in frames if frame.number == HELD_OUT_INDEX), serials[-1])
+
+
+def _rule(moments: list[_Moment], serials: list[str], subject: str, held_out: str) -> dict[int, str]:
+    """VHAP's split, by `id` of the frame.
+
+    Of one sequence the first ceil(0.7 T) timesteps are for training; of a union, of each ten sequences all but one,
+    which is drawn with the subject's name as the seed. The held-out camera of those timesteps is for validation
+    (none, if it is the only camera); the rest is for testing.
+    """
+    sequences = list(_by_sequence(moments).values())
+    if len(sequences) == 1:
+        members = sequences[0]
+        tested = members[math.ceil(TRAIN_FRACTION * len(members)) :]
+    else:
+        generator = random.Random(subject)
+        tested = []
+        for start in range(0, len(sequences), UNION_GROUP):
+            group = sequences[start : start + UNION_GROUP]
+            tested += group[generator.randint(0, len(group) - 1)]
+    test = {id(moment) for moment in tested}
+    split = {}
+    for moment in moments:
+        for serial, frame in moment.frames.items():
+            held = serial == held_out and len(serials) > 1
+            split[id(frame)] = "test" if id(moment) in test else "val" if held else "train"
+    return split
+
+
+def _timestep_order(moments: list[_Moment], split_of: Mapping[int, str]) -> list[_Moment]:
+    """Timesteps of training first, then those that are only tested."""
+
+    def tested(moment: _Moment) -> bool:
+        return all(split_of[id(frame)] == "test" for frame in moment.frames.values())
+
+    ordered = [moment for members in _by_sequence(moments).values() for moment in members]
+    return sorted(ordered, key=tested)
+
+
+def _timesteps(moments: list[_Moment]) -> list[Timestep]:
+    sequences = _by_sequence(moments)
+    names = {base: sequence_in(base.name) or base.name for base in sequences}
+    if len(set(names.values())) < len(names):  # two takes of one sequence
+        names = {base: base.name for base in sequences}
+    indices: dict[int, int] = {}
+    for members in sequences.values():
+        # What the export says is the number in the recording, else what the file's name says, else the rank.
+        candidates = ([m.original for m in members], [_maybe_integer(m.flame.stem) for m in members])
+        chosen = next((c for c in candidates if None not in c and len(set(c)) == len(c)), range(len(members)))
+        indices |= {id(moment): index for moment, index in zip(members, chosen, strict=True) if index is not None}
+    return [Timestep(names[moment.base], indices[id(moment)], moment.flame) for moment in moments]
+
+
+# FLAME parameters --------------------------------------------------------------------------------------------
+
+
+def read_flame(timesteps: list[Timestep], vertex_count: int | None) -> FlameParams:
+    """Read the FLAME parameters of all timesteps; shape and static offset are the first one's (GaussianAvatars).
+
+    Args:
+        vertex_count: V of the head model, teeth included. None: as in the file; FLAME's where the file has no offset,
+            and FLAME's with teeth where it has FLAME's without.
+
+    Raises:
+        UserError: naming the file and the key: shapes that are not FLAME's, numbers that are not finite or absurd.
+    """
+    import torch
+
+    from osgap.head.params import MOTION_WIDTHS, TEETH_VERTICES, FlameParams, full_static_offset, read_flame_arrays
+    from osgap.head.teeth import FLAME_VERTICES
+
+    motion: dict[str, list[np.ndarray]] = {name: [] for name in MOTION_WIDTHS}
+    shape = offset = None
+    differing = 0
+    for timestep in timesteps:
+        arrays = read_flame_arrays(timestep.flame)
+        for name, array in arrays.items():
+            largest = float(np.abs(array).max(initial=0))
+            if largest > _LARGEST.get(name, _LARGEST_OTHERWISE):
+                raise UserError(
+                    f"{timestep.flame}: {name} reaches {largest:.3g}, no tracked head is like that; the file is "
+                    f"damaged or its units are not metres and radians. Track anew."
+                )
+        if len(arrays["expr"]) != 1:
+            raise UserError(f"{timestep.flame}: holds {len(arrays['expr'])} timesteps, expected 1. Export anew.")
+        for name, rows in motion.items():
+            rows.append(arrays[name])
+        if shape is None:
+            shape, offset = arrays["shape"], arrays.get("static_offset")
+        elif not _same_identity((shape, offset), (arrays["shape"], arrays.get("static_offset"))):
+            differing += 1
+    if shape is None:
+        raise UserError("no timesteps to read FLAME parameters of")
+    if differing:
+        _log.warning(
+            "%s: %d of %d timesteps have another shape or static offset than the first, whose are used",
+            timesteps[0].flame.parent, differing, len(timesteps),
+        )  # fmt: skip
+    if vertex_count is None:
+        tracked = FLAME_VERTICES if offset is None or offset.ndim < 2 else offset.shape[-2]
+        vertex_count = tracked + TEETH_VERTICES if tracked == FLAME_VERTICES else tracked
+    full = full_static_offset(offset, vertex_count, timesteps[0].flame)
+    return FlameParams(
+        shape=torch.from_numpy(shape),
+        static_offset=torch.from_numpy(full),
+        **{name: torch.from_numpy(np.concatenate(rows)) for name, rows in motion.items()},
+    )
+
+
+def _same_identity(first: tuple[np.ndarray | None, ...], other: tuple[np.ndarray | None, ...]) -> bool:
+    for a, b in zip(first, other, strict=True):
+        if a is None or b is None:
+            if a is not b:
+                return False
+        elif a.shape != b.shape or np.abs(a - b).max(initial=0) > _IDENTITY_TOLERANCE:
+            return False
+    return True

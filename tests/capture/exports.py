@@ -1,0 +1,287 @@
+"""Small tracking exports in VHAP's layout and NeRSemble trees, made of random pictures and numbers."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from nersemble_data.constants import ASSETS, SEQUENCE_NAMES, SERIALS
+
+from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.capture.importer import ImportInputs, ImportOutputs, run
+
+WIDTH, HEIGHT = 20, 28
+VERTICES = 7
+MOTION = {"expr": 100, "rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "translation": 3}
+
+
+def random_pose(random: np.random.Generator) -> np.ndarray:
+    """A rigid `[4, 4]` matrix."""
+    rotation, _ = np.linalg.qr(random.normal(size=(3, 3)))
+    rotation *= np.sign(np.linalg.det(rotation))
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, random.normal(size=3)
+    return pose
+
+
+def smooth_picture(random: np.random.Generator, channels: int = 3) -> np.ndarray:
+    """`[H, W, 3]` or `[H, W]` uint8."""
+    shape = (5, 4, channels) if channels > 1 else (5, 4)
+    return cv2.resize(random.integers(0, 256, shape, np.uint8), (WIDTH, HEIGHT))
+
+
+@dataclass
+class TrackingExport:
+    """One export on disk, and what was put into it."""
+
+    folder: Path
+    serials: list[str]
+    poses: np.ndarray
+    """`[C, 4, 4]` camera to world, OpenGL axes."""
+    intrinsics: np.ndarray
+    """`[C, 4]` fl_x, fl_y, cx, cy."""
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    pixels: dict[str, np.ndarray] = field(default_factory=dict)
+    """By path below the folder, RGB or grey."""
+    flame: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def path(self, kind: str, timestep: int, camera: int = 0) -> Path:
+        """A file of the export, of one sequence."""
+        name = f"{timestep:05d}.npz" if kind == "flame_param" else f"{timestep:05d}_{camera:02d}.png"
+        return self.folder / kind / name
+
+    def edit(self, change: Callable[[list[dict[str, Any]]], Any], name: str = "transforms.json") -> None:
+        """Change the frames of a transforms file in place."""
+        file = self.folder / name
+        content = json.loads(file.read_text())
+        change(content["frames"])
+        file.write_text(json.dumps(content))
+
+    def set_flame(self, timestep: int, **arrays: Any) -> None:
+        """Replace (None: remove) arrays of one timestep's parameter file."""
+        file = self.path("flame_param", timestep)
+        content = {**np.load(file), **arrays}
+        np.savez(file, **{name: array for name, array in content.items() if array is not None})
+
+
+class Exporter:
+    """Writes exports below one folder, all with the same cameras."""
+
+    def __init__(self, root: Path, serials: list[str] | None = None) -> None:
+        self.root = root
+        self.random = np.random.default_rng(3)
+        self.serials = serials or ["222200038", "222200037", "221501007"]
+        count = len(self.serials)
+        self.poses = np.stack([random_pose(self.random) for _ in range(count)])
+        self.intrinsics = self.random.uniform([90, 95, 9, 13], [99, 105, 11, 15], (count, 4))
+        self.shape = self.random.normal(size=300).astype(np.float32)
+        self.offset = self.random.normal(0, 0.01, (1, VERTICES, 3)).astype(np.float32)
+
+    def single(self, name: str = "030_EMO-1_v16", timesteps: int = 5, splits: bool = False) -> TrackingExport:
+        """An export of one sequence."""
+        export = TrackingExport(self.root / name, self.serials, self.poses, self.intrinsics)
+        for kind in ("images", "fg_masks", "flame_param"):
+            (export.folder / kind).mkdir(parents=True)
+        for timestep in range(timesteps):
+            arrays = {key: self.random.normal(size=(1, width)).astype(np.float32) for key, width in MOTION.items()}
+            arrays |= {"shape": self.shape, "static_offset": self.offset}
+            np.savez(export.path("flame_param", timestep), **arrays)  # type: ignore[arg-type]
+            export.flame.append(arrays)
+            for camera in range(len(self.serials)):
+                for kind, channels in (("images", 3), ("fg_masks", 1)):
+                    path = export.path(kind, timestep, camera)
+                    picture = smooth_picture(self.random, channels)
+                    cv2.imwrite(str(path), picture[..., ::-1] if channels == 3 else picture)
+                    export.pixels[f"{kind}/{path.name}"] = picture
+                export.frames.append(self.frame(timestep, camera, timestep))
+        write_transforms(export.folder / "transforms.json", export.frames)
+        if splits:
+            train = math.ceil(0.7 * timesteps)
+            of = [
+                "test" if f["timestep_index"] >= train else "val" if f["camera_index"] == 1 else "train"
+                for f in export.frames
+            ]
+            for split in ("train", "val", "test"):
+                chosen = [frame for frame, name in zip(export.frames, of, strict=True) if name == split]
+                write_transforms(export.folder / f"transforms_{split}.json", chosen)
+        return export
+
+    def union(
+        self, sequences: dict[str, int], held_out: str | None = None, name: str = "UNION_030_v16"
+    ) -> tuple[TrackingExport, dict[str, TrackingExport]]:
+        """A union of sequences (name -> timesteps), and its members; `held_out` is given by split files, if any."""
+        members = {sequence: self.single(f"030_{sequence}_v16", count) for sequence, count in sequences.items()}
+        union = TrackingExport(self.root / name, self.serials, self.poses, self.intrinsics)
+        union.folder.mkdir()
+        count, of = 0, []
+        for sequence in sorted(sequences, key=lambda key: key == held_out):
+            for timestep in range(sequences[sequence]):
+                for camera in range(len(self.serials)):
+                    frame = self.frame(count, camera, timestep, f"../{members[sequence].folder.name}/")
+                    frame = {k: v for k, v in frame.items() if k not in ("timestep_index_original", "timestep_id")}
+                    frame["camera_index"] = f"{camera:02d}"  # as text, which occurs
+                    union.frames.append(frame)
+                    of.append("test" if sequence == held_out else "val" if camera == 1 else "train")
+                count += 1
+        if held_out is None:
+            write_transforms(union.folder / "transforms.json", union.frames)
+        else:
+            for split in ("train", "val", "test"):
+                chosen = [frame for frame, name in zip(union.frames, of, strict=True) if name == split]
+                write_transforms(union.folder / f"transforms_{split}.json", chosen)
+        return union, members
+
+    def frame(self, timestep: int, camera: int, original: int, prefix: str = "") -> dict[str, Any]:
+        """One entry of a transforms file."""
+        fl_x, fl_y, cx, cy = self.intrinsics[camera].tolist()
+        return {
+            "timestep_index": timestep,
+            "timestep_index_original": original,
+            "timestep_id": f"{original:05d}",
+            "camera_index": camera,
+            "camera_id": self.serials[camera],
+            "fl_x": fl_x,
+            "fl_y": fl_y,
+            "cx": cx,
+            "cy": cy,
+            "w": WIDTH,
+            "h": HEIGHT,
+            "camera_angle_x": 2 * math.atan(WIDTH / (2 * fl_x)),
+            "transform_matrix": self.poses[camera].tolist(),
+            "file_path": f"{prefix}images/{original:05d}_{camera:02d}.png",
+            "fg_mask_path": f"{prefix}fg_masks/{original:05d}_{camera:02d}.png",
+            "flame_param_path": f"{prefix}flame_param/{original:05d}.npz",
+        }
+
+
+def write_transforms(path: Path, frames: list[dict[str, Any]], **shared: Any) -> None:
+    path.write_text(json.dumps({**shared, "frames": frames}))
+
+
+def import_export(tracking: Path, output: Path, subject: str = "030", **inputs: Any) -> Path:
+    """Run the stage `import` on a tracking folder; returns the store's path, which is `output`."""
+    entry, config = inputs.pop("entry", SubjectEntry()), inputs.pop("config", CaptureConfig())
+    run(config, ImportInputs(tracking, **inputs), ImportOutputs(output), subject=subject, seed=0, entry=entry)
+    return output
+
+
+# NeRSemble ---------------------------------------------------------------------------------------------------
+
+
+def write_video(path: Path, frames: int, seed: int = 0) -> None:
+    """A small H.264 video of noise."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"g": "5", "bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(frames):
+            picture = av.VideoFrame.from_ndarray(random.integers(0, 256, (64, 48, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+@dataclass
+class Tree:
+    """A NeRSemble tree on disk."""
+
+    root: Path
+    participant: int
+    serials: list[str]
+
+    def video(self, sequence: str, serial: str) -> Path:
+        return self.root / ASSETS["per_cam"]["images"].format(p_id=self.participant, seq_name=sequence, serial=serial)
+
+    @property
+    def calibration(self) -> Path:
+        return self.root / ASSETS["per_person"]["calibration"].format(p_id=self.participant)
+
+    @property
+    def url(self) -> str:
+        return self.root.as_uri()
+
+
+def make_tree(root: Path) -> Tree:
+    """Participant 30 with `EMO-1-shout+laugh` (7 frames) and `EXP-2-eyes` (4 frames) from three cameras."""
+    made = Tree(root, 30, list(SERIALS[:3]))
+    random = np.random.default_rng(5)
+    calibration = {
+        "world_2_cam": {serial: random_pose(random).tolist() for serial in made.serials},
+        "intrinsics": [[8189.0, 0, 1100], [0, 8189.0, 1604], [0, 0, 1]],
+    }
+    colors = {serial: np.eye(3).tolist() for serial in made.serials}
+    for asset, content in (("calibration", calibration), ("color_calibration", colors)):
+        path = made.root / ASSETS["per_person"][asset].format(p_id=30)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    for sequence, frames in (("EMO-1-shout+laugh", 7), ("EXP-2-eyes", 4)):
+        for number, serial in enumerate(made.serials):
+            write_video(made.video(sequence, serial), frames, seed=number)
+    rows = [",".join(["ID", *SEQUENCE_NAMES])]
+    for participant, present in ((17, ["HAIR"]), (30, ["BACKGROUND", "EMO-1-shout+laugh", "EXP-2-eyes"])):
+        rows.append(",".join([str(participant), *("x" if name in present else "" for name in SEQUENCE_NAMES)]))
+    (made.root / ASSETS["global"]["metadata_sequences"]).write_text("\n".join(rows) + "\n")
+    return made
+
+
+class Server:
+    """Serves a tree below a secret path, as badly as it is told."""
+
+    def __init__(self, root: Path) -> None:
+        self.requests: list[tuple[str, str]] = []
+        """Method and path below the root, in order."""
+        self.faults: dict[str, list[str]] = {}
+        """What goes wrong with the next requests of a path: a status code, `drop`, `short` or `garbage`."""
+        server = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer("GET")
+
+            def do_HEAD(self) -> None:
+                self.answer("HEAD")
+
+            def answer(self, method: str) -> None:
+                name = self.path.removeprefix("/s3cret-token/")
+                server.requests.append((method, name))
+                fault = server.faults[name].pop(0) if server.faults.get(name) else None
+                if not self.path.startswith("/s3cret-token/") or (fault or "").isdecimal():
+                    self.send_error(int(fault or 403), explain=f"about {self.path}")
+                    return
+                if fault is None:
+                    self.path = f"/{name}"
+                    super().do_GET() if method == "GET" else super().do_HEAD()
+                    return
+                content = (root / name).read_bytes()
+                if fault == "drop":
+                    self.close_connection = True
+                    return
+                body = b"<html>busy</html>" if fault == "garbage" else content[: len(content) // 2]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body if fault == "garbage" else content)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(root)))
+        self.url = f"http://127.0.0.1:{self._server.server_port}/s3cret-token"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,166 @@
+"""The capture store as a file: what opening it promises, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from capture.exports import Exporter, TrackingExport, import_export
+from osgap.capture import importer
+from osgap.capture.importer import ImportInputs
+from osgap.capture.store import VERSION, CaptureStore
+from osgap.errors import UserError
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> TrackingExport:
+    return Exporter(tmp_path / "tracking").single()
+
+
+@pytest.fixture
+def path(export: TrackingExport, tmp_path: Path) -> Path:
+    return import_export(export.folder, tmp_path / "030.h5")
+
+
+def test_a_reader_pickles_and_is_shared_by_threads(path: Path, export: TrackingExport) -> None:
+    store = CaptureStore(path)
+    store.image(0, 0)
+    copy = pickle.loads(pickle.dumps(store))
+    assert len(pickle.dumps(store)) < 300
+    frames = [(t, c) for t in range(5) for c in range(3)] * 20
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(lambda frame: copy.image(*frame), frames))
+    for (timestep, camera), image in zip(frames, images, strict=True):
+        assert (image == export.pixels[f"images/{timestep:05d}_{camera:02d}.png"]).all()
+
+
+def test_a_forked_process_reads_too(path: Path) -> None:
+    store = CaptureStore(path)
+    expected = store.image(3, 1).sum()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(store.image(3, 1).sum() == expected for _ in range(50)) else 1)
+    for _ in range(50):
+        assert store.image(3, 1).sum() == expected
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_lock_keeps_a_reader_out(path: Path) -> None:
+    """On network file systems a lock may stay behind a killed writer, or be refused to everybody."""
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'rb+'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert CaptureStore(path).image(0, 0).any()
+        holder.communicate("")
+
+
+def test_a_reader_does_not_need_torch_for_frames(path: Path) -> None:
+    code = (
+        "import sys; from osgap.capture.store import CaptureStore; CaptureStore(sys.argv[1]).image(0, 0); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
+
+
+def test_locate(path: Path) -> None:
+    store = CaptureStore(path)
+    assert store.locate("EMO-1-shout+laugh", 4, "221501007") == (4, 2)
+    assert store.locate("EMO-1", 0, "222200038") == (0, 0)
+    for arguments, expected in (
+        (("EMO-2", 0, "222200038"), "no sequence EMO-2; it has EMO-1-shout+laugh"),
+        (("EMO-1", 5, "222200038"), "no timestep 5; it has 5, from 0 to 4"),
+        (("EMO-1", 0, "mh00"), "no camera mh00; it has 222200038, 222200037, 221501007"),
+    ):
+        with pytest.raises(UserError) as caught:
+            store.locate(*arguments)
+        assert expected in str(caught.value)
+
+
+def test_what_is_read_can_be_changed_without_harm(path: Path) -> None:
+    store = CaptureStore(path)
+    before = store.split("train")
+    store.split("train")[:] = 99
+    store.serials.clear()
+    store.timesteps.clear()
+    assert (store.split("train") == before).all()
+    assert len(store.serials) == 3
+    assert len(store.timesteps) == 5
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def new_version(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["version"] = VERSION + 1
+
+
+def other_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["x"] = np.zeros(3)
+
+
+def lose_table(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["split/val"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda path: path.unlink(), "no such capture store"),
+        (truncate, "is truncated"),
+        (lambda path: os.truncate(path, 0), "not a capture store"),
+        (lambda path: path.write_bytes(b"hello"), "not a capture store"),
+        (other_hdf5, "an HDF5 file, but not a capture store"),
+        (new_version, f"of version {VERSION + 1}, this osgap reads up to {VERSION}; update osgap"),
+        (lose_table, "is incomplete"),
+    ],
+)
+def test_files_that_are_no_store(path: Path, damage: Callable[[Path], None], expected: str) -> None:
+    damage(path)
+    store = CaptureStore(path)
+    with pytest.raises(UserError, match=expected) as caught:
+        store.serials  # noqa: B018
+    assert str(path) in str(caught.value)
+
+
+def test_a_store_that_shrinks_while_it_is_open(path: Path) -> None:
+    store = CaptureStore(path)
+    assert store.serials
+    os.truncate(path, 3000)
+    with pytest.raises(UserError, match="truncated"):
+        for timestep in range(5):
+            store.image(timestep, 0)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_frames_that_change_during_the_import(
+    export: TrackingExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    original = importer._file_size
+    monkeypatch.setattr(importer, "_file_size", lambda path: original(path) + change)
+    with pytest.raises(UserError, match="changed while they were read"):
+        import_export(export.folder, tmp_path / "out" / "030.h5")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_inputs_are_plain_values() -> None:
+    inputs = ImportInputs(Path("a"))
+    assert pickle.loads(pickle.dumps(inputs)) == inputs

@@ -1,0 +1,459 @@
+"""The stage `download`, from a folder and from a server that misbehaves; and imports that are checked against it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nersemble_data.constants import ASSETS
+
+from capture.exports import Exporter, Server, Tree, import_export, make_tree, write_video
+from osgap.artifacts import read_provenance
+from osgap.capture import download
+from osgap.capture.config import CaptureConfig
+from osgap.capture.download import DownloadInputs, DownloadOutputs, check_url, inspect_video, run
+from osgap.capture.nersemble import (
+    participant_of,
+    read_calibration,
+    read_color_calibration,
+    sequence_in,
+    video_path,
+)
+from osgap.capture.store import CaptureStore
+from osgap.errors import UserError
+
+SEQUENCE, OTHER = "EMO-1-shout+laugh", "EXP-2-eyes"
+SECRET = "s3cret"
+
+
+@pytest.fixture(autouse=True)
+def _no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the environment nor the home of whoever runs the tests names a URL; and nobody waits."""
+    monkeypatch.delenv("NERSEMBLE_DATA_URL", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(download, "_WAITS_S", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return make_tree(tmp_path / f"{SECRET}-source")
+
+
+@pytest.fixture
+def server(tree: Tree) -> Iterator[Server]:
+    running = Server(tree.root)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def fetch(tree: Tree, tmp_path: Path) -> Callable[..., Path]:
+    """Run the stage; returns the manifest."""
+
+    def call(url: str | None = None, sequence: str = SEQUENCE, participant: int = 30, **settings: Any) -> Path:
+        config = CaptureConfig(url=url or tree.url, serials=tree.serials, **settings)
+        outputs = DownloadOutputs(tmp_path / "raw", tmp_path / "raw" / "manifests" / "030" / f"{sequence}.json")
+        run(
+            config, DownloadInputs(), outputs, subject="030", seed=0, sequence=sequence, participant=participant
+        )  # fmt: skip
+        return outputs.manifest
+
+    return call
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def expected_files(tree: Tree, sequence: str = SEQUENCE) -> set[str]:
+    assets = [ASSETS["per_person"][name].format(p_id=30) for name in ("calibration", "color_calibration")]
+    return {*assets, *(video_path(30, sequence, serial) for serial in tree.serials)}
+
+
+def check_download(manifest: Path, tree: Tree, sequence: str = SEQUENCE) -> None:
+    """Every file of the sequence is there and the manifest tells the truth of it."""
+    content = json.loads(manifest.read_text())
+    assert (content["participant"], content["sequence"], content["serials"]) == (30, sequence, tree.serials)
+    assert set(content["files"]) == expected_files(tree, sequence)
+    for relative, entry in content["files"].items():
+        data = (manifest.parents[2] / relative).read_bytes()
+        assert data == (tree.root / relative).read_bytes()
+        assert (entry["size"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        if relative.endswith(".mp4"):
+            assert (entry["frames"], entry["width"], entry["height"]) == (7 if sequence == SEQUENCE else 4, 48, 64)
+
+
+# what arrives ------------------------------------------------------------------------------------------------
+
+
+def test_from_a_folder(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
+    manifest = fetch()
+    check_download(manifest, tree)
+    assert set(files_below(tmp_path / "raw")) == expected_files(tree) | {f"manifests/030/{SEQUENCE}.json"}
+    before = manifest.read_bytes()
+    assert fetch().read_bytes() == before
+
+
+def test_from_a_server(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    check_download(fetch(server.url + "/"), tree)
+
+
+def test_the_url_may_come_from_the_environment(
+    fetch: Callable[..., Path], tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = CaptureConfig(serials=tree.serials)
+    with pytest.raises(UserError, match="no NeRSemble data URL is set"):
+        check_url(config)
+    monkeypatch.setenv("NERSEMBLE_DATA_URL", tree.url)
+    check_url(config)
+    monkeypatch.delenv("NERSEMBLE_DATA_URL")
+    stored = tmp_path / "home" / ".config" / "nersemble_data" / ".env"
+    stored.parent.mkdir(parents=True)
+    stored.write_text(f'NERSEMBLE_DATA_URL="{tree.url}"\n')  # as nersemble-data's command line writes it
+    check_url(config)
+
+
+def test_complete_files_are_kept(fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path) -> None:
+    manifest = fetch(server.url)
+    manifest.unlink()
+    kept, lost, damaged = (tmp_path / "raw" / video_path(30, SEQUENCE, serial) for serial in tree.serials)
+    inode = kept.stat().st_ino
+    lost.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    server.requests.clear()
+    check_download(fetch(server.url), tree)
+    assert kept.stat().st_ino == inode
+    fetched = [path for method, path in server.requests if method == "GET" and path.endswith(".mp4")]
+    assert fetched == [video_path(30, SEQUENCE, serial) for serial in tree.serials[1:]]
+
+
+def test_a_damaged_file_of_the_right_size_is_fetched_again(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path
+) -> None:
+    fetch(server.url)
+    video = tmp_path / "raw" / video_path(30, SEQUENCE, tree.serials[0])
+    video.write_bytes(bytes(video.stat().st_size))
+    check_download(fetch(server.url), tree)
+
+
+def test_a_folder_that_changed_is_copied_again(fetch: Callable[..., Path], tree: Tree) -> None:
+    fetch()
+    size = tree.calibration.stat().st_size
+    tree.calibration.write_text(tree.calibration.read_text().replace("8189.0", "8190.0"))
+    assert tree.calibration.stat().st_size == size
+    write_video(tree.video(SEQUENCE, tree.serials[1]), 7, seed=99)
+    check_download(fetch(), tree)
+
+
+def test_two_sequences_of_one_participant_at_once(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    manifests: dict[str, Path] = {}
+
+    def job(sequence: str) -> None:
+        manifests[sequence] = fetch(server.url, sequence)
+
+    threads = [threading.Thread(target=job, args=(sequence,)) for sequence in (SEQUENCE, OTHER)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for sequence in (SEQUENCE, OTHER):
+        check_download(manifests[sequence], tree, sequence)
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "short"])
+def test_what_passes_is_tried_again(fetch: Callable[..., Path], tree: Tree, server: Server, fault: str) -> None:
+    server.faults = {
+        "metadata_sequences.csv": [fault],
+        video_path(30, SEQUENCE, tree.serials[0]): [fault, fault, fault],
+    }
+    check_download(fetch(server.url), tree)
+
+
+# what is refused ---------------------------------------------------------------------------------------------
+
+
+def refused(fetch: Callable[..., Path], tmp_path: Path, *arguments: Any, **settings: Any) -> str:
+    """The message of a download that fails; it holds no secret, and nothing half-made is left."""
+    with pytest.raises(UserError) as caught:
+        fetch(*arguments, **settings)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert SECRET not in str(error)
+        assert "127.0.0.1" not in str(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    left = set(files_below(tmp_path / "raw"))
+    assert not [name for name in left if ".tmp-" in name or name.startswith("manifests")]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "short"])
+def test_what_stays_wrong_is_given_up(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path, fault: str
+) -> None:
+    name = video_path(30, SEQUENCE, tree.serials[1])
+    server.faults[name] = [fault] * 9
+    message = refused(fetch, tmp_path, server.url)
+    assert f"{name} could not be fetched in 4 attempts" in message
+    assert {"500": "500 Internal Server Error", "drop": "no answer", "short": "bytes arrived"}[fault] in message
+    assert not (tmp_path / "raw" / name).exists()
+    assert (tmp_path / "raw" / video_path(30, SEQUENCE, tree.serials[0])).is_file()
+
+
+@pytest.mark.parametrize(("fault", "expected"), [("404", "the server has no"), ("403", "the server refuses")])
+def test_a_refusal_is_not_tried_again(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path, fault: str, expected: str
+) -> None:
+    name = video_path(30, SEQUENCE, tree.serials[0])
+    server.faults[name] = [fault]
+    assert f"{expected} {name} ({fault}" in refused(fetch, tmp_path, server.url)
+
+
+def test_a_page_in_place_of_a_file_is_refused(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path
+) -> None:
+    video = video_path(30, SEQUENCE, tree.serials[0])
+    for name, expected in (
+        ("metadata_sequences.csv", "not NeRSemble's table of sequences"),
+        (ASSETS["per_person"]["calibration"].format(p_id=30), "not valid JSON"),
+        (video, "not a video that can be decoded"),
+    ):
+        server.faults = {name: ["garbage"]}
+        message = refused(fetch, tmp_path, server.url)
+        assert message.startswith(name)
+        assert expected in message
+    assert not (tmp_path / "raw" / video).exists()
+
+
+@pytest.mark.parametrize("url", [f"http://127.0.0.1:9/{SECRET}", f"http://{SECRET}.invalid/x"])
+def test_no_server(fetch: Callable[..., Path], tmp_path: Path, url: str) -> None:
+    assert "metadata_sequences.csv could not be fetched" in refused(fetch, tmp_path, url)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (f"ftp://host/{SECRET}", "expected https://… or file:///…"),
+        (f"/plain/{SECRET}", "expected https://… or file:///…"),
+        (f"http://[{SECRET}", "expected https://… or file:///…"),
+        (f"http://user:{SECRET}@127.0.0.1/x", "expected https://… or file:///…"),
+        (f"https:///{SECRET}", "expected https://… or file:///…"),
+        (f"file://{SECRET}/x", "write three slashes"),
+        (f"file:///nowhere/{SECRET}", "names a local folder that does not exist"),
+        ("file:///", "without metadata_sequences.csv"),
+    ],
+)
+def test_urls_that_cannot_be_used(fetch: Callable[..., Path], tmp_path: Path, url: str, expected: str) -> None:
+    message = refused(fetch, tmp_path, url)
+    assert expected in message
+    assert "capture.url" in message
+
+
+def test_an_unset_url_says_where_to_set_it() -> None:
+    with pytest.raises(UserError) as caught:
+        check_url(CaptureConfig())
+    for part in ("NERSEMBLE_DATA_URL", "capture.url", "https://docs.google.com/forms/", "download: false"):
+        assert part in str(caught.value)
+    check_url(CaptureConfig(download=False))
+
+
+def test_nothing_is_logged_of_the_url(
+    fetch: Callable[..., Path], tree: Tree, server: Server, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    server.faults[video_path(30, SEQUENCE, tree.serials[0])] = ["500"]
+    with caplog.at_level(logging.DEBUG):
+        manifest = fetch(server.url)
+    assert "trying again" in caplog.text
+    assert SECRET not in caplog.text + manifest.read_text()
+    provenance = read_provenance(manifest)
+    assert provenance is not None
+    assert provenance["config"] == {"participant": 30, "sequence": SEQUENCE, "serials": tree.serials}
+
+
+def test_sequences_that_were_not_recorded(fetch: Callable[..., Path], tmp_path: Path) -> None:
+    message = refused(fetch, tmp_path, sequence="EXP-1-head")
+    assert "participant 30 has no sequence EXP-1-head; the catalogue lists EXP-2-eyes, EMO-1-shout+laugh." in message
+    assert "lists no participant 31; it has 2, from 17 to 30" in refused(fetch, tmp_path, participant=31)
+
+
+def test_a_participant_without_sequences(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
+    table = tree.root / "metadata_sequences.csv"
+    rows = list(csv.reader(table.read_text().splitlines()))
+    table.write_text("\n".join(",".join(row) for row in [*rows, ["31", *[""] * (len(rows[0]) - 1)]]) + "\n")
+    assert "the catalogue lists none" in refused(fetch, tmp_path, participant=31)
+
+
+def test_a_folder_with_a_missing_video(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
+    tree.video(SEQUENCE, tree.serials[2]).unlink()
+    assert f"the source has no {video_path(30, SEQUENCE, tree.serials[2])}" in refused(fetch, tmp_path)
+
+
+def test_a_camera_that_is_not_calibrated(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
+    content = json.loads(tree.calibration.read_text())
+    del content["world_2_cam"][tree.serials[1]]
+    tree.calibration.write_text(json.dumps(content))
+    assert f"lacks camera {tree.serials[1]}" in refused(fetch, tmp_path)
+
+
+def test_a_truncated_video_is_refused(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
+    video = tree.video(SEQUENCE, tree.serials[0])
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    name = video_path(30, SEQUENCE, tree.serials[0])
+    assert refused(fetch, tmp_path).startswith(f"{name}: not a video that can be decoded")
+    assert not (tmp_path / "raw" / name).exists()
+
+
+def faststart(source: Path, target: Path) -> None:
+    """The same video with its index at the start, so that a truncated copy still opens."""
+    import av
+
+    with av.open(str(source)) as reader, av.open(str(target), "w", options={"movflags": "faststart"}) as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                writer.mux(packet)
+
+
+@pytest.mark.parametrize("part", [0.4, 0.7, 0.9, 0.99, 0.999])
+def test_a_truncated_video_with_its_index_first(tmp_path: Path, part: float) -> None:
+    write_video(tmp_path / "plain.mp4", 30)
+    faststart(tmp_path / "plain.mp4", tmp_path / "video.mp4")
+    assert inspect_video(tmp_path / "video.mp4", "video").frames == 30
+    os.truncate(tmp_path / "video.mp4", int((tmp_path / "video.mp4").stat().st_size * part))
+    with pytest.raises(UserError, match=r"^the name: .*(truncated|decode)"):
+        inspect_video(tmp_path / "video.mp4", "the name")
+
+
+def test_a_video_that_ends_between_two_frames(tmp_path: Path) -> None:
+    import av
+
+    write_video(tmp_path / "plain.mp4", 30)
+    faststart(tmp_path / "plain.mp4", tmp_path / "video.mp4")
+    with av.open(str(tmp_path / "video.mp4")) as container:
+        starts = [packet.pos for packet in container.demux(container.streams.video[0]) if packet.size]
+    os.truncate(tmp_path / "video.mp4", starts[29] or 0)
+    with pytest.raises(UserError, match="its header promises 30 frames, 29 are there"):
+        inspect_video(tmp_path / "video.mp4", "the name")
+
+
+# the tree ----------------------------------------------------------------------------------------------------
+
+
+def test_calibrations(tree: Tree) -> None:
+    calibration = read_calibration(tree.calibration)
+    content = json.loads(tree.calibration.read_text())
+    assert calibration.serials == tree.serials
+    assert calibration.intrinsics.tolist() == content["intrinsics"]
+    assert (calibration.world_to_camera == [content["world_2_cam"][serial] for serial in tree.serials]).all()
+    assert set(read_color_calibration(tree.calibration.with_name("color_calibration.json"))) == set(tree.serials)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda c: c.pop("intrinsics"), "expected NeRSemble's `world_2_cam`"),
+        (lambda c: c.update(world_2_cam={"a": [[1, 2], [3, 4]]}), "has shape (1, 2, 2)"),
+        (lambda c: c["world_2_cam"].update(a=(np.eye(4) * 2).tolist()), "pose of camera a has the last row"),
+        (lambda c: c["world_2_cam"].update(a=np.diag([1, 1, -1, 1]).tolist()), "pose of camera a mirrors"),
+        (lambda c: c.update(intrinsics=np.zeros((3, 3)).tolist()), "no camera matrix"),
+    ],
+)
+def test_calibrations_that_are_none(tree: Tree, change: Callable[[Any], Any], expected: str) -> None:
+    content = json.loads(tree.calibration.read_text())
+    change(content)
+    tree.calibration.write_text(json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        read_calibration(tree.calibration)
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith(str(tree.calibration))
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("074_EMO-1_v16_DS4_whiteBg_staticOffset_maskBelowLine", "EMO-1-shout+laugh"),
+        ("101_EXP-1-head", "EXP-1-head"),
+        ("EXP-2", "EXP-2-eyes"),
+        ("030_SEN-10-port_strong_smokey_v16", "SEN-10-port_strong_smokey"),
+        ("030_EXP-10", None),
+        ("UNION10_074_EMO1234EXP234589_v16", None),
+        ("EMO-1_and_EMO-2", None),
+        ("subject_000", None),
+    ],
+)
+def test_sequences_in_folder_names(folder: str, expected: str | None) -> None:
+    assert sequence_in(folder) == expected
+
+
+def test_participants() -> None:
+    from osgap.capture.config import SubjectEntry
+
+    assert participant_of("017", SubjectEntry()) == 17
+    assert participant_of("anna", SubjectEntry(participant=3)) == 3
+    with pytest.raises(UserError, match=r"subjects\.entries\.anna\.participant"):
+        participant_of("anna", SubjectEntry())
+
+
+# imports against downloads -----------------------------------------------------------------------------------
+
+
+def import_with(fetch: Callable[..., Path], tmp_path: Path, tracking: Path, *sequences: str) -> Path:
+    manifests = tuple(fetch(sequence=sequence) for sequence in sequences)
+    return import_export(tracking, tmp_path / "out" / "030.h5", raw=tmp_path / "raw", manifests=manifests)
+
+
+def test_an_import_that_fits_its_videos(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path / "tracking", tree.serials)
+    union, _ = exporter.union({"EMO-1": 7, "EXP-2": 4}, held_out="EXP-2")
+    store = CaptureStore(import_with(fetch, tmp_path, union.folder, SEQUENCE, OTHER))
+    assert store.serials == tree.serials
+    provenance = read_provenance(store.path)
+    assert provenance is not None
+    assert f"030/{SEQUENCE}.json" in provenance["inputs"]
+
+
+def test_imports_that_do_not_fit(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
+    def message(tracking: Path, *sequences: str) -> str:
+        with pytest.raises(UserError) as caught:
+            import_with(fetch, tmp_path, tracking, *sequences)
+        assert not list((tmp_path / "out").glob("**/*"))
+        return str(caught.value)
+
+    fewer = Exporter(tmp_path / "fewer", tree.serials[:2]).single()
+    text = message(fewer.folder, SEQUENCE)
+    assert f"{fewer.folder}/transforms.json has 2 cameras" in text
+    assert f"{tmp_path}/raw/030/calibration/camera_params.json has 3; only calibrated: {tree.serials[2]}" in text
+
+    other = Exporter(tmp_path / "other", [*tree.serials[:2], "mh00"]).single()
+    assert "only tracked: mh00; only calibrated" in message(other.folder, SEQUENCE)
+
+    exporter = Exporter(tmp_path / "tracking", tree.serials)
+    longer = exporter.single("030_EMO-1_v16", timesteps=8)
+    assert "EMO-1-shout+laugh is tracked up to timestep 7, but" in message(longer.folder, SEQUENCE)
+    unknown = exporter.single("my take", timesteps=1)
+    assert "tracks the sequence my take, but the downloads are of EMO-1-shout+laugh" in message(
+        unknown.folder, SEQUENCE
+    )
+    missing = exporter.single("030_EXP-2_v16", timesteps=1)
+    assert "tracks the sequence EXP-2-eyes, but the downloads are of none" in message(missing.folder)
+
+
+def test_a_video_that_was_lost_or_changed(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
+    export = Exporter(tmp_path / "tracking", tree.serials).single()
+    manifest = fetch()
+    video = tmp_path / "raw" / video_path(30, SEQUENCE, tree.serials[2])
+    video.write_bytes(b"short")
+    output = tmp_path / "out" / "030.h5"
+    with pytest.raises(UserError, match="missing, or not as") as caught:
+        import_export(export.folder, output, raw=tmp_path / "raw", manifests=(manifest,))
+    assert str(video) in str(caught.value)
+    assert not output.exists()
