@@ -1,0 +1,1 @@
+"""Protocols, metrics, tables, figures and videos."""

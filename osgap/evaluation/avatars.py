@@ -1,0 +1,52 @@
+"""Opening a person's capture and what the four methods made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from osgap.capture.store import CaptureStore
+from osgap.errors import UserError
+from osgap.head.model import HeadModel
+from osgap.head.params import FlameParams
+from osgap.head.texels import bind_texels
+from osgap.layout import METHODS
+from osgap.prior.mean import mean_avatar
+from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
+from osgap.splat.uv_maps import load_uv_gt
+
+
+def open_store(path: Path, subject: str) -> CaptureStore:
+    """The capture store of a subject.
+
+    Raises:
+        UserError: when it holds another subject's capture.
+    """
+    store = CaptureStore(path)
+    if store.subject != subject:
+        raise UserError(f"{path}: holds the capture of subject {store.subject}, but {subject} is asked for")
+    return store
+
+
+def load_avatar(method: str, path: Path, head: HeadModel, tracked: FlameParams) -> Avatar:
+    """The avatar of one method.
+
+    Args:
+        method: one of `osgap.layout.METHODS`.
+        path: the folder of `point_cloud.ply` and `flame_param.npz`; for `mean_avatar` the maps (`mean_uv.npz`).
+        head: the head model that it is bound to.
+        tracked: the person's parameters; the mean avatar, which is nobody's, takes its identity from them.
+
+    Raises:
+        UserError: when the method is unknown or a file is missing or damaged.
+    """
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}; the methods are {', '.join(METHODS)}")
+    if method == "mean_avatar":
+        maps = load_uv_gt(path)
+        return mean_avatar(maps, bind_texels(head.uvs, head.uv_faces, maps.shape[0]), tracked)
+    return Avatar.load(path)
+
+
+def avatar_files(method: str, path: Path) -> list[Path]:
+    """The files that `load_avatar` reads."""
+    return [path] if method == "mean_avatar" else [path / POINT_CLOUD, path / FLAME_PARAM]

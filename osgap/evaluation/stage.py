@@ -1,0 +1,190 @@
+"""The stage `evaluate`: one method on one person, all protocols."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from osgap.artifacts import write_json, write_png
+from osgap.capture.config import SourceFrame
+from osgap.capture.store import CaptureStore
+from osgap.evaluation import canvas
+from osgap.evaluation.avatars import avatar_files, load_avatar, open_store
+from osgap.evaluation.config import EvaluationConfig
+from osgap.evaluation.lpips import BACKBONES, Net, load_networks, why_missing
+from osgap.evaluation.metrics import DEFINITIONS, METRICS, average, average_by, measure
+from osgap.evaluation.protocols import (
+    PROTOCOLS,
+    Protocol,
+    cross_motion,
+    frame_name,
+    frames_digest,
+    held_out_camera,
+    held_out_frames,
+    motion,
+    select,
+    spread,
+)
+from osgap.evaluation.rendering import frames_at_once, render_all, render_frames
+from osgap.head.assets import load_head
+from osgap.head.config import HeadAssets
+from osgap.head.model import HeadModel
+from osgap.prior.photo import load_photo
+from osgap.progress import track
+from osgap.provenance import Provenance
+from osgap.splat.avatar import Avatar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """What is measured against what."""
+
+    capture: Path
+    """The person's capture store."""
+    head: HeadAssets
+    avatar: Path
+    """Folder of `point_cloud.ply` and `flame_param.npz`; for `mean_avatar` the file `mean_uv.npz`."""
+    driver: Path | None = None
+    """Somebody else's capture store, whose motion the avatar is given. None: no cross-reenactment."""
+
+
+@dataclass(frozen=True)
+class EvaluationOutputs:
+    """What the stage writes."""
+
+    metrics: Path
+    """JSON, read by the stage `tables`."""
+    cross: Path | None = None
+    """PNG: the driver's frames above the avatar's. Set if, and only if, there is a driver."""
+
+
+def run(
+    config: EvaluationConfig,
+    inputs: EvaluationInputs,
+    outputs: EvaluationOutputs,
+    *,
+    subject: str,
+    seed: int,
+    method: str,
+    source: SourceFrame | None = None,
+) -> None:
+    """Measure one method on one person.
+
+    Args:
+        method: one of `osgap.layout.METHODS`.
+        source: the photograph of the one-shot avatars, as the stage `oneshot` was told; recorded beside the numbers.
+            Default is the one that `oneshot` takes by default.
+
+    Raises:
+        UserError: when inputs do not belong together, a weight file is not what the config says, or a protocol has no
+            frame.
+    """
+    if (inputs.driver is None) != (outputs.cross is None):
+        raise ValueError("cross-reenactment needs both a driver and an output, or neither")
+    store = open_store(inputs.capture, subject)
+    head = load_head(inputs.head)
+    avatar = load_avatar(method, inputs.avatar, head, store.params)
+    networks = load_networks(config.lpips)
+    photograph = load_photo(inputs.capture, source)
+
+    result: dict[str, Any] = {
+        "method": method,
+        "subject": subject,
+        "protocols": {
+            protocol.name: _measure_protocol(avatar, head, store, protocol, method, networks) for protocol in PROTOCOLS
+        },
+        "source": {"sequence": photograph.sequence, "timestep": photograph.timestep, "camera": photograph.serial},
+        "missing": {f"lpips_{net}": reason for net, reason in why_missing(config.lpips).items()},
+        "definitions": DEFINITIONS,
+    }
+    provenance = _provenance(config, inputs, subject=subject, seed=seed, method=method, source=source).as_dict()
+    if inputs.driver is not None and outputs.cross is not None:
+        strip, described = _cross_reenact(avatar, head, store, CaptureStore(inputs.driver), config.cross_frames)
+        result["cross_reenactment"] = described
+        write_png(outputs.cross, strip, provenance)
+    write_json(outputs.metrics, result, provenance)
+    psnr = {name: f"{protocol['mean']['psnr']:.2f} dB" for name, protocol in result["protocols"].items()}
+    logging.getLogger(__name__).info("%s of %s: PSNR %s", method, subject, psnr)
+
+
+def _provenance(
+    config: EvaluationConfig,
+    inputs: EvaluationInputs,
+    *,
+    subject: str,
+    seed: int,
+    method: str,
+    source: SourceFrame | None,
+) -> Provenance:
+    settings = config.model_dump(mode="json") | {"method": method, "source": source and source.model_dump(mode="json")}
+    files = [inputs.capture, inputs.head.model, inputs.head.masks, inputs.head.template]
+    files += avatar_files(method, inputs.avatar)
+    files += [] if inputs.driver is None else [inputs.driver]
+    # Weight files are absolute paths on many machines; what matters of them is their content, which is an input.
+    settings["lpips"] = {net: weights and weights["sha256"] for net, weights in settings["lpips"].items()}
+    present = [getattr(config.lpips, net).path for net in BACKBONES if net not in why_missing(config.lpips)]
+    return Provenance.collect("evaluate", subject=subject, config=settings, inputs=[*files, *present], seed=seed)
+
+
+def _measure_protocol(
+    avatar: Avatar,
+    head: HeadModel,
+    store: CaptureStore,
+    protocol: Protocol,
+    method: str,
+    networks: Mapping[Net, nn.Module],
+) -> dict[str, Any]:
+    """Metrics of one protocol, with everything that says what was measured."""
+    frames = select(store, protocol)
+    timesteps, rows = np.unique(frames[:, 0], return_inverse=True)
+    cameras = store.cameras[torch.from_numpy(frames[:, 1])]
+    params = motion(avatar, store, timesteps, protocol, method)
+    parts: list[dict[str, np.ndarray]] = []
+    start = 0
+    total = -(-len(frames) // frames_at_once(cameras))
+    rendered_parts = render_all(avatar, head, params, torch.from_numpy(rows), cameras)
+    for rendered in track(rendered_parts, f"{protocol.name} of {store.subject}", total=total):
+        truth = torch.from_numpy(store.images(frames[start : start + len(rendered)])).to(rendered) / 255
+        parts.append(measure(rendered, truth, networks))
+        start += len(rendered)
+    values = {name: np.concatenate([part[name] for part in parts]) for name in METRICS if name in parts[0]}
+    names = [frame_name(store, frame) for frame in frames]
+    cameras_of = [str(name["camera"]) for name in names]
+    sequences_of = [str(name["sequence"]) for name in names]
+    return {
+        "description": protocol.description,
+        "split": protocol.split,
+        "frames": len(frames),
+        "frames_digest": frames_digest(store, frames),
+        "cameras": sorted(set(cameras_of)),
+        "sequences": sorted(set(sequences_of)),
+        "mean": average(values),
+        "per_camera": average_by(values, cameras_of),
+        "per_sequence": average_by(values, sequences_of),
+    }
+
+
+def _cross_reenact(
+    avatar: Avatar, head: HeadModel, store: CaptureStore, driver: CaptureStore, count: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The driver's frames above the avatar that they drive, seen by each capture's held-out camera."""
+    frames = spread(held_out_frames(driver), count)
+    camera = store.cameras[torch.full((len(frames),), held_out_camera(store))]
+    params = cross_motion(avatar, store, driver, frames[:, 0])
+    rendered = canvas.to_uint8(render_frames(avatar, head, params, torch.arange(len(frames)), camera))
+    truth = [canvas.letterbox(image, camera.width, camera.height) for image in driver.images(frames)]
+    strip = canvas.vstack([canvas.hstack(truth), canvas.hstack(list(rendered))])
+    return strip, {
+        "driver": driver.subject,
+        "camera": store.serials[held_out_camera(store)],
+        "frames": [frame_name(driver, frame) for frame in frames],
+    }

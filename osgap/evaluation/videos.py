@@ -1,0 +1,148 @@
+"""The stage `video`: a swinging camera around a person's avatars while they replay the held-out sequence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osgap.artifacts import atomic_path
+from osgap.evaluation import canvas
+from osgap.evaluation.config import ReportConfig
+from osgap.evaluation.people import Person, PersonFiles
+from osgap.evaluation.protocols import held_out_camera, held_out_frames
+from osgap.evaluation.rendering import orbit, render_all, scaled
+from osgap.evaluation.tables import METHOD_NAMES
+from osgap.head.assets import load_head
+from osgap.head.config import HeadAssets
+from osgap.head.params import FlameParams
+from osgap.progress import track
+from osgap.provenance import Provenance
+from osgap.splat.cameras import Cameras
+
+_SHOWN = ("one_shot", "fit")
+
+
+@dataclass(frozen=True)
+class VideoInputs:
+    """What a video shows: the photograph, the one-shot avatar and the fit, side by side."""
+
+    head: HeadAssets
+    person: PersonFiles
+    """With the avatars of `one_shot` and `fit`; others are not looked at."""
+
+
+@dataclass(frozen=True)
+class VideoOutputs:
+    """What the stage writes."""
+
+    video: Path
+    """MP4 (H.264, yuv420p)."""
+
+
+def run(config: ReportConfig, inputs: VideoInputs, outputs: VideoOutputs, *, subject: str, seed: int) -> None:
+    """Render one person's video.
+
+    Raises:
+        UserError: when the files do not belong together or the held-out sequence has no frame.
+    """
+    person_files = inputs.person.only(*_SHOWN)
+    person = Person.open(person_files, load_head(inputs.head))
+    count = max(2, round(config.video_seconds * config.video_fps))
+    params = replay(person.store.params.select(held_out_frames(person.store)[:, 0]), count)
+    cameras = swing(person, params, config, count)
+    panels = [
+        _panel(render_all(avatar, person.head, avatar.params.driven_by(params), torch.arange(count), cameras))
+        for avatar in person.avatars.values()
+    ]
+    names = [METHOD_NAMES[method] for method in person.avatars]
+    photo = canvas.resize(person.photo(), cameras.width, cameras.height)
+    titles = _titles(["source photograph", *names], cameras.width)
+    frames = (_compose([photo, *pictures], titles) for pictures in zip(*panels, strict=True))
+
+    settings = {name: value for name, value in config.model_dump().items() if name.startswith("video_")}
+    settings["source"] = person_files.source and person_files.source.model_dump()
+    files = [inputs.head.model, inputs.head.masks, inputs.head.template, *person_files.paths]
+    provenance = Provenance.collect("video", subject=subject, config=settings, inputs=files, seed=seed).as_dict()
+    shown = track(frames, f"video of {subject}", total=count)
+    write_video(outputs.video, shown, fps=config.video_fps, crf=config.video_crf, provenance=provenance)
+    logging.getLogger(__name__).info("%s: %d frames", outputs.video, count)
+
+
+def replay(params: FlameParams, count: int) -> FlameParams:
+    """Motion there and back again in `count` frames, without a jump where it starts anew.
+
+    Args:
+        params: `T` timesteps; between them values are interpolated (neighbours are near, so axis-angles may be).
+    """
+    phase = torch.arange(count, dtype=torch.float64) / count
+    position = (params.timesteps - 1) * (0.5 - 0.5 * torch.cos(2 * math.pi * phase))
+    before = position.floor().long()
+    after = (before + 1).clamp_max(params.timesteps - 1)
+    weight = (position - before).float()[:, None]
+    return params.replace(
+        **{name: torch.lerp(value[before], value[after], weight) for name, value in params.motion.items()}
+    )
+
+
+def swing(person: Person, params: FlameParams, config: ReportConfig, count: int) -> Cameras:
+    """The held-out camera swinging to both sides around the middle of the head, once."""
+    vertices = person.head.vertices(params, [0, count // 2])
+    pivot = (vertices.amin(dim=(0, 1)) + vertices.amax(dim=(0, 1))) / 2
+    phase = torch.arange(count, dtype=torch.float32) / count
+    yaw = math.radians(config.video_yaw_degrees) * torch.sin(2 * math.pi * phase)
+    return orbit(scaled(person.store.cameras[held_out_camera(person.store)], config.video_scale), pivot, yaw)
+
+
+def _panel(parts: Iterator[Tensor]) -> Iterator[np.ndarray]:
+    for part in parts:
+        yield from canvas.to_uint8(part)
+
+
+def _titles(texts: Sequence[str], width: int) -> np.ndarray:
+    """A bar of titles above the panels, of even height."""
+    font = max(11, width // 12)
+    bar = canvas.hstack([canvas.label(text, width, font) for text in texts], gap=0)
+    return canvas.vstack([canvas.blank(font // 2, bar.shape[1]), bar, canvas.blank(font // 2, bar.shape[1])], gap=0)
+
+
+def _compose(pictures: Sequence[np.ndarray], titles: np.ndarray) -> np.ndarray:
+    """One video frame of even width and height (yuv420p halves both)."""
+    frame = canvas.vstack([titles, canvas.hstack(pictures, gap=0)], gap=0)
+    return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), constant_values=canvas.BACKGROUND)
+
+
+def write_video(path: Path, frames: Iterator[np.ndarray], *, fps: int, crf: int, provenance: Mapping[str, Any]) -> None:
+    """Encode frames as H.264 in MP4, the same bytes for the same frames; provenance goes into its comment.
+
+    Args:
+        frames: `[H, W, 3]` uint8 RGB, H and W even.
+        crf: constant rate factor of x264, 0 (lossless) to 51.
+    """
+    import av
+
+    # One thread and bit-exact headers: x264 with several threads may differ from run to run, and muxers write versions.
+    with (
+        atomic_path(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as file,
+    ):
+        file.metadata["comment"] = json.dumps(provenance, sort_keys=True)
+        stream = file.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "medium"})
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1
+        for index, frame in enumerate(frames):
+            if index == 0:
+                stream.height, stream.width = frame.shape[:2]
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                file.mux(packet)
+        for packet in stream.encode():
+            file.mux(packet)

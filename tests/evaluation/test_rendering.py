@@ -1,0 +1,59 @@
+"""Rendering of many frames, and cameras that no capture has."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from evaluation.people import HELD_OUT, World, cameras
+from osgap.evaluation import rendering
+from osgap.evaluation.people import PersonFiles
+from osgap.evaluation.rendering import orbit, render_all, render_frames, scaled
+from osgap.splat.avatar import Avatar
+
+
+def test_batches_change_nothing(world: World, anna: PersonFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    avatar, rig = Avatar.load(anna.avatars["fit"]), cameras()
+    rows, views = torch.tensor([0, 0, 3, 2, 3]), rig[torch.tensor([0, 1, 2, 3, 0])]
+    whole = render_frames(avatar, world.head, avatar.params, rows, views)
+    monkeypatch.setattr(rendering, "_PIXELS_AT_ONCE", 2 * rig.width * rig.height)
+    parts = list(render_all(avatar, world.head, avatar.params, rows, views))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
+    one = render_frames(avatar, world.head, avatar.params.select(2), torch.tensor([0]), views[[3]])
+    torch.testing.assert_close(one[0], whole[3], atol=1e-5, rtol=0)
+
+
+def test_a_larger_picture_shows_the_same(world: World, anna: PersonFiles) -> None:
+    avatar, view = Avatar.load(anna.avatars["fit"]), cameras()[[HELD_OUT]]
+    large = scaled(view, 3)
+    assert (large.width, large.height) == (3 * view.width, 3 * view.height)
+    params, row = avatar.params.select(0), torch.tensor([0])
+    small, big = (render_frames(avatar, world.head, params, row, camera) for camera in (view, large))
+    shrunk = torch.nn.functional.avg_pool2d(big.permute(0, 3, 1, 2), 3).permute(0, 2, 3, 1)
+    assert float((shrunk - small).abs().mean()) < 0.02
+    assert float((small - 1).abs().mean()) > 0.1
+
+
+def test_sizes_are_even() -> None:
+    small = scaled(cameras(), 0.7)
+    assert small.width % 2 == 0
+    assert small.height % 2 == 0
+
+
+def test_orbit_turns_around_the_pivot() -> None:
+    camera = cameras()[HELD_OUT]
+    pivot = torch.tensor([0.02, -0.01, 0.03])
+    moved = orbit(camera, pivot, torch.tensor([0.0, 0.5, -0.5]))
+    torch.testing.assert_close(moved.world_to_camera[0], camera.world_to_camera)
+    distance = (moved.centers - pivot).norm(dim=1)
+    torch.testing.assert_close(distance, distance[:1].expand(3))
+    seen = moved.world_to_camera[:, :3, :3] @ pivot + moved.world_to_camera[:, :3, 3]
+    torch.testing.assert_close(seen, seen[:1].expand(3, 3))
+    # This camera looks along -z with x to the right, so its right is +x in the world.
+    assert float(moved.centers[1, 0]) > 0.1
+    assert float(moved.centers[2, 0]) < -0.1
+    angle = torch.linalg.vector_norm(moved.centers[1] - moved.centers[0]) / (2 * distance[0])
+    assert float(angle) == pytest.approx(math.sin(0.25), abs=0.01)

@@ -1,0 +1,149 @@
+"""The stage `evaluate` from files to files, on avatars of known quality."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from evaluation.people import HEIGHT, SEQUENCES, SERIALS, WIDTH, World, default_splits
+from osgap.artifacts import read_provenance
+from osgap.capture.config import SourceFrame
+from osgap.errors import UserError
+from osgap.evaluation.config import BackboneFile, EvaluationConfig, LpipsWeights
+from osgap.evaluation.people import PersonFiles
+from osgap.evaluation.stage import EvaluationInputs, EvaluationOutputs, run
+from osgap.layout import METHODS
+from osgap.provenance import file_digest
+
+
+def _evaluate(
+    world: World, person: PersonFiles, method: str, folder: Path, driver: Path | None = None, **options: Any
+) -> dict[str, Any]:
+    config = options.pop("config", EvaluationConfig())
+    outputs = EvaluationOutputs(folder / f"{method}.json", folder / f"{method}.png" if driver else None)
+    inputs = EvaluationInputs(person.capture, world.assets, person.avatars[method], driver)
+    run(config, inputs, outputs, subject=person.subject, seed=0, method=method, **options)
+    return json.loads(outputs.metrics.read_text())
+
+
+def test_numbers_follow_the_quality_of_the_avatars(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    results = [_evaluate(world, anna, method, tmp_path) for method in METHODS]
+    for protocol in ("novel_view", "self_reenactment"):
+        psnr = [result["protocols"][protocol]["mean"]["psnr"] for result in results]
+        ssim = [result["protocols"][protocol]["mean"]["ssim"] for result in results]
+        assert psnr == sorted(psnr)
+        assert ssim == sorted(ssim)
+        # The images are renderings of the fit, rounded to 8 bits: the error is uniform in half a grey level.
+        limit = -10 * np.log10((1 / 255) ** 2 / 12)
+        assert psnr[-1] > limit - 0.5
+        assert psnr[0] < 25
+
+
+def test_what_was_measured_is_said(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    result = _evaluate(world, anna, "one_shot", tmp_path)
+    novel, held_out = (result["protocols"][name] for name in ("novel_view", "self_reenactment"))
+    assert (result["method"], result["subject"]) == ("one_shot", "anna")
+    assert novel["cameras"] == [SERIALS[1]]
+    assert novel["sequences"] == ["EXP-2-eyes"]
+    assert novel["frames"] == SEQUENCES["EXP-2-eyes"]
+    assert held_out["cameras"] == SERIALS
+    assert held_out["sequences"] == ["EMO-1-shout+laugh"]
+    assert held_out["frames"] == SEQUENCES["EMO-1-shout+laugh"] * len(SERIALS)
+    assert result["source"]["camera"] != SERIALS[1]
+    per_camera = [held_out["per_camera"][serial]["psnr"] for serial in SERIALS]
+    assert np.mean(per_camera) == pytest.approx(held_out["mean"]["psnr"])  # as many frames from each camera
+    assert held_out["per_sequence"]["EMO-1-shout+laugh"] == held_out["mean"]
+    provenance = read_provenance(tmp_path / "one_shot.json")
+    assert provenance is not None
+    assert provenance["stage"] == "evaluate"
+    assert "captures/anna.h5" in provenance["inputs"]
+
+
+def test_no_weights_no_number(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    result = _evaluate(world, anna, "fit", tmp_path)
+    for protocol in result["protocols"].values():
+        assert protocol["mean"]["lpips_alex"] is None
+        assert protocol["mean"]["lpips_vgg"] is None
+    assert set(result["missing"]) == {"lpips_alex", "lpips_vgg"}
+
+
+@pytest.mark.slow
+def test_lpips_is_measured_with_the_configured_weights(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    import torchvision
+
+    torch.manual_seed(1)
+    features = torchvision.models.alexnet().features.state_dict()
+    torch.save({f"features.{name}": value for name, value in features.items()}, tmp_path / "alex.pth")
+    file = BackboneFile(path=tmp_path / "alex.pth", sha256=file_digest(tmp_path / "alex.pth"))
+    config = EvaluationConfig(lpips=LpipsWeights(alex=file))
+    results = [_evaluate(world, anna, method, tmp_path, config=config) for method in ("mean_avatar", "fit")]
+    assert set(results[0]["missing"]) == {"lpips_vgg"}
+    worse, better = (result["protocols"]["novel_view"]["mean"]["lpips_alex"] for result in results)
+    assert 0 < better < 0.01 * worse
+    assert results[0]["protocols"]["novel_view"]["mean"]["lpips_vgg"] is None
+    # Where the file lies is nobody's business; what it holds is.
+    assert str(tmp_path) not in (tmp_path / "fit.json").read_text()
+
+
+def test_two_runs_write_the_same_bytes(world: World, anna: PersonFiles, bert: PersonFiles, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        _evaluate(world, anna, "prior", tmp_path / name, driver=bert.capture)
+    for file in ("prior.json", "prior.png"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_cross_reenactment_draws_driver_above_avatar(
+    world: World, anna: PersonFiles, bert: PersonFiles, tmp_path: Path
+) -> None:
+    config = EvaluationConfig(cross_frames=2)
+    result = _evaluate(world, anna, "fit", tmp_path, driver=bert.capture, config=config)
+    assert result["cross_reenactment"]["driver"] == "bert"
+    assert [frame["timestep"] for frame in result["cross_reenactment"]["frames"]] == [0, 2]
+    strip = cv2.imread(str(tmp_path / "fit.png"))
+    assert strip is not None
+    gap = strip.shape[0] - 2 * HEIGHT
+    assert strip.shape == (2 * HEIGHT + gap, 2 * WIDTH + gap, 3)
+    driver, avatar = strip[:HEIGHT, :WIDTH], strip[HEIGHT + gap :, :WIDTH]
+    assert driver.std() > 20
+    assert avatar.std() > 20
+    assert np.abs(driver.astype(int) - avatar).mean() > 10  # two people
+    assert np.abs(avatar.astype(int) - strip[HEIGHT + gap :, WIDTH + gap :]).mean() > 1  # that moves
+
+
+def test_cross_reenactment_without_a_frame_is_an_error(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    splits = default_splits()
+    splits["test"] = splits["test"][splits["test"][:, 1] == 0]
+    driver, _ = world.capture("driver-without-held-out-camera", 8, splits)
+    with pytest.raises(UserError, match="Nothing would be rendered"):
+        _evaluate(world, anna, "fit", tmp_path, driver=driver)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_drives_themselves(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="anna cannot drive their own avatar"):
+        _evaluate(world, anna, "fit", tmp_path, driver=anna.capture)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_somebody_elses_capture_is_refused(world: World, anna: PersonFiles, bert: PersonFiles, tmp_path: Path) -> None:
+    mixed = PersonFiles("anna", bert.capture, anna.avatars)
+    with pytest.raises(UserError, match="holds the capture of subject bert, but anna is asked for"):
+        _evaluate(world, mixed, "fit", tmp_path)
+
+
+def test_an_unknown_method_is_refused(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    inputs = EvaluationInputs(anna.capture, world.assets, anna.avatars["fit"])
+    with pytest.raises(UserError, match="unknown method 'guess'; the methods are mean_avatar, prior, one_shot, fit"):
+        run(EvaluationConfig(), inputs, EvaluationOutputs(tmp_path / "x.json"), subject="anna", seed=0, method="guess")
+
+
+def test_the_photograph_must_be_a_training_frame(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    held_out = SourceFrame(sequence="EMO-1", timestep=0, camera=SERIALS[0])
+    with pytest.raises(UserError, match="not a training frame"):
+        _evaluate(world, anna, "one_shot", tmp_path, source=held_out)
