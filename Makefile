@@ -4,7 +4,7 @@
 # make lock   envs/requirements.txt anew, after a change of pyproject.toml
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test lint env lock format clean
+.PHONY: demo demo-reduced test lint env lock format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,6 +15,19 @@ UV_QUIET := -q
 
 demo: $(READY)
 	snakemake --profile profiles/demo
+	@$(call report,results/demo,)
+	@echo "Open results/demo/report.html and results/demo/figures/overview.png"
+
+# The same people, fewer and coarser: every rule, not the quality. In CI.
+demo-reduced: $(READY)
+	snakemake --profile profiles/demo --configfile profiles/demo/demo.yaml profiles/demo/reduced.yaml
+	@$(call report,results/reduced,--configfile profiles/demo/demo.yaml profiles/demo/reduced.yaml)
+
+# $(call report,FOLDER,ARGUMENTS): Snakemake's report of a finished run, unless there is one that is newer than the run.
+define report
+if [ ! -e $(1)/report.html ] || [ -n "$$(find $(1)/metrics $(1)/tables $(1)/figures $(1)/videos -newer $(1)/report.html)" ]; \
+then snakemake --profile profiles/demo $(2) --quiet all --report $(1)/report.html; fi
+endef
 
 test: $(READY)
 	pytest -n 2 -m "not slurm and not browser and not gpu"
@@ -50,4 +63,4 @@ lock: $(READY)
 	awk '/^uv==/ {p = 1} p {print} p && !/\\$$/ {exit}' envs/requirements.txt > envs/uv.txt
 
 clean:
-	rm -rf results/demo .snakemake
+	rm -rf results/demo results/reduced .snakemake

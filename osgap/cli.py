@@ -193,17 +193,17 @@ def oneshot(subject: Subject, common: Options = Common()) -> None:
     folder = layout.oneshot(subject)
     stage.run(
         pipeline.config.oneshot,
-        stage.OneShotInputs(capture=layout.capture(subject), model=layout.prior / "model.pt", head=pipeline.head),
+        pipeline.entry(subject).source,
+        stage.OneShotInputs(capture=layout.capture(subject), prior=layout.prior / "model.pt", head=pipeline.head),
         stage.OneShotOutputs(
             avatar=folder,
-            prior=folder / "prior",
-            log=folder / "oneshot.json",
+            prior_avatar=folder / "prior",
+            report=folder / "oneshot.json",
             preview=folder / "preview.png",
             checkpoints=layout.checkpoints("oneshot", subject),
         ),
         subject=subject,
         seed=pipeline.config.seed,
-        source=pipeline.entry(subject).source,
     )
 
 

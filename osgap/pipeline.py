@@ -192,6 +192,12 @@ class Pipeline:
         path = self.avatar(method, subject)
         return [path] if path.suffix else [path / "point_cloud.ply", path / "flame_param.npz"]
 
+    @property
+    def weight_files(self) -> list[Path]:
+        """Backbone weights of LPIPS that are there; where one is not, its metric stays empty."""
+        weights = self.config.evaluation.lpips
+        return [file.path for file in (weights.alex, weights.vgg) if file is not None and file.path.is_file()]
+
     def shown_files(self, subject: str) -> list[Path]:
         """What a figure or video of a subject is drawn from."""
         avatars = [file for method in METHODS for file in self.avatar_files(method, subject)]

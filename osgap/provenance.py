@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from osgap.errors import UserError
 from osgap.stages import STAGES
 
 _PACKAGE = "osgap"
@@ -36,7 +37,7 @@ class Provenance:
     seed: int
     config: dict[str, Any]
     inputs: dict[str, str]
-    """`folder/name` of each input, and the SHA-256 of its content."""
+    """The last parts of each input's path, as many as tell them apart, and the SHA-256 of its content."""
     code: dict[str, str]
     """Each module that the stage imports, and a digest of its source."""
     versions: dict[str, str]
@@ -57,7 +58,7 @@ class Provenance:
             subject=subject,
             seed=seed,
             config=json.loads(json.dumps(config, default=str)),
-            inputs={f"{path.parent.name}/{path.name}": file_digest(path) for path in sorted(map(Path, inputs))},
+            inputs={name: file_digest(path) for name, path in _short_names(inputs).items()},
             code=code_digests(STAGES[stage].module),
             versions=_versions(),
         )
@@ -72,6 +73,15 @@ class Provenance:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
 
+def _short_names(inputs: Iterable[Path]) -> dict[str, Path]:
+    """`folder/name` of each path; more folders where two would be the same. The results folder's place stays out."""
+    paths = sorted({Path(path) for path in inputs})
+    length = 2
+    while len({path.parts[-length:] for path in paths}) < len(paths):
+        length += 1
+    return {"/".join(path.parts[-length:]): path for path in paths}
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _VERSIONED:
@@ -83,14 +93,21 @@ def _versions() -> dict[str, str]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, or of the names and contents of all files below a folder."""
+    """SHA-256 of a file's content, or of the names and contents of all files below a folder.
+
+    Raises:
+        UserError: there is no such file.
+    """
     if path.is_dir():
         digest = hashlib.sha256()
         for member in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{member.relative_to(path)}\0{file_digest(member)}\0".encode())
         return digest.hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that makes it first, or check the path") from None
 
 
 def code_digests(module: str) -> dict[str, str]:

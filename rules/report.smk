@@ -6,6 +6,7 @@ rule evaluate:
         pipeline.head_files,
         pipeline.layout.capture("{subject}"),
         lambda w: pipeline.avatar_files(w.method, w.subject),
+        pipeline.weight_files,
         driver=lambda w: pipeline.layout.capture(pipeline.driver(w.subject)),
     output:
         pipeline.layout.metrics("{method}", "{subject}"),

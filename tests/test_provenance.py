@@ -71,3 +71,12 @@ def test_key_depends_on_content_not_on_place(tmp_path: Path) -> None:
     changed = Provenance.collect("fit", subject="a", config={"x": 1}, inputs=[tmp_path / "two/captures/a.h5"], seed=0)
     assert changed.key != keys[0]
     assert str(tmp_path) not in str(changed.as_dict())
+
+
+def test_inputs_of_the_same_name_keep_their_digests(tmp_path: Path) -> None:
+    paths = [tmp_path / kind / "101" / "point_cloud.ply" for kind in ("avatars", "oneshot")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text(path.parts[-3])
+    inputs = Provenance.collect("figure", subject="101", config={}, inputs=paths, seed=0).inputs
+    assert set(inputs) == {"avatars/101/point_cloud.ply", "oneshot/101/point_cloud.ply"}

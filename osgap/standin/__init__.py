@@ -1,0 +1,1 @@
+"""Stand-in people: a procedural head model in FLAME's format, and captures of random people made with it."""

@@ -1,0 +1,179 @@
+"""What the DAG promises: nothing twice, only what an edit touches, the same bytes after deletion and after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from osgap.artifacts import read_provenance
+from osgap.provenance import file_digest
+
+from .conftest import Checkout
+
+pytestmark = pytest.mark.slow
+
+REPORT_RULES = {"tables", "overview", "person_figure", "cross_figure", "video"}
+COMPARED = ("*.npz", "*.csv", "*.md", "*.tex", "*.ply", "*.pt", "*.json", "*.h5", "*.png", "*.mp4")
+
+
+def digests(results: Path) -> dict[str, str]:
+    """Digest of everything that the run made, but for logs and what is left of checkpoints."""
+    files = [f for pattern in COMPARED for f in results.rglob(pattern)]
+    return {str(f.relative_to(results)): file_digest(f) for f in files}
+
+
+def test_everything_that_is_promised_exists(finished: Checkout) -> None:
+    results = finished.results
+    summary = json.loads((results / "metrics" / "summary.json").read_text())
+    for method in ("mean_avatar", "prior", "one_shot", "fit"):
+        for protocol in ("novel_view", "self_reenactment"):
+            values = summary[method][protocol]
+            assert 5 < values["psnr"] < 60
+            assert 0 < values["ssim"] <= 1
+            assert values["lpips_alex"] is None, "no weights, no number"
+    for name in (
+        "tables/novel_view.csv", "tables/self_reenactment.tex", "figures/overview.png", "figures/cross_201.png",
+        "videos/201.mp4", "avatars/101/point_cloud.ply", "avatars/101/flame_param.npz", "uv_gt/101.npz",
+        "oneshot/201/point_cloud.ply", "prior/model.pt",
+    ):  # fmt: skip
+        assert (results / name).stat().st_size > 0, name
+
+
+def test_artifacts_say_where_they_come_from(finished: Checkout) -> None:
+    for name, stage in {
+        "captures/101.h5": "import",
+        "avatars/101/point_cloud.ply": "fit",
+        "avatars/101/flame_param.npz": "fit",
+        "uv_gt/101.npz": "bake",
+        "prior/model.pt": "train",
+        "oneshot/201/point_cloud.ply": "oneshot",
+        "metrics/fit/201.json": "evaluate",
+        "metrics/summary.json": "tables",
+        "figures/overview.png": "figure",
+    }.items():
+        provenance = read_provenance(finished.results / name)
+        assert provenance is not None, name
+        assert provenance["stage"] == stage, name
+        assert provenance["code"], name
+
+
+def test_no_checkpoint_and_no_temporary_is_left(finished: Checkout) -> None:
+    left = [p for p in (finished.results / "checkpoints").rglob("*") if p.is_file() and p.name != "lock"]
+    assert not left
+    assert not [p for p in finished.results.rglob(".*tmp*")]
+
+
+def test_a_second_run_has_nothing_to_do_within_ten_seconds(finished: Checkout) -> None:
+    start = time.monotonic()
+    done = finished.snakemake()
+    assert "nothing to be done" in done.stdout.lower()
+    assert time.monotonic() - start < 10
+
+
+def test_an_edit_of_the_evaluation_reruns_evaluation_and_report(checkout: Checkout) -> None:
+    checkout.edit("osgap/evaluation/metrics.py")
+    planned = checkout.planned()
+    assert set(planned) == {"evaluate", *REPORT_RULES}
+    assert planned["evaluate"] == 4
+
+
+def test_an_edit_of_the_head_reruns_all_that_uses_it(checkout: Checkout) -> None:
+    checkout.edit("osgap/head/model.py")
+    planned = checkout.planned()
+    assert {"fit", "bake", "train", "oneshot", "evaluate", *REPORT_RULES} <= set(planned)
+    assert "download" not in planned
+
+
+def test_an_edit_of_the_command_line_reruns_nothing(checkout: Checkout) -> None:
+    checkout.edit("osgap/cli.py")
+    checkout.edit("README.md")
+    assert checkout.planned() == {}
+
+
+def test_one_subjects_entry_changes_its_branch(checkout: Checkout) -> None:
+    source = {"sequence": "EXP-2-eyes", "timestep": 1, "camera": "222200036"}
+    config = yaml.safe_load((checkout.root / "profiles/demo/reduced.yaml").read_text())
+    config["subjects"]["entries"] = {"201": {"source": source}}
+    (checkout.root / "profiles/demo/reduced.yaml").write_text(yaml.safe_dump(config))
+    planned = checkout.planned()
+    assert "train" not in planned
+    assert planned["oneshot"] == 1
+    assert planned.get("fit", 0) <= 1, "at most the one subject's"
+
+
+def test_one_stages_config_changes_what_follows_it(checkout: Checkout) -> None:
+    planned = checkout.planned("--config", "oneshot={map_steps: 9}")
+    assert set(planned) == {"oneshot", "evaluate", *REPORT_RULES}
+    planned = checkout.planned("--config", "report={figure_scale: 3}")
+    assert set(planned) == REPORT_RULES - {"tables"}
+
+
+def test_a_new_train_subject_adds_its_branch(checkout: Checkout) -> None:
+    config = yaml.safe_load((checkout.root / "profiles/demo/reduced.yaml").read_text())
+    config["subjects"]["train"].append("103")
+    (checkout.root / "profiles/demo/reduced.yaml").write_text(yaml.safe_dump(config))
+    planned = checkout.planned()
+    for rule in ("standin_person", "import_tracking", "fit", "bake", "train"):
+        assert planned[rule] == 1, rule
+
+
+def test_why_names_keys_and_modules(checkout: Checkout) -> None:
+    arguments = ["--profile", "profiles/demo", "--configfile", "profiles/demo/demo.yaml", "profiles/demo/reduced.yaml"]
+    assert "up to date" in checkout.run("osgap.cli", "why", *arguments).stdout
+    checkout.edit("osgap/evaluation/metrics.py")
+    text = checkout.run("osgap.cli", "why", *arguments, "--config", "oneshot={map_steps: 9}").stdout
+    assert "code osgap.evaluation.metrics changed" in text
+    assert "config oneshot.map_steps: 8 -> 9" in text
+
+
+def test_deleting_results_and_rebuilding_gives_the_same_bytes(checkout: Checkout, tmp_path: Path) -> None:
+    before = digests(checkout.results)
+    checkout.results.rename(tmp_path / "before")
+    checkout.snakemake()
+    after = digests(checkout.results)
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "subject", "outputs"),
+    [
+        ("fit", "101", ["avatars/101"]),
+        ("train", None, ["prior"]),
+        ("oneshot", "201", ["oneshot/201"]),
+    ],
+)
+def test_a_killed_stage_goes_on_to_the_same_bytes(
+    checkout: Checkout, stage: str, subject: str | None, outputs: list[str]
+) -> None:
+    arguments = [
+        "osgap.cli", stage, *([subject] if subject else []), "--threads", "2" if stage == "train" else "1",
+        "--config", "config.yaml", "--config", "profiles/demo/demo.yaml", "--config", "profiles/demo/reduced.yaml",
+    ]  # fmt: skip
+    before = digests(checkout.results)
+    for folder in outputs:
+        for file in (checkout.results / folder).rglob("*"):
+            if file.is_file():
+                file.unlink()
+    checkpoint = checkout.results / "checkpoints" / stage / (subject or "all") / "latest.pt"
+    job = subprocess.Popen(
+        checkout.command(*arguments), cwd=checkout.root, env=checkout.environment, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists():
+        assert job.poll() is None, "the stage ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    assert checkpoint.exists()
+    checkout.run(*arguments)
+    assert not checkpoint.exists()
+    assert [n for n, d in digests(checkout.results).items() if before[n] != d] == []
