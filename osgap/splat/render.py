@@ -1,0 +1,155 @@
+"""Rendering: world-space Gaussians and a batch of cameras to colour, alpha, depth and features.
+
+The one entry point, `render`, picks a backend by the tensors' device; callers never name one. All backends compute
+what 3D Gaussian splatting defines (Kerbl et al. 2023, sections 4 and 6; Zwicker et al. 2001, "EWA volume splatting",
+for the projection), with the constants below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from osgap.errors import UserError
+from osgap.splat.cameras import Cameras
+from osgap.splat.gaussians import Gaussians
+
+Backend = Callable[[Gaussians, Cameras, Tensor, float], tuple[Tensor, Tensor, Tensor, Tensor | None]]
+"""(Gaussians, Cameras [B], background [B, 3], near) -> rgb [B,H,W,3], alpha [B,H,W], depth [B,H,W], features or None.
+
+Everything a backend gets is on one device, in one floating-point type and checked for shape; each field of the
+Gaussians has the leading dimension B or none.
+"""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Images of B cameras (without the leading dimension where neither cameras nor Gaussians had one)."""
+
+    rgb: Tensor
+    """`[B, H, W, 3]` blended colours over the background."""
+    alpha: Tensor
+    """`[B, H, W]` 1 - transmittance, in [0, 1)."""
+    depth: Tensor
+    """`[B, H, W]` expected camera-space z of what is visible, in world units; 0 where nothing is."""
+    features: Tensor | None
+    """`[B, H, W, K]` blended features over zero, or None when they were not asked for."""
+
+
+def render(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    background: Tensor | None = None,
+    features: bool = False,
+    near: float = 0.01,
+) -> Rendered:
+    """Render Gaussians into every camera; differentiable in all tensors, those of the cameras included.
+
+    A Gaussian (mean m, covariance S = R diag(s)^2 R^T) is seen by a camera (world-to-camera rotation W, translation t)
+    as a 2D Gaussian with mean `(fx x/z + cx, fy y/z + cy)`, `(x, y, z) = W m + t`, and covariance
+    `J W S W^T J^T + 0.3 I` (pixels squared), where J is the projection's Jacobian
+
+        J = [[fx/z, 0, -fx x'/z], [0, fy/z, -fy y'/z]]
+
+    and x', y' are x/z, y/z limited to 0.15 image widths (heights) outside the image. At distance d from the 2D mean
+    its alpha is `min(0.99, opacity exp(-d^T cov^-1 d / 2))`; below 1/255 it is skipped. Front to back in z (ties by
+    index) the Gaussian gets the weight `w = alpha T` and leaves the transmittance `T (1 - alpha)`; the first one that
+    would leave 1e-4 or less is not added and ends the pixel. Then `rgb = sum(w color) + T background`,
+    `alpha = 1 - T`, `depth = sum(w z) / max(alpha, 1e-10)`, `features = sum(w feature)`.
+
+    The gradients are those of these formulas, with no gradient through an alpha that is limited to 0.99.
+
+    Args:
+        gaussians: one set (without leading dimension, or with B = 1), shared by all cameras, or B sets, one per camera.
+        cameras: B cameras, or one that all sets of Gaussians share.
+        background: `[3]` or `[B, 3]` RGB. Default is black.
+        features: also blend `gaussians.features`. Default is False.
+        near: Gaussians with z below it are not drawn, in world units. Default is 0.01.
+
+    Raises:
+        ValueError: when shapes or devices do not fit, or a Gaussian or camera has a value that is not finite; the
+            message names the field and the index.
+        UserError: when the tensors are on a device that no backend of this version renders on.
+    """
+    if features and gaussians.features is None:
+        raise ValueError("render(features=True) needs Gaussians with features; these have none")
+    if not near > 0:
+        raise ValueError(f"near must be a distance above 0; got {near}")
+    batch = _batch(gaussians, cameras)
+    dtype = torch.float64 if gaussians.means.dtype == torch.float64 else torch.float32
+    backend = _backend(gaussians, cameras, background)
+
+    size = 1 if batch is None else batch
+    gaussians = Gaussians(
+        _set(gaussians.means.to(dtype), 2, size),
+        _set(gaussians.rotations.to(dtype), 2, size),
+        _set(gaussians.scales.to(dtype), 2, size),
+        _set(gaussians.opacities.to(dtype), 1, size),
+        _set(gaussians.colors.to(dtype), 2, size),
+        _set(gaussians.features.to(dtype), 2, size) if features and gaussians.features is not None else None,
+    )
+    cameras = Cameras(
+        cameras.world_to_camera.to(dtype).expand(size, 4, 4),
+        cameras.intrinsics.to(dtype).expand(size, 3, 3),
+        cameras.width,
+        cameras.height,
+    )
+    rgb, alpha, depth, blended = backend(gaussians, cameras, _background(background, gaussians.means, size), near)
+    if batch is None:
+        return Rendered(rgb[0], alpha[0], depth[0], None if blended is None else blended[0])
+    return Rendered(rgb, alpha, depth, blended)
+
+
+def _batch(gaussians: Gaussians, cameras: Cameras) -> int | None:
+    sizes = {size for size in (gaussians.batch, cameras.batch) if size is not None}
+    if len(sizes - {1}) > 1:
+        raise ValueError(
+            f"{gaussians.batch} sets of Gaussians cannot be rendered into {cameras.batch} cameras; pass one set, "
+            f"or as many sets as cameras"
+        )
+    return max(sizes, default=None)
+
+
+def _set(field: Tensor, dims: int, batch: int) -> Tensor:
+    """The field with a leading dimension of `batch`, or without one where all cameras share it."""
+    return field[0] if field.ndim > dims and field.shape[0] == 1 != batch else field
+
+
+def _background(background: Tensor | None, like: Tensor, batch: int) -> Tensor:
+    if background is None:
+        return like.new_zeros(batch, 3)
+    if background.shape not in ((3,), (batch, 3)):
+        raise ValueError(f"background must be [3] or [{batch}, 3]; got {list(background.shape)}")
+    return background.to(like.dtype).expand(batch, 3)
+
+
+def _backend(gaussians: Gaussians, cameras: Cameras, background: Tensor | None) -> Backend:
+    """The backend for the device that all tensors share. A further device needs one more branch here."""
+    devices = {
+        "means": gaussians.means.device,
+        "rotations": gaussians.rotations.device,
+        "scales": gaussians.scales.device,
+        "opacities": gaussians.opacities.device,
+        "colors": gaussians.colors.device,
+        "world_to_camera": cameras.world_to_camera.device,
+        "intrinsics": cameras.intrinsics.device,
+    }
+    if gaussians.features is not None:
+        devices["features"] = gaussians.features.device
+    if background is not None:
+        devices["background"] = background.device
+    if len(set(devices.values())) > 1:
+        shown = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"render needs all tensors on one device; got {shown}")
+    device = gaussians.means.device
+    if device.type == "cpu":
+        from osgap.splat import cpu  # compiled code: loaded by those who render on the CPU only
+
+        return cpu.rasterize
+    raise UserError(
+        f"the Gaussians are on {device}, but this version of osgap renders on the CPU; move Gaussians and cameras "
+        f"with .to('cpu')"
+    )

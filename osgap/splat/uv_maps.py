@@ -1,0 +1,92 @@
+"""Attribute maps in UV space as files: `uv_gt` in the keys, shapes and orientation that OSGAP reads.
+
+Key                    Shape       Content, before activation, zero where no triangle covers the texel
+---------------------  ----------  --------------------------------------------------------------------
+`local_position_uv`    (S, S, 3)   position in the triangle's frame, triangle units
+`rot_delta_uv`         (S, S, 4)   quaternion wxyz
+`local_scaling_uv`     (S, S, 3)   log scale, relative to the triangle
+`gs_opacity_uv`        (S, S, 1)   opacity logit
+`gs_features_uv`       (S, S, 3)   colour as the SH DC coefficient
+
+All float32; row 0 is the top of the texture (v near 1).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osgap.artifacts import write_npz
+from osgap.errors import UserError
+from osgap.splat.attributes import CHANNELS
+
+KEYS: Mapping[str, str] = {
+    "local_position_uv": "position",
+    "rot_delta_uv": "rotation",
+    "local_scaling_uv": "scale",
+    "gs_opacity_uv": "opacity",
+    "gs_features_uv": "color",
+}
+"""File key -> attribute."""
+
+COLOR_SPACE = "sh_dc"
+"""What `gs_features_uv` holds; files of other programs may hold RGB under the same key."""
+
+
+def save_uv_gt(path: Path | str, maps: Tensor, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write attribute maps.
+
+    Args:
+        maps: `[S, S, 14]`, before activation, in the channel order of `GaussianAttributes`.
+        provenance: goes into the archive's comment, where numpy and OSGAP do not look.
+    """
+    array = maps.detach().cpu().numpy().astype(np.float32, copy=False)
+    write_npz(path, {key: array[..., CHANNELS[name]] for key, name in KEYS.items()}, provenance)
+
+
+def load_uv_gt(path: Path | str) -> Tensor:
+    """Read attribute maps, `[S, S, 14]` float32 in the channel order of `GaussianAttributes`.
+
+    Raises:
+        UserError: when the file is missing or no archive, a key is absent, a shape is not that of one square map, or
+            a value is not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; attribute maps (uv_gt) are expected there. Run the stage `bake` first.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in KEYS if key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{path}: not a readable .npz file of attribute maps ({error}). Bake it anew.") from error
+    missing = [key for key in KEYS if key not in arrays]
+    if missing:
+        raise UserError(f"{path}: attribute maps lack {', '.join(missing)}; expected are {', '.join(KEYS)}.")
+
+    size = max(arrays["gs_opacity_uv"].shape[:1], default=0)
+    maps = np.zeros((size, size, sum(width(name) for name in CHANNELS)), np.float32)
+    for key, name in KEYS.items():
+        array = arrays[key]
+        expected = (size, size, width(name))
+        if array.shape != expected or array.dtype.kind != "f":
+            raise UserError(
+                f"{path}: {key} is {array.dtype} of shape {array.shape}; float32 of shape {expected} is expected "
+                f"(the size is taken from gs_opacity_uv)."
+            )
+        if not np.isfinite(array).all():
+            where = np.argwhere(~np.isfinite(array))[0].tolist()
+            raise UserError(f"{path}: {key}{where} is {array[tuple(where)]}; finite numbers are expected. Fit anew.")
+        maps[..., CHANNELS[name]] = array
+    return torch.from_numpy(maps)
+
+
+def width(name: str) -> int:
+    """How many channels an attribute has."""
+    channels = CHANNELS[name]
+    return channels.stop - channels.start
