@@ -30,7 +30,7 @@ then snakemake --profile profiles/demo $(2) --quiet all --report $(1)/report.htm
 endef
 
 test: $(READY)
-	pytest -n 2 -m "not slurm and not browser and not gpu"
+	pytest -n 2 -m "not slurm and not browser and not gpu" --dist loadfile
 
 lint: $(READY)
 	ruff check .

@@ -66,7 +66,7 @@ def test_mode_follows_the_umask(tmp_path: Path) -> None:
 
 
 def test_npz_bytes_depend_on_content_only(tmp_path: Path) -> None:
-    arrays = {"x": np.linspace(0, 1, 50, dtype=np.float32), "y": np.eye(3)}
+    arrays: dict[str, np.ndarray] = {"x": np.linspace(0, 1, 50, dtype=np.float32), "y": np.eye(3)}
     for name in ("a", "b"):
         write_npz(tmp_path / f"{name}.npz", arrays, PROVENANCE)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -93,7 +93,9 @@ def test_provenance_survives_in_every_format(tmp_path: Path) -> None:
         assert read_provenance(tmp_path / f"a.{suffix}") == PROVENANCE, suffix
     assert read_provenance(tmp_path / "a.h5") == {"stage": "import"}
     assert read_provenance(tmp_path / "absent.npz") is None
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], image)
+    decoded = cv2.imread(str(tmp_path / "a.png"))
+    assert decoded is not None
+    np.testing.assert_array_equal(decoded[..., ::-1], image)
 
 
 def test_files_of_others_have_no_provenance(tmp_path: Path) -> None:

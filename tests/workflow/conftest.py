@@ -83,7 +83,12 @@ class Checkout:
             ".model_dump_json())"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=self.root, env=self.environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return json.loads(done.stdout)
 
@@ -96,7 +101,10 @@ class Checkout:
 def make_checkout(target: Path) -> Checkout:
     """Copy what git tracks or would track."""
     names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     ).stdout
     for name in filter(None, names.decode().split("\0")):
         source = ROOT / name

@@ -67,7 +67,7 @@ def test_artifacts_say_where_they_come_from(finished: Checkout) -> None:
 def test_no_checkpoint_and_no_temporary_is_left(finished: Checkout) -> None:
     left = [p for p in (finished.results / "checkpoints").rglob("*") if p.is_file() and p.name != "lock"]
     assert not left
-    assert not [p for p in finished.results.rglob(".*tmp*")]
+    assert not list(finished.results.rglob(".*tmp*"))
 
 
 def test_a_second_run_has_nothing_to_do_within_ten_seconds(finished: Checkout) -> None:

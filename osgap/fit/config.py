@@ -1,0 +1,79 @@
+"""Settings of the stage `fit`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from osgap.section import Section
+
+
+class LearningRates(Section):
+    """Adam's step sizes. The defaults are GaussianAvatars' for one image per step."""
+
+    position: float = Field(default=0.005, gt=0)
+    """Positions at the first step, in triangle units, times the extent of the camera rig
+    (1.1 times the largest distance of a training camera from their mean, in metres)."""
+    position_final: float = Field(default=0.00005, gt=0)
+    """Positions at the last step; log-linear in between."""
+    color: float = Field(default=0.0025, gt=0)
+    """Colours, in units of the SH DC coefficient."""
+    opacity: float = Field(default=0.05, gt=0)
+    """Opacities, in logits."""
+    scale: float = Field(default=0.017, gt=0)
+    """Scales, in log triangle units."""
+    rotation: float = Field(default=0.001, gt=0)
+    """Rotations, in units of a unit quaternion's components."""
+    pose: float = Field(default=1e-5, ge=0)
+    """FLAME rotation, neck, jaw and eyes, in radians."""
+    translation: float = Field(default=1e-6, ge=0)
+    """FLAME translation, in metres."""
+    expression: float = Field(default=1e-3, ge=0)
+    """FLAME expression, in standard deviations."""
+    final_fraction: float = Field(default=1.0, gt=0, le=1)
+    """All rates but that of positions end at this fraction of their start, log-linear like them. Default is 1:
+    constant, as in GaussianAvatars; short schedules gain from about 0.1."""
+
+
+class LossWeights(Section):
+    """Weights and thresholds of the objective, see `osgap.fit.losses`. Defaults are GaussianAvatars'."""
+
+    ssim: float = Field(default=0.2, ge=0, le=1)
+    """Share of 1 - SSIM in the photometric term; the rest is L1."""
+    position: float = Field(default=0.01, ge=0)
+    """Weight of the hinge on the distance of a Gaussian from its triangle's centre."""
+    position_threshold: float = Field(default=1.0, ge=0)
+    """Distance that is free, in triangle units. Triangles are small: 1 keeps hair within about a centimetre."""
+    scale: float = Field(default=1.0, ge=0)
+    """Weight of the hinge on the scales."""
+    scale_threshold: float = Field(default=0.6, ge=0)
+    """Scale that is free, in triangle units. Raise it where texels are larger than triangles (small `uv_size`)."""
+    anchor: float = Field(default=0.0, ge=0)
+    """Weight of the pull towards the initial attributes. It decides where images say nothing (inside the mouth, back of
+    the head), so that the maps of different people can be compared and averaged there."""
+    mask: float = Field(default=0.0, ge=0)
+    """Weight of L1 between rendered alpha and the foreground mask. GaussianAvatars has none."""
+
+
+class FitConfig(Section):
+    """How one subject's Gaussians are optimised.
+
+    The defaults visit 600,000 images, as GaussianAvatars does, in batches of four.
+    """
+
+    uv_size: int = Field(default=256, ge=8, le=1024)
+    """Rows and columns of the UV map, in texels: one Gaussian per covered texel (59,073 at 256 on FLAME)."""
+    iterations: int = Field(default=150_000, ge=1)
+    """Optimiser steps."""
+    images_per_step: int = Field(default=4, ge=1, le=256)
+    """Training frames (a camera at a timestep) that are rendered in one step, each with its own geometry."""
+    initial_opacity: float = Field(default=0.1, gt=0, lt=1)
+    """Opacity of every Gaussian before the first step."""
+    learning_rates: LearningRates = LearningRates()
+    """Step sizes."""
+    losses: LossWeights = LossWeights()
+    """The objective."""
+    checkpoint_every: int = Field(default=2000, ge=1)
+    """Steps between two checkpoints; a killed fit repeats at most that many."""
+    frame_memory_mib: int = Field(default=8192, ge=0)
+    """Training frames stay decoded in memory when they need at most this much, in MiB; otherwise they are decoded
+    in threads ahead of the step that uses them. It does not change the result."""

@@ -1,0 +1,115 @@
+"""Stage `fit`: one subject's capture to an avatar of one Gaussian per UV texel.
+
+GaussianAvatars (Qian et al., CVPR 2024) with the Gaussians of OSGAP: bound to the texels of a UV map, so that all
+subjects have the same Gaussians; hence no densification, no pruning and no opacity reset. Colours do not depend on
+the view (spherical harmonics of degree 0).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from osgap.artifacts import write_json, write_png
+from osgap.capture.store import CaptureStore
+from osgap.checkpoint import Checkpoints
+from osgap.errors import UserError
+from osgap.fit.config import FitConfig
+from osgap.fit.measure import measure, preview, preview_frames
+from osgap.fit.optimise import Fit, Subject, optimise
+from osgap.head.assets import load_head
+from osgap.head.config import HeadAssets
+from osgap.head.texels import bind_texels
+from osgap.provenance import Provenance
+from osgap.seeds import derive_seed
+from osgap.splat.avatar import Avatar
+
+_CURVE_POINTS = 20
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What a fit reads."""
+
+    capture: Path
+    """The subject's capture store."""
+    head: HeadAssets
+    """The head model that the capture was tracked with."""
+
+
+@dataclass(frozen=True)
+class FitOutputs:
+    """What a fit writes."""
+
+    avatar: Path
+    """Folder of `point_cloud.ply` and `flame_param.npz`."""
+    metrics: Path
+    """`fit.json`."""
+    preview: Path
+    """`preview.png`."""
+    checkpoints: Path
+    """Folder for checkpoints; empty but for a lock once the fit is done."""
+
+
+def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: str, seed: int) -> None:
+    """Fit one subject.
+
+    Raises:
+        UserError: when the capture is another subject's, does not fit the head, or has no training frames.
+    """
+    files = [inputs.capture, inputs.head.model, inputs.head.masks, inputs.head.template]
+    provenance = Provenance.collect("fit", subject=subject, config=config.model_dump(), inputs=files, seed=seed)
+    with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints:
+        store = CaptureStore(inputs.capture)
+        splits = {name: np.asarray(store.split(name), np.int64).reshape(-1, 2) for name in ("train", "val", "test")}
+        if store.subject != subject:
+            raise UserError(f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be fitted.")
+        if not len(splits["train"]):
+            raise UserError(f"{inputs.capture}: has no training frames (split `train` is empty). Import it anew.")
+        head = load_head(inputs.head)
+        binding = bind_texels(head.uvs, head.uv_faces, config.uv_size)
+        fit = Fit(config, Subject(head, binding, store.params, store.cameras, splits["train"]))
+        losses = optimise(config, fit, store, splits["train"], derive_seed(seed, "fit", subject), checkpoints)
+
+        avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
+        metrics = {name: measure(avatar, head, store, store.cameras, splits[name]) for name in ("val", "test")}
+        frames = preview_frames(store.cameras, splits["val"], splits["test"])
+        source = provenance.as_dict()
+        avatar.save(outputs.avatar, source)
+        write_png(outputs.preview, preview(avatar, head, store, store.cameras, frames), source)
+        summary = {
+            "subject": subject,
+            "gaussians": len(binding),
+            "uv_size": config.uv_size,
+            "iterations": config.iterations,
+            "train_frames": len(splits["train"]),
+            "metrics": metrics,
+            "loss": loss_curve(losses),
+        }
+        write_json(outputs.metrics, summary, source)
+        checkpoints.clear()
+    logger.info(
+        "fitted %s: %d Gaussians, %d steps, PSNR %s dB on the held-out camera, %s dB on the held-out sequences",
+        subject,
+        len(binding),
+        config.iterations,
+        _shown(metrics["val"]["psnr"]),
+        _shown(metrics["test"]["psnr"]),
+    )
+
+
+def loss_curve(losses: Tensor) -> dict[str, list[float]]:
+    """Mean loss over equal stretches of the steps, with the step at which each stretch ends."""
+    parts = losses.double().tensor_split(min(_CURVE_POINTS, len(losses)))
+    ends = np.cumsum([len(part) for part in parts])
+    return {"step": ends.tolist(), "mean": [float(part.mean()) for part in parts]}
+
+
+def _shown(value: float | int | None) -> str:
+    return "no" if value is None else f"{value:.2f}"

@@ -1,0 +1,82 @@
+"""Random changes of training samples, consistent between photographs, renderings and maps.
+
+Colours change by one affine map of RGB for a whole person: `c' = A c + b`. Compositing is linear in colour, so a
+rendering of Gaussians whose colours were changed equals the changed rendering, exactly, wherever the clamps at zero
+and one do not act; the background stays what it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from osgap.prior.config import AugmentConfig
+from osgap.splat.attributes import CHANNELS, SH_C0
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class ColorChange:
+    """`c' = A c + b` in RGB, colours in 0..1."""
+
+    matrix: Tensor
+    """A, `[3, 3]`."""
+    offset: Tensor
+    """b, `[3]`."""
+
+    def image(self, image: Tensor, mask: Tensor, background: float = 1.0) -> Tensor:
+        """Change the foreground of `[..., H, W, 3]` with coverage `[..., H, W]`, over a grey background; clamped."""
+        rest = (1 - mask[..., None]) * background
+        changed = (image - rest) @ self.matrix.T + mask[..., None] * self.offset
+        return (changed + rest).clamp(0, 1)
+
+    def uv(self, maps: Tensor, mask: Tensor) -> Tensor:
+        """Change the colour channels of `[..., S, S, 14]` on covered texels `[S, S]`.
+
+        With `c = 1/2 + C0 d`, d the degree-0 coefficient: `d' = A d + ((A - I) 1/2 + b) / C0`.
+        """
+        color = CHANNELS["color"]
+        shift = (self.matrix.sum(dim=1) * 0.5 - 0.5 + self.offset) / SH_C0
+        changed = maps.clone()
+        changed[..., color] = (maps[..., color] @ self.matrix.T + shift) * mask[..., None]
+        return changed
+
+
+def draw_color_change(config: AugmentConfig, random: np.random.Generator) -> ColorChange:
+    """A random change of skin, hair and clothes together: gains, saturation, offset."""
+    gain = np.exp(config.brightness * random.standard_normal() + config.tint * random.standard_normal(3))
+    saturation = 1 + config.saturation * random.uniform(-1, 1)
+    offset = config.offset * random.standard_normal(3)
+    to_grey = np.tile(np.asarray(_LUMA), (3, 1))
+    matrix = (saturation * np.eye(3) + (1 - saturation) * to_grey) * gain[:, None]
+    return ColorChange(torch.from_numpy(matrix).float(), torch.from_numpy(offset).float())
+
+
+@dataclass(frozen=True)
+class Framing:
+    """A shift and a scale of a source image, in fractions of its size (shift right and down are positive)."""
+
+    shift: tuple[float, float] = (0.0, 0.0)
+    scale: float = 1.0
+
+    def apply(self, source: Tensor) -> Tensor:
+        """Resample `[B, 3, I, I]`; what comes in from outside is white."""
+        inverse = 1 / self.scale
+        theta = torch.tensor(
+            [[inverse, 0, -2 * self.shift[0] * inverse], [0, inverse, -2 * self.shift[1] * inverse]],
+            device=source.device,
+            dtype=source.dtype,
+        )
+        grid = F.affine_grid(theta.expand(len(source), 2, 3), list(source.shape), align_corners=False)
+        return F.grid_sample(source - 1, grid, align_corners=False) + 1
+
+
+def draw_framing(config: AugmentConfig, random: np.random.Generator) -> Framing:
+    """A random framing of a source photograph."""
+    shift = random.uniform(-config.shift, config.shift, 2)
+    return Framing((float(shift[0]), float(shift[1])), float(1 + config.scale * random.uniform(-1, 1)))

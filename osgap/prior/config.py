@@ -1,0 +1,148 @@
+"""Settings of the prior and of the personalisation from one photograph."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from osgap.section import Section
+
+
+class EncoderConfig(Section):
+    """The image encoder. The defaults are the full size: 512 x 512 in, 80.2 million parameters."""
+
+    input_size: int = Field(512, ge=32, multiple_of=16)
+    """Height and width of the square network input, in pixels. The features come out at half of it."""
+    width: int = Field(64, ge=4, multiple_of=4)
+    """Channels of the stem; every other convolution is a fixed multiple of it."""
+    token_width: int = Field(1024, ge=16, multiple_of=16)
+    """Channels of a token in the attention blocks."""
+    residual_blocks: tuple[int, int] = (3, 4)
+    """Residual blocks in the two stages of the trunk, at 1/4 and at 1/8 of the input size."""
+    attention_blocks: int = Field(5, ge=1)
+    """Attention blocks of the global branch, at 1/16 of the input size."""
+    heads: int = Field(4, ge=2, multiple_of=2)
+    """Attention heads of the global branch; the fusion block has half as many."""
+    dilations: tuple[int, int, int] = (12, 24, 36)
+    """Dilations of the context pyramid, in pixels at 1/8 of the input size."""
+
+    @model_validator(mode="after")
+    def _heads_divide_tokens(self) -> Self:
+        if self.token_width % self.heads:
+            raise ValueError(f"token_width {self.token_width} is not a multiple of heads {self.heads}")
+        if min(self.residual_blocks) < 1 or min(self.dilations) < 1:
+            raise ValueError("residual_blocks and dilations must be at least 1 each")
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes of a training sample. Zeros switch a change off."""
+
+    brightness: float = Field(0.2, ge=0, le=1)
+    """Standard deviation of the log gain that all three channels share."""
+    tint: float = Field(0.1, ge=0, le=1)
+    """Standard deviation of the log gain of each channel."""
+    saturation: float = Field(0.2, ge=0, le=1)
+    """Saturation is multiplied by 1 + a uniform number in [-saturation, saturation]."""
+    offset: float = Field(0.03, ge=0, le=0.5)
+    """Standard deviation of what is added to each channel, in units of the colour range [0, 1]."""
+    shift: float = Field(0.03, ge=0, le=0.5)
+    """Largest shift of the source image along either axis, as a fraction of its size."""
+    scale: float = Field(0.05, ge=0, lt=1)
+    """The source image is scaled by 1 + a uniform number in [-scale, scale]."""
+
+
+class RenderLosses(Section):
+    """Weights of what a rendering is compared by, and of what keeps Gaussians on their triangles.
+
+    The defaults are the published configuration's.
+    """
+
+    l1: float = Field(0.8, ge=0)
+    """Mean absolute difference of rendering and image."""
+    ssim: float = Field(0.2, ge=0)
+    """1 - SSIM of rendering and image."""
+    alpha: float = Field(1.0, ge=0)
+    """Mean absolute difference of the rendering's alpha and the mask."""
+    position: float = Field(0.01, ge=0)
+    """Hinge on the distance of a Gaussian from its triangle's centre."""
+    position_threshold: float = Field(1.0, ge=0)
+    """Distance that is free, in triangle units."""
+    scale: float = Field(1.0, ge=0)
+    """Hinge on the scales of the Gaussians."""
+    scale_threshold: float = Field(0.6, ge=0)
+    """Scale that is free, in triangle units. Use what the fit used: the maps it made are the targets."""
+
+
+class TrainingLosses(RenderLosses):
+    """Weights of all training losses."""
+
+    uv: float = Field(1.0, ge=0)
+    """Mean absolute difference of predicted and fitted maps over covered texels, before activation."""
+
+
+class PriorConfig(Section):
+    """Training of the prior. The defaults are for NeRSemble at full size on GPUs."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    augment: AugmentConfig = AugmentConfig()
+    losses: TrainingLosses = TrainingLosses()
+    source_cameras: int = Field(4, ge=1)
+    """Source photographs come from this many training cameras, those nearest to the frontal direction."""
+    sources: int = Field(4, ge=1)
+    """Source photographs per step and device."""
+    targets: int = Field(2, ge=1)
+    """Frames that each source's avatar is rendered to and compared with, per step."""
+    steps: int = Field(100_000, ge=1)
+    """Optimisation steps."""
+    warmup: int = Field(1_000, ge=0)
+    """Steps over which the learning rate rises linearly; then it falls with a half cosine to 1 % at the end."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay of matrices and kernels (biases and normalisations have none)."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; a longer one is scaled down to it."""
+    ema: float = Field(0.999, ge=0, lt=1)
+    """Decay of the averaged weights, which are what is saved."""
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    """Arithmetic of the network (maps, rendering and losses are always float32)."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` is the GPUs where there are any, else the CPU."""
+    devices: int | Literal["auto"] = "auto"
+    """Devices that train together; `auto` is all visible GPUs, or one CPU process."""
+    workers: int = Field(8, ge=0)
+    """Processes that decode frames for each device; 0 decodes in the training process."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between checkpoints."""
+
+
+class OneShotConfig(Section):
+    """Personalisation from one photograph. Steps of the network come first, then steps of the map."""
+
+    network_steps: int = Field(40, ge=0)
+    """Steps that tune all weights of the prior and the residual map."""
+    map_steps: int = Field(160, ge=0)
+    """Steps that tune the residual map only."""
+    network_rate: float = Field(1e-4, gt=0)
+    """Adam's step size for the prior's weights."""
+    map_rate: float = Field(0.05, gt=0)
+    """Adam's step size for the residual map, in units of how much people differ in each channel."""
+    geometry_rate: float = Field(0.2, ge=0, le=1)
+    """Step size of positions, rotations, scales and opacities, as a fraction of that of colours."""
+    losses: RenderLosses = RenderLosses()
+    prior: float = Field(0.05, ge=0)
+    """Weight of the mean squared distance from the prior's first prediction, in the same units; counts in full
+    where the photograph shows nothing."""
+    smooth: float = Field(0.05, ge=0)
+    """Weight of the mean squared difference of neighbouring texels' residuals, in the same units."""
+    mirror: float = Field(0.3, ge=0, le=1)
+    """How much a texel that is not seen trusts the one on the other side of the face, against its own neighbours."""
+    seen: float = Field(0.2, gt=0)
+    """A Gaussian that fills this many pixels of the photograph counts as seen by one half."""
+    shift: float = Field(0.03, ge=0, le=0.5)
+    """Largest shift of what the network reads in each step, as a fraction of its input's size: the weights must not
+    learn this one framing by heart."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between checkpoints."""

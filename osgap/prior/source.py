@@ -1,0 +1,53 @@
+"""Source photographs: what the network reads of a person."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from osgap.head.model import rotation_matrices
+from osgap.head.params import FlameParams
+from osgap.splat.cameras import Cameras
+
+
+def prepare_source(image: Tensor, size: int) -> Tensor:
+    """Pad an image to a square with white and resize it: `[..., H, W, 3]` in 0..1 -> `[..., 3, size, size]`.
+
+    The padding goes to both ends of the shorter axis (the odd pixel to the second end). Resampling is bilinear with
+    aligned pixel borders and without antialiasing, as the published network was trained.
+    """
+    height, width = image.shape[-3:-1]
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    batch = image.movedim(-1, -3).reshape(-1, 3, height, width)
+    batch = F.pad(batch, (left, side - width - left, top, side - height - top), value=1.0)
+    if side != size:
+        batch = F.interpolate(batch, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
+    return batch.reshape(*image.shape[:-3], 3, size, size)
+
+
+def to_float(image: Tensor) -> Tensor:
+    """uint8 in 0..255 -> float32 in 0..1."""
+    return image.to(torch.float32) / 255
+
+
+def near_frontal(cameras: Cameras, params: FlameParams, frames: np.ndarray, count: int) -> list[int]:
+    """The cameras of `frames` that look most directly at the face, the most frontal one first.
+
+    The face looks along +z of the head model, turned by the global rotation; its place is the model's translation.
+    Angles are averaged over the timesteps of `frames`.
+
+    Args:
+        cameras: C cameras.
+        frames: `[M, 2]` (timestep, camera index), what may be chosen.
+        count: how many to return, at most.
+    """
+    timesteps = np.unique(frames[:, 0])
+    chosen = params.select(timesteps)
+    forward = rotation_matrices(chosen.rotation)[:, :, 2]  # [T, 3]
+    towards = F.normalize(cameras.centers[:, None] - chosen.translation, dim=-1)  # [C, T, 3]
+    angles = torch.arccos((towards * forward).sum(-1).clamp(-1, 1)).mean(dim=1)
+    candidates = sorted({int(camera) for camera in frames[:, 1]}, key=lambda camera: float(angles[camera]))
+    return candidates[:count]

@@ -1,0 +1,1 @@
+"""Tests of the per-subject fit; a package, so that `people` can be imported."""

@@ -1,0 +1,76 @@
+"""Where Gaussians start, checked on the surface itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fit.people import UV_SIZE, World
+from osgap.capture.store import CaptureStore
+from osgap.fit.config import FitConfig, LearningRates
+from osgap.fit.initial import initial_attributes
+from osgap.fit.optimise import camera_extent, rates
+from osgap.head.assets import load_head
+from osgap.head.texels import bind_texels
+from osgap.splat.rig import bind_triangles, pose
+
+
+def test_gaussians_start_at_their_texels_on_the_surface(world: World) -> None:
+    head, params = load_head(world.inputs.head), CaptureStore(world.inputs.capture).params
+    binding = bind_texels(head.uvs, head.uv_faces, UV_SIZE)
+    vertices = head.vertices(params, [0])[0]
+    start = initial_attributes(head, binding, vertices, 0.3)
+    placed = pose(start, vertices, bind_triangles(head.faces, binding.faces))
+    corners = vertices[head.faces[binding.faces]]
+    expected = torch.einsum("nk,nkd->nd", binding.barycentric, corners)
+    torch.testing.assert_close(placed.means, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(placed.opacities, torch.full((len(binding),), 0.3))
+    torch.testing.assert_close(placed.colors, torch.full((len(binding), 3), 0.5))
+
+
+def test_neighbours_touch(world: World) -> None:
+    """On a map without stretch along rows, neighbours in a row are two standard deviations apart in the mean."""
+    head, params = load_head(world.inputs.head), CaptureStore(world.inputs.capture).params
+    binding = bind_texels(head.uvs, head.uv_faces, UV_SIZE)
+    vertices = head.vertices(params, [0])[0]
+    placed = pose(initial_attributes(head, binding, vertices, 0.3), vertices, bind_triangles(head.faces, binding.faces))
+    # Each Gaussian covers (2 sigma)^2 of the surface: together they cover the textured part of the ball once.
+    edges = vertices[head.faces[:, 1:]] - vertices[head.faces[:, :1]]
+    area = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=-1).sum() / 2
+    assert (2 * placed.scales[:, 0]).square().sum().item() == pytest.approx(area.item(), rel=0.02)
+
+
+def test_extent_is_relative_to_the_mean_camera(world: World) -> None:
+    cameras = CaptureStore(world.inputs.capture).cameras
+    centers = cameras.centers
+    distance = max((center - centers.mean(0)).norm().item() for center in centers)
+    assert camera_extent(cameras) == pytest.approx(1.1 * distance)
+
+
+def test_default_rates_are_gaussianavatars() -> None:
+    first, middle, last = (rates(LearningRates(), 2.0, progress) for progress in (0.0, 0.5, 1.0))
+    assert first["position"] == pytest.approx(0.01)
+    assert middle["position"] == pytest.approx(0.001)  # log-linear
+    assert last["position"] == pytest.approx(0.0001)
+    for values in (first, last):
+        others = {name: value for name, value in values.items() if name != "position"}
+        assert others == pytest.approx(
+            {
+                "color": 0.0025, "opacity": 0.05, "scale": 0.017, "rotation": 0.001, "flame.expr": 1e-3,
+                "flame.rotation": 1e-5, "flame.neck_pose": 1e-5, "flame.jaw_pose": 1e-5, "flame.eyes_pose": 1e-5,
+                "flame.translation": 1e-6,
+            }
+        )  # fmt: skip
+
+
+def test_short_schedules_can_let_all_rates_fall() -> None:
+    config = LearningRates(final_fraction=0.01)
+    assert rates(config, 1.0, 0.5)["color"] == pytest.approx(0.1 * config.color)
+    assert rates(config, 1.0, 1.0)["flame.expr"] == pytest.approx(0.01 * config.expression)
+
+
+def test_default_visits_are_gaussianavatars() -> None:
+    config = FitConfig()
+    assert config.iterations * config.images_per_step == 600_000
+    assert (config.losses.position_threshold, config.losses.scale_threshold) == (1.0, 0.6)
+    assert (config.losses.position, config.losses.scale, config.losses.ssim) == (0.01, 1.0, 0.2)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from osgap.prior.config import AugmentConfig, PriorConfig
+from osgap.prior.data import Plan, TrainingSamples
+from osgap.prior.mean import load_maps
+from osgap.prior.objective import training_loss
+from osgap.prior.posing import Rig, white
+from osgap.prior.source import prepare_source
+from osgap.splat.render import render
+
+PEOPLE = ("red", "green", "blue")
+
+
+@pytest.fixture
+def samples(world: Any, tiny_prior: PriorConfig) -> TrainingSamples:
+    return _samples(world, tiny_prior)
+
+
+def _samples(world: Any, config: PriorConfig, rank: int = 0, ranks: int = 1) -> TrainingSamples:
+    maps = load_maps([world.maps(subject) for subject in PEOPLE])
+    captures = [world.capture(subject) for subject in PEOPLE]
+    return TrainingSamples(captures, maps, world.binding.mask, config, 5, rank, ranks)
+
+
+def test_plans_use_training_frames_only_and_other_moments_as_targets(samples: TrainingSamples) -> None:
+    train = {tuple(frame) for frame in samples.stores[0].split("train").tolist()}
+    for step in range(40):
+        for plan in samples.plan(step):
+            frames = [tuple(plan.source.tolist()), *map(tuple, plan.targets.tolist())]
+            assert set(frames) <= train
+            assert len(set(frames)) == 3
+            assert plan.source[0] not in plan.targets[:, 0]
+            assert plan.source[1] in (1, 3), "the two training cameras nearest to the frontal one"
+
+
+def test_everybody_is_seen_equally_often(samples: TrainingSamples) -> None:
+    people = [plan.person for step in range(6) for plan in samples.plan(step)]
+    assert sorted(people) == sorted([0, 1, 2] * 4)
+
+
+def test_samples_depend_on_seed_and_step_only(
+    world: Any, tiny_prior: PriorConfig, samples: TrainingSamples
+) -> None:
+    samples[0], samples[1]
+    again = pickle.loads(pickle.dumps(_samples(world, tiny_prior)))[2]
+    assert again.names == samples[2].names
+    assert torch.equal(again.sources, samples[2].sources)
+    assert torch.equal(again.images, samples[2].images)
+    assert samples[3].names != samples[2].names
+
+
+def test_ranks_share_out_what_one_process_would_see(
+    world: Any, tiny_prior: PriorConfig, samples: TrainingSamples
+) -> None:
+    ranks = [_samples(world, tiny_prior, rank, 2) for rank in (0, 1)]
+    together = [name for step in (0, 1) for rank in ranks for name in rank[step].names]
+    alone = [name for step in range(4) for name in samples[step].names]
+    assert together == alone
+
+
+def test_true_maps_render_to_the_targets_of_every_sample(world: Any, tiny_prior: PriorConfig) -> None:
+    """Fails when a target's camera, timestep or person is mixed up: people, poses and views all differ here."""
+    samples = _samples(world, tiny_prior.model_copy(update={"augment": _off(), "sources": 3, "targets": 4}))
+    rig = Rig.build(world.head, world.binding, samples.params)
+    batch = samples[0]
+    background = white(batch.maps)
+    drawn = render(rig.pose(batch.maps, batch.people, batch.params), batch.cameras, background)
+    assert (drawn.rgb - batch.images).abs().max() < 2 / 255
+    assert (drawn.alpha - batch.masks).abs().max() < 2 / 255
+    _, terms = training_loss(batch.maps, batch, rig, tiny_prior.losses)
+    assert terms["l1"].max() < 1 / 255
+    assert terms["uv"].max() == 0
+
+    for name, people, params, cameras in (
+        ("camera", batch.people, batch.params, batch.cameras[torch.arange(12).roll(1)]),
+        ("timestep", batch.people, [part.select([3, 2, 1, 0]) for part in batch.params], batch.cameras),
+        ("person", batch.people[::-1], batch.params, batch.cameras),
+    ):
+        wrong = render(rig.pose(batch.maps, people, params), cameras, background)
+        off = (wrong.rgb - batch.images).abs().amax(dim=(1, 2, 3))
+        assert off.max() > 0.1, f"a wrong {name} would go unnoticed"
+
+
+def _off() -> AugmentConfig:
+    return AugmentConfig(brightness=0, tint=0, saturation=0, offset=0, shift=0, scale=0)
+
+
+def test_augmentation_changes_source_targets_and_maps_alike(world: Any, tiny_prior: PriorConfig) -> None:
+    augment = _off().model_copy(update={"brightness": 0.1, "tint": 0.05, "offset": 0.02})
+    samples = _samples(world, tiny_prior.model_copy(update={"augment": augment}))
+    rig = Rig.build(world.head, world.binding, samples.params)
+    plan = samples.plan(0)[0]
+    batch, plain = samples.sample(plan), samples.sample(Plan(plan.person, plan.source, plan.targets, seed=None))
+    assert (batch.images - plain.images).abs().max() > 0.02
+    drawn = render(rig.pose(batch.maps, batch.people, batch.params), batch.cameras, white(batch.maps))
+    # Clamping to 0..1 acts on a few highlights only.
+    assert (drawn.rgb.clamp(0, 1) - batch.images).abs().max() < 4 / 255
+    everything = Plan(plan.person, plan.source, np.concatenate([plan.source[None], plan.targets]), plan.seed)
+    source = samples.sample(everything)
+    torch.testing.assert_close(source.sources[0], prepare_source(source.images[0], 32))

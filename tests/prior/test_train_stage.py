@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from osgap.artifacts import read_provenance
+from osgap.capture.store import CaptureStore
+from osgap.checkpoint import Checkpoints
+from osgap.errors import UserError
+from osgap.prior.config import AugmentConfig, PriorConfig
+from osgap.prior.data import TrainingSamples
+from osgap.prior.mean import load_maps, mean_avatar
+from osgap.prior.model import load_prior
+from osgap.prior.train import TrainInputs, TrainOutputs, learning_rate, parameter_groups, run
+from osgap.splat.uv_maps import load_uv_gt, save_uv_gt
+
+PEOPLE = ("red", "green", "blue")
+FILES = ("model.pt", "mean_uv.npz", "train.json", "preview.png")
+
+
+def _inputs(world: Any, people: tuple[str, ...] = PEOPLE) -> TrainInputs:
+    return TrainInputs(tuple(map(world.capture, people)), tuple(map(world.maps, people)), world.assets)
+
+
+def _outputs(folder: Path) -> TrainOutputs:
+    model, mean, log, preview = (folder / name for name in FILES)
+    return TrainOutputs(model, mean, log, preview, folder / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def trained(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the outputs of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("trained")
+    _train_in_process(world, folder)
+    return folder
+
+
+_SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from osgap.head.config import HeadAssets
+from osgap.prior.config import PriorConfig
+from osgap.prior.train import TrainInputs, TrainOutputs, run
+torch.set_num_threads(1)
+job = json.loads(Path(sys.argv[1]).read_text())
+run(
+    PriorConfig.model_validate(job["config"]),
+    TrainInputs(tuple(map(Path, job["captures"])), tuple(map(Path, job["maps"])), HeadAssets(**job["head"])),
+    TrainOutputs(*map(Path, job["outputs"])),
+    seed=7,
+)
+"""
+
+
+def _start(world: Any, folder: Path, config: PriorConfig) -> subprocess.Popen[bytes]:
+    """A script in a file, as a launcher of several ranks runs it again."""
+    inputs, outputs = _inputs(world), _outputs(folder)
+    job = {
+        "config": config.model_dump(mode="json"),
+        "captures": [str(path) for path in inputs.captures],
+        "maps": [str(path) for path in inputs.maps],
+        "head": inputs.head.model_dump(mode="json"),
+        "outputs": [str(p) for p in (outputs.model, outputs.mean, outputs.log, outputs.preview, outputs.checkpoints)],
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "job.py").write_text(_SCRIPT)
+    (folder / "job.json").write_text(json.dumps(job))
+    return subprocess.Popen([sys.executable, str(folder / "job.py"), str(folder / "job.json")])
+
+
+def _tiny(steps: int = 6) -> PriorConfig:
+    encoder = {
+        "input_size": 32, "width": 8, "token_width": 32, "residual_blocks": (1, 1), "attention_blocks": 1, "heads": 2,
+        "dilations": (1, 2, 3),
+    }  # fmt: skip
+    return PriorConfig.model_validate(
+        {
+            "encoder": encoder, "source_cameras": 2, "sources": 2, "targets": 2, "steps": steps, "warmup": 2,
+            "learning_rate": 1e-3, "ema": 0.5, "precision": "32-true", "accelerator": "cpu", "workers": 0,
+            "checkpoint_every": 2,
+        }
+    )  # fmt: skip
+
+
+def _train_in_process(world: Any, folder: Path, steps: int = 6) -> None:
+    process = _start(world, folder, _tiny(steps))
+    assert process.wait(300) == 0
+
+
+def test_outputs_are_complete_and_carry_provenance(world: Any, trained: Path) -> None:
+    for name in FILES:
+        provenance = read_provenance(trained / name)
+        assert provenance is not None
+        assert provenance["stage"] == "train"
+        assert provenance["seed"] == 7
+    expected = load_maps([world.maps(subject) for subject in PEOPLE]).mean(dim=0)
+    assert torch.equal(load_uv_gt(trained / "mean_uv.npz"), expected)
+    log = json.loads((trained / "train.json").read_text())
+    assert log["people"] == list(PEOPLE)
+    assert [point["step"] for point in log["curve"]] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "uv", "l1", "ssim", "alpha"} <= set(log["curve"][0])
+    assert [path.name for path in (trained / "checkpoints").iterdir()] == ["lock"]
+    model = load_prior(trained / "model.pt", uv_size=12)
+    assert model.people == PEOPLE
+    moved = model(torch.rand(1, 3, 32, 32)) - model.decoder.mean
+    assert moved.abs().max() > 0
+
+
+def test_killed_runs_end_with_the_same_bytes(world: Any, trained: Path, tmp_path: Path) -> None:
+    """SIGKILL once a checkpoint is there; the second run goes on from it and not from the start."""
+    process = _start(world, tmp_path, _tiny())
+    checkpoint = tmp_path / "checkpoints" / "latest.pt"
+    deadline = time.monotonic() + 240
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL, "the run ended before it could be killed"
+    saved = torch.load(checkpoint, weights_only=True)["state"]
+    assert 0 < saved["step"] <= 6
+    _train_in_process(world, tmp_path)
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_a_finished_step_is_never_repeated(
+    world: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from osgap.prior import train
+
+    torch.set_num_threads(1)
+    done: list[int] = []
+    original = train.Training.advance
+
+    def advance(self: Any, *args: Any) -> None:
+        done.append(self.step)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        original(self, *args)
+
+    monkeypatch.setattr(train.Training, "advance", advance)
+    with pytest.raises(KeyboardInterrupt):
+        run(_tiny(), _inputs(world), _outputs(tmp_path), seed=7)
+    run(_tiny(), _inputs(world), _outputs(tmp_path), seed=7)
+    assert done == [0, 1, 2, 3, 2, 3, 4, 5], "checkpoints are every 2 steps: only step 2 is done twice"
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_learns(world: Any, trained: Path, tmp_path: Path) -> None:
+    """Two processes with one source each see the samples of one process with two, and average their gradients."""
+    config = _tiny().model_copy(update={"devices": 2, "sources": 1})
+    assert _start(world, tmp_path, config).wait(300) == 0
+    one, two = (load_prior(folder / "model.pt").state_dict() for folder in (trained, tmp_path))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_checkpoint_of_another_config_is_not_resumed(world: Any, tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "checkpoints", "of another computation") as checkpoints:
+        checkpoints.save({"step": 5})
+    run(_tiny(2), _inputs(world), _outputs(tmp_path), seed=7)
+    assert len(json.loads((tmp_path / "train.json").read_text())["curve"]) == 2
+
+
+def test_training_brings_the_maps_nearer(world: Any, tmp_path: Path) -> None:
+    still = AugmentConfig(brightness=0, tint=0, saturation=0, offset=0, shift=0, scale=0)
+    config = _tiny(60).model_copy(update={"learning_rate": 3e-3, "checkpoint_every": 100, "augment": still})
+    run(config, _inputs(world), _outputs(tmp_path), seed=0)
+    curve = json.loads((tmp_path / "train.json").read_text())["curve"]
+    first, last = (np.mean([point["loss"] for point in part]) for part in (curve[:10], curve[-10:]))
+    assert last < 0.8 * first
+
+
+def test_divergence_stops_with_step_and_sample(world: Any, tmp_path: Path) -> None:
+    config = _tiny().model_copy(update={"learning_rate": 1e30})
+    sample = r"map of (red|green|blue): source t\d/c\d, targets t\d/c\d, t\d/c\d"
+    with pytest.raises(UserError, match=rf"step 1: not finite: {sample}; {sample}\. .* lower prior\.learning_rate"):
+        run(config, _inputs(world), _outputs(tmp_path), seed=0)
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_broken_loss_names_the_one_sample_it_comes_from(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stops the run is the real check; only the broken target is made up, since no file can hold it."""
+    original = TrainingSamples.sample
+
+    def sample(self: TrainingSamples, plan: Any) -> Any:
+        batch = original(self, plan)
+        if plan.person == 1:
+            batch.images[1, 3, 3] = float("nan")
+        return batch
+
+    monkeypatch.setattr(TrainingSamples, "sample", sample)
+    with pytest.raises(UserError, match=r"step \d: not finite: l1 of green: source t\d/c\d, targets t\d") as caught:
+        run(_tiny(), _inputs(world), _outputs(tmp_path), seed=0)
+    assert "ssim of green" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("red", "blue", "uv of", "alpha of"))
+
+
+def test_maps_of_different_sizes_are_refused(world: Any, tmp_path: Path) -> None:
+    save_uv_gt(tmp_path / "odd.npz", torch.zeros(8, 8, 14))
+    inputs = TrainInputs((world.capture("red"),) * 2, (world.maps("red"), tmp_path / "odd.npz"), world.assets)
+    with pytest.raises(UserError, match=r"maps of different sizes \(red.npz 12, odd.npz 8\)"):
+        run(_tiny(), inputs, _outputs(tmp_path), seed=0)
+
+
+def test_nobody_to_train_on_is_an_error(world: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least one person; got 0 captures"):
+        run(_tiny(), _inputs(world, ()), _outputs(tmp_path), seed=0)
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    config = _tiny(102)
+    rates = [learning_rate(config, step) for step in range(103)]
+    assert rates[0] == pytest.approx(0.5e-3)
+    assert rates[2] == pytest.approx(1e-3)
+    assert rates[52] == pytest.approx(0.5 * (1e-3 + 1e-5))
+    assert rates[102] == pytest.approx(1e-5)
+
+
+def test_only_matrices_decay() -> None:
+    layer = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.LayerNorm(2))
+    decaying, others = parameter_groups(layer, 0.1)
+    assert [p.ndim for p in decaying["params"]] == [4]
+    assert decaying["weight_decay"] == 0.1
+    assert len(others["params"]) == 3
+    assert others["weight_decay"] == 0
+
+
+def test_mean_avatar_stands_on_the_persons_own_head(world: Any) -> None:
+    maps = load_maps([world.maps(subject) for subject in PEOPLE])
+    params = CaptureStore(world.capture("grey")).params.select(1)
+    avatar = mean_avatar(maps.mean(dim=0), world.binding, params)
+    gaussians = avatar.gaussians(world.head)
+    assert gaussians.means.shape == (1, len(world.binding), 3)
+    distance = torch.cdist(gaussians.means[0], world.head.vertices(params)[0]).amin(dim=1)
+    assert distance.max() < 0.05, "metres; without the person's translation and rotation it is some 0.1"
