@@ -2,7 +2,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from osgap.errors import UserError
-from osgap.layout import METHODS
+from osgap.evaluation.methods import METHODS
 from osgap.pipeline import Pipeline
 
 min_version("9.20")

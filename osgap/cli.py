@@ -305,8 +305,8 @@ def why(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
 
 
 def _person_files(pipeline: Pipeline, subject: str) -> PersonFiles:
+    from osgap.evaluation.methods import METHODS
     from osgap.evaluation.people import PersonFiles
-    from osgap.layout import METHODS
 
     return PersonFiles(
         subject=subject,

@@ -12,8 +12,9 @@ from typing import Any
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.config import Config, validate
 from osgap.errors import UserError
+from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
 from osgap.head.config import HeadAssets
-from osgap.layout import METHODS, PROTOCOL_TABLES, Layout
+from osgap.layout import Layout
 from osgap.provenance import code_digest
 from osgap.stages import STAGES
 from osgap.standin.config import StandinConfig

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from osgap.capture.store import CaptureStore
 from osgap.errors import UserError
+from osgap.evaluation.methods import METHODS
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
-from osgap.layout import METHODS
 from osgap.prior.mean import mean_avatar
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.uv_maps import load_uv_gt
@@ -31,7 +31,7 @@ def load_avatar(method: str, path: Path, head: HeadModel, tracked: FlameParams) 
     """The avatar of one method.
 
     Args:
-        method: one of `osgap.layout.METHODS`.
+        method: one of `osgap.evaluation.methods.METHODS`.
         path: the folder of `point_cloud.ply` and `flame_param.npz`; for `mean_avatar` the maps (`mean_uv.npz`).
         head: the head model that it is bound to.
         tracked: the person's parameters; the mean avatar, which is nobody's, takes its identity from them.

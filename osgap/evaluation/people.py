@@ -13,6 +13,7 @@ from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
 from osgap.evaluation import canvas
 from osgap.evaluation.avatars import avatar_files, load_avatar, open_store
+from osgap.evaluation.methods import METHODS
 from osgap.evaluation.protocols import (
     NOVEL_VIEW,
     SELF_REENACTMENT,
@@ -25,7 +26,6 @@ from osgap.evaluation.protocols import (
 )
 from osgap.evaluation.rendering import render_frames
 from osgap.head.model import HeadModel
-from osgap.layout import METHODS
 from osgap.prior.photo import SourcePhoto, load_photo
 from osgap.splat.avatar import Avatar
 
@@ -57,7 +57,7 @@ class Person:
 
     store: CaptureStore
     avatars: Mapping[str, Avatar]
-    """In the order of `osgap.layout.METHODS`."""
+    """In the order of `osgap.evaluation.methods.METHODS`."""
     photograph: SourcePhoto
     head: HeadModel
 

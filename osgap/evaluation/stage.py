@@ -80,7 +80,7 @@ def run(
     """Measure one method on one person.
 
     Args:
-        method: one of `osgap.layout.METHODS`.
+        method: one of `osgap.evaluation.methods.METHODS`.
         source: the photograph of the one-shot avatars, as the stage `oneshot` was told; recorded beside the numbers.
             Default is the one that `oneshot` takes by default.
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from osgap.artifacts import write_json, write_text
 from osgap.errors import UserError
+from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
 from osgap.evaluation.metrics import DEFINITIONS, HIGHER_IS_BETTER, METRICS
-from osgap.layout import METHODS, PROTOCOL_TABLES
 from osgap.provenance import Provenance
 
 SUFFIXES = ("csv", "md", "tex")

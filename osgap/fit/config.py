@@ -50,8 +50,6 @@ class LossWeights(Section):
     anchor: float = Field(default=0.0, ge=0)
     """Weight of the pull towards the initial attributes. It decides where images say nothing (inside the mouth, back of
     the head), so that the maps of different people can be compared and averaged there."""
-    mask: float = Field(default=0.0, ge=0)
-    """Weight of L1 between rendered alpha and the foreground mask. GaussianAvatars has none."""
 
 
 class FitConfig(Section):

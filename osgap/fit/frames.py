@@ -23,9 +23,6 @@ class FrameStore(Protocol):
     def images(self, frames: np.ndarray) -> np.ndarray:
         """`[B, H, W, 3]` uint8 RGB of frames `[B, 2]` (timestep, camera)."""
 
-    def masks(self, frames: np.ndarray) -> np.ndarray:
-        """`[B, H, W]` uint8 of frames `[B, 2]`."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -36,8 +33,6 @@ class Batch:
     """`[B, 2]` int64 timestep and camera."""
     images: np.ndarray
     """`[B, H, W, 3]` uint8 RGB on white."""
-    masks: np.ndarray | None
-    """`[B, H, W]` uint8, or None when not asked for."""
 
 
 def chosen(count: int, per_step: int, step: int, seed: int) -> np.ndarray:
@@ -62,7 +57,6 @@ def batches(
     steps: range,
     seed: int,
     *,
-    masks: bool,
     memory_mib: float,
 ) -> Iterator[Batch]:
     """The batches of `steps`, in order.
@@ -72,7 +66,6 @@ def batches(
         per_step: frames in one batch.
         steps: which steps to yield.
         seed: of the choice.
-        masks: whether masks are needed, too.
         memory_mib: all frames are decoded once and kept when they need at most this many MiB; otherwise each batch is
             decoded in threads a few steps ahead. The batches are the same.
     """
@@ -83,16 +76,16 @@ def batches(
     if not steps:
         return
     sample = store.images(frames[:1])
-    if len(frames) * (sample.nbytes + masks * sample.nbytes // 3) <= memory_mib * _MIB:
-        images, all_masks = store.images(frames), store.masks(frames) if masks else None
+    if len(frames) * sample.nbytes <= memory_mib * _MIB:
+        images = store.images(frames)
         for step in steps:
             index = indices(step)
-            yield Batch(step, frames[index], images[index], None if all_masks is None else all_masks[index])
+            yield Batch(step, frames[index], images[index])
         return
 
     def decode(step: int) -> Batch:
         batch = frames[indices(step)]
-        return Batch(step, batch, store.images(batch), store.masks(batch) if masks else None)
+        return Batch(step, batch, store.images(batch))
 
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="decode") as pool:
         pending: list[Future[Batch]] = [pool.submit(decode, step) for step in steps[:_AHEAD]]

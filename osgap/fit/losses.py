@@ -59,11 +59,6 @@ def anchor_loss(channels: Tensor, initial: Tensor) -> Tensor:
     return (channels - initial).square().sum(dim=-1).mean()
 
 
-def mask_loss(alpha: Tensor, masks: Tensor) -> Tensor:
-    """L1 between rendered alpha and foreground masks, both `[B, H, W]` in 0..1."""
-    return (alpha - masks).abs().mean()
-
-
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(1)
 

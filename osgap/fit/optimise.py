@@ -17,7 +17,7 @@ from osgap.checkpoint import Checkpoints
 from osgap.fit.config import FitConfig, LearningRates
 from osgap.fit.frames import Batch, FrameStore, batches
 from osgap.fit.initial import initial_attributes
-from osgap.fit.losses import anchor_loss, mask_loss, photometric_loss, position_loss, scale_loss, visibility
+from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding
@@ -138,9 +138,6 @@ class Fit:
             loss = loss + weights.scale * scale_loss(attributes.scale, visible, weights.scale_threshold)
         if weights.anchor:
             loss = loss + weights.anchor * anchor_loss(attributes.channels, self._initial)
-        if batch.masks is not None:
-            masks = torch.from_numpy(batch.masks).to(vertices.device, torch.float32) / 255
-            loss = loss + weights.mask * mask_loss(rendered.alpha, masks)
         return loss
 
     def state(self) -> dict[str, Any]:
@@ -207,7 +204,6 @@ def optimise(
         config.images_per_step,
         range(done, config.iterations),
         seed,
-        masks=config.losses.mask > 0,
         memory_mib=config.frame_memory_mib,
     )
     with _deterministic(), _termination() as terminated:

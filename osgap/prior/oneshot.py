@@ -151,4 +151,3 @@ def turned(cameras: Cameras, center: Tensor, degrees: float) -> Cameras:
     there, back = torch.eye(4), torch.eye(4)
     there[:3, 3], back[:3, 3] = -center, center
     return Cameras(cameras.world_to_camera @ back @ turn @ there, cameras.intrinsics, cameras.width, cameras.height)
-

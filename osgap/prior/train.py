@@ -254,4 +254,3 @@ def _report(training: Training, people: list[str]) -> dict[str, Any]:
         "steps": training.step,
         "curve": training.curve,
     }
-

@@ -16,8 +16,8 @@ from osgap.capture.store import CaptureStore
 from osgap.errors import UserError
 from osgap.evaluation import canvas, figures, videos
 from osgap.evaluation.config import ReportConfig
+from osgap.evaluation.methods import METHODS
 from osgap.evaluation.people import PersonFiles
-from osgap.layout import METHODS
 
 CONFIG = ReportConfig(figure_scale=1, expressions=2, video_seconds=0.5, video_fps=12, video_scale=1.5)
 

@@ -16,9 +16,9 @@ from osgap.artifacts import read_provenance
 from osgap.capture.config import SourceFrame
 from osgap.errors import UserError
 from osgap.evaluation.config import BackboneFile, EvaluationConfig, LpipsWeights
+from osgap.evaluation.methods import METHODS
 from osgap.evaluation.people import PersonFiles
 from osgap.evaluation.stage import EvaluationInputs, EvaluationOutputs, run
-from osgap.layout import METHODS
 from osgap.provenance import file_digest
 
 

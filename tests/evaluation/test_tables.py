@@ -13,9 +13,9 @@ import pytest
 
 from osgap.artifacts import write_json
 from osgap.errors import UserError
+from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
 from osgap.evaluation.metrics import METRICS
 from osgap.evaluation.tables import METHOD_NAMES, SUFFIXES, TablesInputs, TablesOutputs, run
-from osgap.layout import METHODS, PROTOCOL_TABLES
 
 PEOPLE = ("030", "x_y")
 _PSNR = {"mean_avatar": 15.0, "prior": 18.123456, "one_shot": 22.5, "fit": 30.0}

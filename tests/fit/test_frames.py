@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import pytest
 
 from osgap.fit.frames import batches, chosen
 
@@ -23,9 +22,6 @@ class Store:
         image = np.zeros((len(frames), 2, 2, 3), np.uint8)
         image[..., :2] = frames[:, None, None]
         return image
-
-    def masks(self, frames: np.ndarray) -> np.ndarray:
-        return np.full((len(frames), 2, 2), frames[:, 1, None, None], np.uint8)
 
 
 FRAMES = np.array([(t, c) for t in range(7) for c in range(3)])
@@ -51,26 +47,21 @@ def test_the_choice_depends_on_seed_and_step_alone() -> None:
     assert (chosen(21, 4, 17, seed=6) != later).any()
 
 
-@pytest.mark.parametrize("masks", [False, True])
-def test_decoding_ahead_gives_the_same_batches(masks: bool) -> None:
+def test_decoding_ahead_gives_the_same_batches() -> None:
     kept, ahead = Store(), Store()
-    first = list(batches(kept, FRAMES, 4, range(2, 15), 1, masks=masks, memory_mib=1))
-    second = list(batches(ahead, FRAMES, 4, range(2, 15), 1, masks=masks, memory_mib=0))
+    first = list(batches(kept, FRAMES, 4, range(2, 15), 1, memory_mib=1))
+    second = list(batches(ahead, FRAMES, 4, range(2, 15), 1, memory_mib=0))
     assert [batch.step for batch in first] == list(range(2, 15)) == [batch.step for batch in second]
     for a, b in zip(first, second, strict=True):
         assert (a.frames == b.frames).all()
         assert (a.images[:, 0, 0, :2] == a.frames).all()
         assert (a.images == b.images).all()
-        assert (a.masks is not None) == masks
-        if a.masks is not None:
-            assert b.masks is not None
-            assert (a.masks == b.masks).all()
     assert kept.calls == 2  # one frame for its size, then all at once
     assert any(name.startswith("decode") for name in ahead.threads)
 
 
 def test_decoding_ahead_can_be_abandoned() -> None:
-    running = batches(Store(), FRAMES, 4, range(1000), 1, masks=False, memory_mib=0)
+    running = batches(Store(), FRAMES, 4, range(1000), 1, memory_mib=0)
     next(running)
     running.close()  # type: ignore[attr-defined]
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
@@ -78,5 +69,5 @@ def test_decoding_ahead_can_be_abandoned() -> None:
 
 def test_nothing_left_to_do_reads_nothing() -> None:
     store = Store()
-    assert list(batches(store, FRAMES, 4, range(9, 9), 1, masks=False, memory_mib=1)) == []
+    assert list(batches(store, FRAMES, 4, range(9, 9), 1, memory_mib=1)) == []
     assert store.calls == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from osgap.fit.losses import anchor_loss, mask_loss, photometric_loss, position_loss, scale_loss, visibility
+from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
 from osgap.splat.image_metrics import ssim
 
 
@@ -58,11 +58,9 @@ def test_gradients_are_finite_where_nothing_exceeds(loss: Callable[..., torch.Te
     assert torch.equal(values.grad, torch.zeros(4, 3))
 
 
-def test_anchor_and_mask_losses() -> None:
+def test_anchor_loss() -> None:
     x, y = normal(6, 14), normal(6, 14, seed=1)
     assert anchor_loss(x, y).item() == pytest.approx(((x - y).numpy() ** 2).sum(1).mean())
-    a, b = normal(2, 5, 4).sigmoid(), normal(2, 5, 4, seed=2).sigmoid()
-    assert mask_loss(a, b).item() == pytest.approx(np.abs((a - b).numpy()).mean())
 
 
 def test_visibility_counts_images_in_view() -> None:

@@ -195,5 +195,3 @@ def _write_person(world: World, subject: str, color: tuple[float, float, float],
     )
     provenance = Provenance(stage="import", subject=subject, seed=0, config={}, inputs={}, code={}, versions={})
     write_store(world.capture(subject), capture, frames, sum(len(i) + len(m) for i, m in frames), provenance)
-
-

@@ -45,9 +45,7 @@ def test_everybody_is_seen_equally_often(samples: TrainingSamples) -> None:
     assert sorted(people) == sorted([0, 1, 2] * 4)
 
 
-def test_samples_depend_on_seed_and_step_only(
-    world: Any, tiny_prior: PriorConfig, samples: TrainingSamples
-) -> None:
+def test_samples_depend_on_seed_and_step_only(world: Any, tiny_prior: PriorConfig, samples: TrainingSamples) -> None:
     samples[0], samples[1]
     again = pickle.loads(pickle.dumps(_samples(world, tiny_prior)))[2]
     assert again.names == samples[2].names
