@@ -13,6 +13,8 @@ rule download:
         pipeline.layout.download("{subject}", "{sequence}"),
     log:
         pipeline.layout.log("download", "{subject}", "{sequence}"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=lambda w: pipeline.settings("download", w.subject),
         code=pipeline.code("download"),
@@ -29,6 +31,8 @@ rule import_tracking:
         pipeline.layout.capture("{subject}"),
     log:
         pipeline.layout.log("import", "{subject}"),
+    conda:
+        "../envs/osgap.yaml"
     resources:
         mem_mb=4000,
     params:

@@ -17,6 +17,8 @@ rule fit:
         ),
     log:
         pipeline.layout.log("fit", "{subject}"),
+    conda:
+        "../envs/osgap.yaml"
     threads: 4
     resources:
         mem_mb=8000,
@@ -36,6 +38,8 @@ rule bake:
         pipeline.layout.uv_gt("{subject}"),
     log:
         pipeline.layout.log("bake", "{subject}"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=pipeline.settings("bake"),
         code=pipeline.code("bake"),

@@ -20,6 +20,8 @@ rule oneshot:
         ),
     log:
         pipeline.layout.log("oneshot", "{subject}"),
+    conda:
+        "../envs/osgap.yaml"
     threads: 4
     resources:
         mem_mb=8000,

@@ -17,6 +17,8 @@ rule train:
         ),
     log:
         pipeline.layout.log("train"),
+    conda:
+        "../envs/osgap.yaml"
     threads: 8
     resources:
         mem_mb=32000,

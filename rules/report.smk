@@ -15,6 +15,8 @@ rule evaluate:
         pipeline.layout.log("evaluate", "{method}", "{subject}"),
     wildcard_constraints:
         method="|".join(METHODS),
+    conda:
+        "../envs/osgap.yaml"
     threads: 2
     resources:
         mem_mb=8000,
@@ -44,6 +46,8 @@ rule tables:
         ),
     log:
         pipeline.layout.log("tables"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=pipeline.settings("tables"),
         code=pipeline.code("tables"),
@@ -64,6 +68,8 @@ rule overview:
         ),
     log:
         pipeline.layout.log("figure", "overview"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=lambda w: pipeline.settings("figure", *pipeline.config.subjects.test),
         code=pipeline.code("figure"),
@@ -84,6 +90,8 @@ rule person_figure:
         ),
     log:
         pipeline.layout.log("figure", "person_{subject}"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=lambda w: pipeline.settings("figure", w.subject),
         code=pipeline.code("figure"),
@@ -104,6 +112,8 @@ rule cross_figure:
         ),
     log:
         pipeline.layout.log("figure", "cross_{subject}"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=lambda w: pipeline.settings("figure", w.subject),
         code=pipeline.code("figure"),
@@ -124,6 +134,8 @@ rule video:
         ),
     log:
         pipeline.layout.log("video", "{subject}"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=lambda w: pipeline.settings("video", w.subject),
         code=pipeline.code("video"),

@@ -6,6 +6,8 @@ rule standin_head:
         pipeline.head_files,
     log:
         pipeline.layout.log("standin-head"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=pipeline.settings("standin-head"),
         code=pipeline.code("standin-head"),
@@ -18,6 +20,8 @@ rule standin_catalogue:
         pipeline.catalogue_files,
     log:
         pipeline.layout.log("standin-catalogue"),
+    conda:
+        "../envs/osgap.yaml"
     params:
         settings=pipeline.settings("standin-catalogue"),
         code=pipeline.code("standin-catalogue"),
@@ -33,6 +37,8 @@ rule standin_person:
         pipeline.layout.standin_person("{subject}"),
     log:
         pipeline.layout.log("standin-person", "{subject}"),
+    conda:
+        "../envs/osgap.yaml"
     threads: 2
     params:
         settings=pipeline.settings("standin-person"),
