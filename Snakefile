@@ -17,6 +17,9 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 
+report: "rules/captions/workflow.rst"
+
+
 wildcard_constraints:
     subject=r"[A-Za-z0-9_-]+",
     sequence=r"[^/]+",

@@ -60,20 +60,6 @@ def standin_head(common: Options = Common()) -> None:
     stage.run_head(stage.HeadOutputs(common.pipeline().layout.standin_head))
 
 
-@app.command(name="standin-catalogue")
-def standin_catalogue(
-    subjects: Annotated[str | None, tyro.conf.arg(help="Comma-separated. Default is everybody.")] = None,
-    common: Options = Common(),
-) -> None:
-    """Write the tables of the stand-ins' NeRSemble tree: who performed what."""
-    from osgap.standin import nersemble
-
-    pipeline = common.pipeline()
-    outputs = nersemble.CatalogueOutputs(pipeline.layout.standin_nersemble)
-    people = subjects.split(",") if subjects else pipeline.config.subjects.all
-    nersemble.run_catalogue(people, pipeline.standin_config.sequences, outputs)
-
-
 @app.command(name="standin-person")
 def standin_person(subject: Subject, common: Options = Common()) -> None:
     """Make a stand-in person: raw captures in NeRSemble's tree, and a FLAME tracking export."""

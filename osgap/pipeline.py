@@ -21,6 +21,8 @@ from osgap.standin.config import StandinConfig
 
 URL_VARIABLE = "NERSEMBLE_DATA_URL"
 
+_SHOWN_PROBLEMS = 12  # with hundreds of subjects, one mistake is found hundreds of times
+
 
 class Pipeline:
     """One validated config with its paths.
@@ -153,12 +155,6 @@ class Pipeline:
         return self.config.capture.url or os.environ.get(URL_VARIABLE)
 
     @property
-    def catalogue_files(self) -> list[Path]:
-        """Tables of who performed what, as far as this run writes them itself."""
-        names = ("metadata_sequences.csv", "metadata_participants.csv")
-        return [self.layout.standin_nersemble / name for name in names] if self.standin else []
-
-    @property
     def downloads(self) -> bool:
         """Whether raw captures are part of the run."""
         return self.standin or self.config.capture.download
@@ -254,6 +250,8 @@ class Pipeline:
                 attempt(check_url, self.config.capture)
             for subject in self.config.subjects.all:
                 attempt(self._check_tracking, subject)
+        if len(problems) > _SHOWN_PROBLEMS:
+            problems[_SHOWN_PROBLEMS:] = [f"… and {len(problems) - _SHOWN_PROBLEMS} more of this kind"]
         if problems:
             raise UserError("\n".join(problems))
 

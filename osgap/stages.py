@@ -23,7 +23,6 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "standin-head": Stage("osgap.standin.head", ()),
-    "standin-catalogue": Stage("osgap.standin.nersemble", ()),
     "standin-person": Stage("osgap.standin.stage", ("standin",)),
     "download": Stage("osgap.capture.download", ("capture",), entry=True),
     "import": Stage("osgap.capture.importer", ("capture",), entry=True),

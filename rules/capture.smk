@@ -3,12 +3,10 @@
 
 rule download:
     input:
-        # What lies behind a data URL is no file of the run, except where stand-ins are. Their catalogue changes
-        # with every person who joins; that is no reason to fetch the others again.
+        # What lies behind a data URL is no file of the run, except where stand-ins are.
         lambda w: (
             [pipeline.layout.standin_person(w.subject)] if pipeline.standin else []
         ),
-        ancient(pipeline.catalogue_files),
     output:
         pipeline.layout.download("{subject}", "{sequence}"),
     log:

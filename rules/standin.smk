@@ -15,21 +15,6 @@ rule standin_head:
         "exec osgap standin-head --config {params.settings:q} 2> {log}"
 
 
-rule standin_catalogue:
-    output:
-        pipeline.catalogue_files,
-    log:
-        pipeline.layout.log("standin-catalogue"),
-    conda:
-        "../envs/osgap.yaml"
-    params:
-        settings=pipeline.settings("standin-catalogue"),
-        code=pipeline.code("standin-catalogue"),
-        subjects=",".join(pipeline.config.subjects.all),
-    shell:
-        "exec osgap standin-catalogue --subjects {params.subjects} --config {params.settings:q} 2> {log}"
-
-
 rule standin_person:
     input:
         pipeline.head_files,

@@ -133,12 +133,12 @@ class OneShotConfig(Section):
     """Step size of positions, rotations, scales and opacities, as a fraction of that of colours."""
     losses: RenderLosses = RenderLosses()
     prior: float = Field(0.05, ge=0)
-    """Weight of the mean squared distance from the prior's first prediction, in the same units; counts in full
-    where the photograph shows nothing."""
-    smooth: float = Field(0.05, ge=0)
-    """Weight of the mean squared difference of neighbouring texels' residuals, in the same units."""
-    mirror: float = Field(0.3, ge=0, le=1)
-    """How much a texel that is not seen trusts the one on the other side of the face, against its own neighbours."""
+    """Weight of the mean squared distance of the geometry from the prior's first prediction, in units of how much
+    people differ in each channel; counts in full where the photograph shows nothing."""
+    smooth: float = Field(0.3, ge=0)
+    """Weight of the mean squared difference between the residuals of neighbouring texels, in the same units."""
+    mirror: float = Field(0.8, ge=0, le=1)
+    """How much a texel that is not seen trusts the one on the other side of the head, against its own neighbours."""
     seen: float = Field(0.2, gt=0)
     """A Gaussian that fills this many pixels of the photograph counts as seen by one half."""
     shift: float = Field(0.03, ge=0, le=0.5)

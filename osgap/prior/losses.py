@@ -8,7 +8,7 @@ from torch import Tensor
 from osgap.fit.losses import position_loss, scale_loss
 from osgap.head.texels import TexelBinding
 from osgap.prior.config import RenderLosses
-from osgap.splat.attributes import GaussianAttributes
+from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.image_metrics import ssim
 from osgap.splat.render import Rendered
 
@@ -25,6 +25,12 @@ def image_terms(rendered: Rendered, images: Tensor, masks: Tensor) -> dict[str, 
         "ssim": 1 - ssim(rendered.rgb, images),
         "alpha": (rendered.alpha - masks).abs().mean(dim=(1, 2)),
     }
+
+
+def renderable(maps: Tensor) -> Tensor:
+    """Whether each of the maps `[B, U, U, 14]` is finite, activated scales included: bool `[B]`."""
+    scales = maps[..., CHANNELS["scale"]].exp()
+    return (torch.isfinite(maps).flatten(1).all(dim=1)) & torch.isfinite(scales).flatten(1).all(dim=1)
 
 
 def map_terms(maps: Tensor, binding: TexelBinding, losses: RenderLosses) -> dict[str, Tensor]:

@@ -112,10 +112,7 @@ def run(
         write_png(outputs.preview, _preview(photo, rig, list(maps.values())), stamp)
         write_json(outputs.report, {"subject": subject, "saw": photo.record(), "curve": curve}, stamp)
         checkpoints.clear()
-    _log.info(
-        "%s from camera %s at timestep %d of %s: photometric loss %.4f -> %.4f",
-        subject, photo.serial, photo.timestep, photo.sequence, curve[0]["l1"], curve[-1]["l1"],
-    )  # fmt: skip
+    _log.info("%s from camera %s, timestep %d of %s", subject, photo.serial, photo.timestep, photo.sequence)
 
 
 def _optimise(personal: Personalisation, checkpoints: Checkpoints, every: int) -> list[dict[str, float]]:

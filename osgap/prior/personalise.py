@@ -1,25 +1,27 @@
 """From one photograph to an avatar: the prior's prediction, then a short optimisation against that photograph.
 
-The map is `P(photo) + s * F(R)`: P the prior, whose weights move a little, R a residual map in units of the prior's
-channel scales s, and F what carries the residual to texels that the photograph does not show. Only what is seen in the
-photograph is compared with it; everything else is held by the prior, by the mirrored half of the face and by the
-residual of the texels nearby.
+The prior's weights move a little, and a residual map is added to what they predict. Only what the photograph shows is
+compared with it. Elsewhere, geometry is held near the prior's first prediction, and colours change as those that are
+seen: on the other half of the head first, then nearby.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from osgap.errors import UserError
 from osgap.prior.augment import draw_framing
 from osgap.prior.config import AugmentConfig, OneShotConfig
-from osgap.prior.losses import image_terms, map_terms
+from osgap.prior.losses import image_terms, map_terms, renderable
 from osgap.prior.model import GaussianPrior
 from osgap.prior.photo import SourcePhoto
 from osgap.prior.posing import Rig, white
@@ -31,38 +33,60 @@ from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import render
 
 
-def contribution(gaussians: Gaussians, camera: Cameras) -> Tensor:
-    """How many pixels each of N Gaussians fills in a view: the sum of its blending weights over the image, `[N]`."""
+_ENOUGH = 0.25  # of a part that must be known, so that the rest may follow it
+
+
+def contribution(gaussians: Gaussians, camera: Cameras, mask: Tensor) -> Tensor:
+    """How many pixels of a mask each of N Gaussians fills in a view: the sum of its blending weights, `[N]`.
+
+    Args:
+        camera: a batch of one.
+        mask: `[H, W]` in 0..1.
+    """
     colors = torch.zeros_like(gaussians.colors).requires_grad_()
     probe = Gaussians(gaussians.means, gaussians.rotations, gaussians.scales, gaussians.opacities, colors)
-    (weights,) = torch.autograd.grad(render(probe, camera).rgb[..., 0].sum(), colors)
+    (weights,) = torch.autograd.grad((render(probe, camera).rgb[..., 0] * mask).sum(), colors)
     return weights.reshape(-1, gaussians.count, 3)[..., 0].sum(dim=0)
 
 
-def spread(residual: Tensor, confidence: Tensor, mirror: float) -> Tensor:
-    """Fill in a residual map where confidence is low, from confident texels nearby and on the mirrored side.
+def islands(mask: Tensor) -> Tensor:
+    """The parts of a UV layout `[U, U]` that no covered texel joins (face, eyes, teeth): bool `[I, U, U]`."""
+    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
+    return torch.from_numpy(labels == np.arange(1, count + 1)[:, None, None]).to(mask.device)
 
-    A pyramid of weighted means (Burt 1988; the pull-push of Gortler et al. 1996, sec. 3.4): at every texel the finest
-    level with enough confidence decides.
+
+def spread(change: Tensor, confidence: Tensor, parts: Tensor, mirror: float) -> Tensor:
+    """Carry what is known of a map to where confidence is low.
+
+    Known are confident texels and, less so, the texels opposite to confident ones. They are spread within each part
+    by a pyramid of weighted means (the pull-push of Gortler et al. 1996, sec. 3.4): the finest level that knows
+    anything decides. In a part of which little is known (teeth between closed lips) nothing is spread.
 
     Args:
-        residual: `[U, U, C]`.
+        change: `[U, U, C]`.
         confidence: `[U, U]` in 0..1.
-        mirror: weight of the left-right mirrored map, in 0..1. Maps of heads are close to mirror-symmetric; this
-            need not be exact.
+        parts: `[I, U, U]`, see `islands`; texels next to each other in different parts have nothing to do with each
+            other (the collar may lie beside the teeth).
+        mirror: how much a texel opposite to a confident one is known, in 0..1. Layouts of heads are close to
+            mirror-symmetric; this need not be exact.
+
+    Returns:
+        `[U, U, C]`, zero outside all parts.
     """
-    values, weights = residual.movedim(-1, 0)[None], confidence[None, None]
-    filled = values * weights
-    total = weights
+    values, weights = change.movedim(-1, 0)[None], confidence[None, None]
+    known, total = values * weights, weights
     if mirror:
-        both = mirror * (1 - weights)
-        filled = filled + both * (values * weights).flip(-1)
-        total = total + both * weights.flip(-1)
-    return _pull_push(filled, total)[0].movedim(0, -1)
+        unknown = mirror * (1 - weights)
+        known = known + unknown * (values * weights).flip(-1)
+        total = total + unknown * weights.flip(-1)
+    inside = parts[:, None].to(change.dtype)
+    spread_out = _pull_push(known * inside, total * inside)
+    enough = (total * inside).sum(dim=(2, 3), keepdim=True) >= _ENOUGH * inside.sum(dim=(2, 3), keepdim=True)
+    return (torch.where(enough, spread_out, values * weights) * inside).sum(dim=0).movedim(0, -1)
 
 
 def _pull_push(weighted: Tensor, weights: Tensor) -> Tensor:
-    """Weighted values `[1, C, U, U]` and weights `[1, 1, U, U]` to values everywhere."""
+    """Values times weights `[I, C, U, U]`, and the weights `[I, 1, U, U]` in 0..1, to values everywhere."""
     size = weighted.shape[-1]
     if size == 1:
         return weighted / weights.clamp_min(1e-6)
@@ -94,11 +118,13 @@ class Personalisation:
         self.model, self.photo, self.rig, self.config, self.seed = model.eval(), photo, rig, config, seed
         self.source = prepare_source(photo.image, model.config.input_size)[None]
         with torch.no_grad():
-            self.first = model(self.source)[0]
-        """The prior's own prediction, `[U, U, 14]`."""
-        pixels = contribution(self._gaussians(self.first), photo.camera)
+            self.first = model(self.source)[0]  # [U, U, 14], the prior's own prediction
+        pixels = contribution(self._gaussians(self.first), photo.camera, photo.mask)
         covered = rig.binding.mask
-        self.confidence = torch.zeros(covered.shape).masked_scatter(covered, pixels / (pixels + config.seen))
+        self.confidence = torch.zeros(covered.shape).masked_scatter(
+            covered, pixels.square() / (pixels.square() + config.seen**2)
+        )
+        self.parts = islands(covered)
         self.scale = model.decoder.residual_scale
         self.color = torch.zeros(covered.shape[0], covered.shape[0], 3, requires_grad=True)
         self.geometry = torch.zeros(covered.shape[0], covered.shape[0], CHANNELS["color"].start, requires_grad=True)
@@ -123,7 +149,11 @@ class Personalisation:
             return self._with_residual(self.model(self.source)[0])
 
     def advance(self) -> dict[str, float]:
-        """One step; returns the terms of the loss before it."""
+        """One step; returns the terms of the loss before it.
+
+        Raises:
+            UserError: when the map or the loss is not finite.
+        """
         config, tuned = self.config, self.step < self.config.network_steps
         if tuned:
             random = np.random.default_rng(derive_seed(self.seed, "framing", self.step))
@@ -135,7 +165,11 @@ class Personalisation:
                     self.base = self.model(self.source)[0]
             base = self.base
         maps = self._with_residual(base)
+        if not renderable(maps.detach()[None]).all():
+            raise self._diverged("the map")
         loss, terms = self._loss(maps)
+        if not torch.isfinite(loss):
+            raise self._diverged(" and ".join(name for name, value in terms.items() if not torch.isfinite(value).all()))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
@@ -163,10 +197,18 @@ class Personalisation:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
+    def _diverged(self, what: str) -> UserError:
+        return UserError(
+            f"one-shot avatar of {self.photo.subject}, step {self.step}: {what} is not finite; lower "
+            f"oneshot.network_rate and oneshot.map_rate"
+        )
+
     def _with_residual(self, base: Tensor) -> Tensor:
-        color = spread(self.color, self.confidence, self.config.mirror)
-        geometry = self.geometry * self.confidence[..., None]
-        return base + torch.cat([geometry, color], dim=-1) * self.scale * self.rig.binding.mask[..., None]
+        color = CHANNELS["color"]
+        geometry = base[..., : color.start] + self.scale[: color.start] * self.geometry * self.confidence[..., None]
+        change = spread(self.color, self.confidence, self.parts, self.config.mirror)
+        colors = self.first[..., color] + self.scale[color] * change
+        return torch.cat([geometry, colors], dim=-1) * self.rig.binding.mask[..., None]
 
     def _gaussians(self, maps: Tensor) -> Gaussians:
         return self.rig.pose(maps[None], [0], [self.photo.params])
@@ -174,10 +216,15 @@ class Personalisation:
     def _loss(self, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, mask = self.config, self.rig.binding.mask
         rendered = render(self._gaussians(maps), self.photo.camera, white(maps))
-        terms = image_terms(rendered, self.photo.image[None], self.photo.mask[None])
+        image, mask_ = self.photo.image[None], self.photo.mask[None]
+        # Where the person is not, only alpha may complain: colours must not turn white to hide what sticks out.
+        inside = mask_[..., None]
+        rendered = dataclasses.replace(rendered, rgb=inside * rendered.rgb + (1 - inside) * image)
+        terms = image_terms(rendered, image, mask_)
         terms |= map_terms(maps[None], self.rig.binding, config.losses)
         total = torch.stack([getattr(config.losses, name) * value.mean() for name, value in terms.items()]).sum()
-        drift = ((maps - self.first) / self.scale)[mask]
+        geometry = slice(0, CHANNELS["color"].start)
+        drift = ((maps - self.first) / self.scale)[mask][:, geometry]
         terms["prior"] = ((1 - self.confidence[mask])[:, None] * drift.square()).mean()
         terms["smooth"] = _roughness(torch.cat([self.geometry, self.color], dim=-1))
         return total + config.prior * terms["prior"] + config.smooth * terms["smooth"], terms

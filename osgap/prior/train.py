@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osgap.artifacts import write_json, write_png
+from osgap.artifacts import read_provenance, write_json, write_png
 from osgap.checkpoint import Checkpoints
 from osgap.errors import UserError
 from osgap.head.assets import load_head
@@ -21,6 +21,7 @@ from osgap.head.texels import bind_texels
 from osgap.prior.config import PriorConfig
 from osgap.prior.data import Batch, TrainingSamples
 from osgap.prior.decoder import residual_scales
+from osgap.prior.losses import renderable
 from osgap.prior.mean import load_maps
 from osgap.prior.model import GaussianPrior, save_prior
 from osgap.prior.objective import training_loss
@@ -87,6 +88,7 @@ def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed
     samples = TrainingSamples(
         inputs.captures, maps, binding.mask, config, derive_seed(seed, "train"), fabric.global_rank, fabric.world_size
     )
+    _check_maps(inputs, maps, binding.mask, samples)
     rig = Rig.build(head.to(fabric.device), binding, samples.params)
     provenance = Provenance.collect(
         "train",
@@ -177,7 +179,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         maps = self.model(batch.sources)
-        self._check({"map": maps}, batch)
+        self._check({"map": torch.where(renderable(maps.detach()), 0.0, torch.nan)}, batch)
         loss, terms = training_loss(maps, batch, rig, self.config.losses)
         self._check(terms, batch)
         self.fabric.backward(loss)
@@ -245,6 +247,23 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _check_maps(inputs: TrainInputs, maps: Tensor, mask: Tensor, samples: TrainingSamples) -> None:
+    """Every map must be of the person of the capture beside it, and of this head."""
+    for path, fitted, store in zip(inputs.maps, maps, samples.stores, strict=True):
+        source = read_provenance(path)
+        if source is not None and source["subject"] not in (None, store.subject):
+            raise UserError(
+                f"{path}: is the map of {source['subject']}, but stands beside the capture of {store.subject}; list "
+                f"captures and maps in one order"
+            )
+        outside = int((fitted != 0).any(dim=-1)[~mask].sum())
+        if outside:
+            raise UserError(
+                f"{path}: {outside} texels are filled that the head's UV layout does not cover; it was fitted on "
+                f"another head model: fit and bake it again with this one"
+            )
 
 
 def _report(training: Training, people: list[str]) -> dict[str, Any]:

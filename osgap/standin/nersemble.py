@@ -12,10 +12,10 @@ import functools
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from nersemble_data.constants import ASSETS, SEQUENCE_NAMES
 
 from osgap.artifacts import write_text
@@ -31,26 +31,15 @@ _QUALITY = "10"  # x264's constant rate factor: visually lossless
 _LEVELS = 4096 * 4  # of linear light, fine enough for the darkest codes
 
 
-@dataclass(frozen=True)
-class CatalogueOutputs:
-    """Tables of who performed what."""
+def publish(root: Path, subject: str, sequences: Sequence[str]) -> None:
+    """Enter a person into the tree's two tables, `metadata_sequences.csv` and `metadata_participants.csv`.
 
-    folder: Path
-    """Root of the NeRSemble tree."""
+    People join one by one, in any order and at the same time; the tables are sorted, so they end up the same.
 
-    @property
-    def sequences(self) -> Path:
-        """Table of sequences per person."""
-        return self.folder / ASSETS["global"]["metadata_sequences"]
-
-    @property
-    def participants(self) -> Path:
-        """Table of persons."""
-        return self.folder / ASSETS["global"]["metadata_participants"]
-
-
-def run_catalogue(subjects: Sequence[str], sequences: Sequence[str], outputs: CatalogueOutputs) -> None:
-    """Write the two tables: an `x` for each sequence that a person performed.
+    Args:
+        root: of the NeRSemble tree.
+        subject: the person's name, in digits.
+        sequences: that the person performed; each gets an `x`.
 
     Raises:
         UserError: a subject that is no number, or a sequence that NeRSemble does not have.
@@ -58,10 +47,24 @@ def run_catalogue(subjects: Sequence[str], sequences: Sequence[str], outputs: Ca
     for sequence in sequences:
         if sequence not in SEQUENCE_NAMES:
             raise UserError(f"{sequence!r} is no NeRSemble sequence; known are {', '.join(SEQUENCE_NAMES)}")
-    numbers = sorted({participant_number(subject) for subject in subjects})
+    number = participant_number(subject)
     marks = ["x" if name in sequences else "" for name in SEQUENCE_NAMES]
-    _write_table(outputs.sequences, [["ID", *SEQUENCE_NAMES], *([number, *marks] for number in numbers)])
-    _write_table(outputs.participants, [["ID", "wears_glasses"], *([number, ""] for number in numbers)])
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".tables.lock"):
+        for asset, head, row in (
+            ("metadata_sequences", SEQUENCE_NAMES, marks),
+            ("metadata_participants", ["wears_glasses"], [""]),
+        ):
+            path = root / ASSETS["global"][asset]
+            rows = {**_read_table(path), number: row}
+            _write_table(path, [["ID", *head], *([key, *rows[key]] for key in sorted(rows))])
+
+
+def _read_table(path: Path) -> dict[int, list[str]]:
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {int(row[0]): row[1:] for row in list(csv.reader(file))[1:]}
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:

@@ -106,6 +106,7 @@ def run(
             os.sync()  # once: a thousand small files take seconds to sync one by one
             _move_into_place(recordings, outputs.nersemble)
             _move_into_place(exports, outputs.tracking)
+        nersemble.publish(outputs.nersemble, subject, config.sequences)
         write_json(outputs.manifest, {"subject": subject, "files": files}, provenance.as_dict())
     _log.info("%s: %d files of stand-in person %s", outputs.manifest, len(files), subject)
 

@@ -256,6 +256,14 @@ def test_resuming_repeats_no_step_before_the_checkpoint(
         assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name
 
 
+def test_divergence_names_person_and_step(world: Any, prior: Path, tmp_path: Path) -> None:
+    inputs = OneShotInputs(world.capture("grey"), prior, world.assets)
+    config = OneShotConfig(network_steps=2, map_steps=2, map_rate=1e30)
+    with pytest.raises(UserError, match=r"grey, step 1: the map is not finite; lower oneshot\.network_rate"):
+        run(config, None, inputs, _outputs(tmp_path), subject="grey", seed=0)
+    assert not (tmp_path / "point_cloud.ply").exists()
+
+
 def test_contribution_is_the_pixels_that_a_gaussian_fills() -> None:
     store = Gaussians(
         means=torch.tensor([[0.0, 0, 2], [0, 0, 3], [5, 5, 2]]),  # a near one, one hidden behind it, one outside

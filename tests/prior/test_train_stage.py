@@ -217,6 +217,19 @@ def test_maps_of_different_sizes_are_refused(world: Any, tmp_path: Path) -> None
         run(_tiny(), inputs, _outputs(tmp_path), seed=0)
 
 
+def test_maps_of_others_and_of_other_heads_are_refused(world: Any, tmp_path: Path) -> None:
+    captures = (world.capture("red"), world.capture("blue"))
+    save_uv_gt(tmp_path / "blue.npz", load_uv_gt(world.maps("blue")), {"subject": "green"})
+    inputs = TrainInputs(captures, (world.maps("red"), tmp_path / "blue.npz"), world.assets)
+    with pytest.raises(UserError, match=r"blue\.npz: is the map of green, but stands beside the capture of blue"):
+        run(_tiny(), inputs, _outputs(tmp_path), seed=0)
+    save_uv_gt(tmp_path / "blue.npz", torch.ones(12, 12, 14))
+    uncovered = int((~world.binding.mask).sum())
+    assert uncovered > 0
+    with pytest.raises(UserError, match=rf"blue\.npz: {uncovered} texels are filled"):
+        run(_tiny(), inputs, _outputs(tmp_path), seed=0)
+
+
 def test_nobody_to_train_on_is_an_error(world: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least one person; got 0 captures"):
         run(_tiny(), _inputs(world, ()), _outputs(tmp_path), seed=0)

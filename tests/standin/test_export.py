@@ -25,7 +25,7 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.params import load_flame_param
 from osgap.standin.config import StandinConfig
-from osgap.standin.nersemble import CatalogueOutputs, color_corrections, run_catalogue, uncorrect
+from osgap.standin.nersemble import color_corrections, publish, uncorrect
 from osgap.standin.rig import FRONTAL, make_rig
 from osgap.standin.stage import HeadOutputs, PersonOutputs, run, run_head
 from osgap.standin.tracking import held_out, union_folder, write_union_transforms
@@ -87,7 +87,8 @@ def export(assets: HeadAssets, tmp_path_factory: pytest.TempPathFactory) -> Expo
 def test_nersembles_own_reader_finds_people_and_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nersemble_data.util import metadata
 
-    run_catalogue(["102", "7"], SEQUENCES, CatalogueOutputs(tmp_path))
+    for subject in ("102", "7", "102"):
+        publish(tmp_path, subject, SEQUENCES)
     monkeypatch.setattr(metadata, "NERSEMBLE_DATA_URL", tmp_path.as_uri())
     reader = metadata.NeRSembleMetadata()
     assert reader.list_participants() == [7, 102]
@@ -289,7 +290,7 @@ def test_manifest_lists_every_file_and_says_where_they_come_from(export: Export)
         f"{root.name}/{path.relative_to(root)}"
         for root in (export.outputs.nersemble, export.outputs.tracking)
         for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not path.name.startswith((".", "metadata_"))  # the tables are everybody's
     }
     assert set(manifest["files"]) == found
     provenance = read_provenance(export.outputs.manifest)
@@ -391,4 +392,4 @@ def test_bad_requests_leave_nothing_behind(
 
 def test_the_catalogue_knows_its_sequences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'EXP-99' is no NeRSemble sequence"):
-        run_catalogue(["7"], ["EXP-99"], CatalogueOutputs(tmp_path))
+        publish(tmp_path, "7", ["EXP-99"])
