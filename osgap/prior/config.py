@@ -122,16 +122,17 @@ class OneShotConfig(Section):
     """Personalisation from one photograph. Steps of the network come first, then steps of the map."""
 
     network_steps: int = Field(40, ge=0)
-    """Steps that tune all weights of the prior and the residual map."""
+    """Steps that tune the residual map and the prior's weights (for its geometry; its colours stay)."""
     map_steps: int = Field(160, ge=0)
     """Steps that tune the residual map only."""
-    network_rate: float = Field(1e-4, gt=0)
+    network_rate: float = Field(2e-4, gt=0)
     """Adam's step size for the prior's weights."""
     map_rate: float = Field(0.05, gt=0)
     """Adam's step size for the residual map, in units of how much people differ in each channel."""
     geometry_rate: float = Field(0.2, ge=0, le=1)
     """Step size of positions, rotations, scales and opacities, as a fraction of that of colours."""
-    losses: RenderLosses = RenderLosses()
+    losses: RenderLosses = RenderLosses(alpha=3)
+    """Colours are compared where the mask is, coverage everywhere: hence the larger `alpha`."""
     prior: float = Field(0.05, ge=0)
     """Weight of the mean squared distance of the geometry from the prior's first prediction, in units of how much
     people differ in each channel; counts in full where the photograph shows nothing."""

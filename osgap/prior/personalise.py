@@ -1,8 +1,8 @@
 """From one photograph to an avatar: the prior's prediction, then a short optimisation against that photograph.
 
-The prior's weights move a little, and a residual map is added to what they predict. Only what the photograph shows is
-compared with it. Elsewhere, geometry is held near the prior's first prediction, and colours change as those that are
-seen: on the other half of the head first, then nearby.
+The prior's weights move a little, which changes the geometry that it predicts, and a residual map corrects geometry and
+colours. Only what the photograph shows is compared with it. Elsewhere, geometry is held near the prior's first
+prediction, and colours change as those that are seen: on the other half of the head first, then nearby.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from osgap.splat.attributes import CHANNELS
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import render
-
 
 _ENOUGH = 0.25  # of a part that must be known, so that the rest may follow it
 
@@ -214,18 +213,18 @@ class Personalisation:
         return self.rig.pose(maps[None], [0], [self.photo.params])
 
     def _loss(self, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        config, mask = self.config, self.rig.binding.mask
+        config, covered = self.config, self.rig.binding.mask
         rendered = render(self._gaussians(maps), self.photo.camera, white(maps))
-        image, mask_ = self.photo.image[None], self.photo.mask[None]
+        image, mask = self.photo.image[None], self.photo.mask[None]
         # Where the person is not, only alpha may complain: colours must not turn white to hide what sticks out.
-        inside = mask_[..., None]
+        inside = mask[..., None]
         rendered = dataclasses.replace(rendered, rgb=inside * rendered.rgb + (1 - inside) * image)
-        terms = image_terms(rendered, image, mask_)
+        terms = image_terms(rendered, image, mask)
         terms |= map_terms(maps[None], self.rig.binding, config.losses)
         total = torch.stack([getattr(config.losses, name) * value.mean() for name, value in terms.items()]).sum()
         geometry = slice(0, CHANNELS["color"].start)
-        drift = ((maps - self.first) / self.scale)[mask][:, geometry]
-        terms["prior"] = ((1 - self.confidence[mask])[:, None] * drift.square()).mean()
+        drift = ((maps - self.first) / self.scale)[covered][:, geometry]
+        terms["prior"] = ((1 - self.confidence[covered])[:, None] * drift.square()).mean()
         terms["smooth"] = _roughness(torch.cat([self.geometry, self.color], dim=-1))
         return total + config.prior * terms["prior"] + config.smooth * terms["smooth"], terms
 

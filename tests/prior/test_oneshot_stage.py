@@ -21,7 +21,7 @@ from osgap.prior.decoder import residual_scales
 from osgap.prior.mean import load_maps, mean_avatar
 from osgap.prior.model import GaussianPrior, save_prior
 from osgap.prior.oneshot import OneShotInputs, OneShotOutputs, run, turned
-from osgap.prior.personalise import Personalisation, contribution, spread
+from osgap.prior.personalise import Personalisation, contribution, islands, spread
 from osgap.prior.photo import load_photo
 from osgap.prior.posing import Rig, white
 from osgap.splat.avatar import Avatar
@@ -265,7 +265,7 @@ def test_divergence_names_person_and_step(world: Any, prior: Path, tmp_path: Pat
 
 
 def test_contribution_is_the_pixels_that_a_gaussian_fills() -> None:
-    store = Gaussians(
+    gaussians = Gaussians(
         means=torch.tensor([[0.0, 0, 2], [0, 0, 3], [5, 5, 2]]),  # a near one, one hidden behind it, one outside
         rotations=torch.tensor([[1.0, 0, 0, 0]]).expand(3, 4),
         scales=torch.full((3, 3), 0.2),
@@ -273,28 +273,46 @@ def test_contribution_is_the_pixels_that_a_gaussian_fills() -> None:
         colors=torch.rand(3, 3),
     )
     camera = Cameras(torch.eye(4)[None], torch.tensor([[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]]), 16, 16)
-    pixels = contribution(store, camera)
-    alpha = render(store, camera).alpha.sum()
-    torch.testing.assert_close(pixels.sum(), alpha, rtol=1e-4, atol=1e-3)
+    pixels = contribution(gaussians, camera, torch.ones(16, 16))
+    alpha = render(gaussians, camera).alpha[0]
+    torch.testing.assert_close(pixels.sum(), alpha.sum(), rtol=1e-4, atol=1e-3)
     assert pixels[0] > 20 > pixels[1]
     assert pixels[2] == 0
+    left = torch.zeros(16, 16)
+    left[:, :8] = 1
+    torch.testing.assert_close(contribution(gaussians, camera, left).sum(), alpha[:, :8].sum(), rtol=1e-4, atol=1e-3)
 
 
-def test_spread_keeps_what_is_seen_and_fills_in_the_rest() -> None:
-    residual = torch.zeros(9, 9, 1)
-    residual[4, 1] = 1  # seen: one texel left of the middle column, another far right and below
-    residual[8, 8] = -1
-    confidence = torch.zeros(9, 9)
-    confidence[4, 1] = confidence[8, 8] = 1
-    near = spread(residual, confidence, mirror=0)[..., 0]
-    assert near[4, 1] == 1
-    assert near[8, 8] == -1
-    assert near[4, 2] > 0.5
-    assert near[7, 8] < -0.1
-    mirrored = spread(residual, confidence, mirror=1)[..., 0]
-    assert mirrored[4, 1] == 1
-    assert mirrored[4, 7] > 0.9, "the texel across the middle"
-    assert near[4, 7] < mirrored[4, 7]
+def test_spread_keeps_what_is_known_and_fills_in_the_rest() -> None:
+    everything = torch.ones(1, 9, 9, dtype=torch.bool)
+    change, confidence = torch.zeros(9, 9, 1), torch.zeros(9, 9)
+    change[:, :4], change[:, 6] = 1, -1  # left of the middle, and one column near the right border
+    confidence[:, 1:4] = confidence[:, 6] = 1
+    near = spread(change, confidence, everything, mirror=0)[..., 0]
+    assert torch.equal(near[:, 1:4], torch.ones(9, 3)), "known texels stay as they are"
+    assert torch.equal(near[:, 6], -torch.ones(9))
+    assert (near[:, 0] > 0.9).all()
+    assert (near[:, 8] < -0.4).all()
+    mirrored = spread(change, confidence, everything, mirror=1)[..., 0]
+    torch.testing.assert_close(mirrored[:, 7], torch.ones(9), msg="across the middle, in spite of the neighbours")
+    assert torch.equal(mirrored[:, 6], -torch.ones(9)), "what is seen wins"
+
+
+def test_spread_stays_within_a_part_and_needs_enough_to_go_by() -> None:
+    mask = torch.ones(10, 10, dtype=torch.bool)
+    mask[6] = False
+    parts = islands(mask)
+    assert parts.shape == (2, 10, 10)
+    assert torch.equal(parts.any(dim=0), mask)
+    change, confidence = torch.zeros(10, 10, 1), torch.zeros(10, 10)
+    change[:3], confidence[:3] = 1, 1  # half of the upper part is known
+    change[9, 0], confidence[9, 0] = 5, 1  # and one texel of the lower
+    out = spread(change, confidence, parts, mirror=0.8)[..., 0]
+    assert (out[3:6] > 0.9).all()
+    assert out[9, 0] == 5
+    lower = out[7:].clone()
+    lower[2, 0] = 0
+    assert not lower.any(), "one texel of thirty says nothing about the others"
 
 
 def test_preview_camera_turns_about_the_head(world: Any) -> None:
