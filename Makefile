@@ -11,7 +11,6 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 READY := $(VENV)/.ready
-UV_QUIET := -q
 
 demo: $(READY)
 	snakemake --profile profiles/demo
@@ -53,8 +52,8 @@ $(READY): envs/requirements.txt envs/uv.txt pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "could not make $(VENV): install the venv module (Debian: python3-venv)"; exit 1; }
 	@test -x $(VENV)/bin/uv || $(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r envs/uv.txt
-	uv pip sync $(UV_QUIET) --require-hashes --python $(VENV)/bin/python envs/requirements.txt
-	uv pip install $(UV_QUIET) --no-deps --no-build-isolation --python $(VENV)/bin/python -e .
+	uv pip sync -q --require-hashes --python $(VENV)/bin/python envs/requirements.txt
+	uv pip install -q --no-deps --no-build-isolation --python $(VENV)/bin/python -e .
 	@touch $@
 
 lock: $(READY)

@@ -107,12 +107,10 @@ def write_npz(
     path: Path | str,
     arrays: Mapping[str, np.ndarray],
     provenance: Mapping[str, Any] | None = None,
-    *,
-    compressed: bool = True,
 ) -> None:
     """Write an `.npz` whose bytes depend on its content only; provenance goes into the archive's comment."""
     with atomic_path(path) as temporary:
-        (np.savez_compressed if compressed else np.savez)(temporary, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         if provenance is not None:
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.comment = json.dumps(provenance, sort_keys=True).encode()

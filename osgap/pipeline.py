@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.capture.nersemble import participant_of
 from osgap.config import Config, validate
 from osgap.errors import UserError
 from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
@@ -87,15 +88,7 @@ class Pipeline:
 
     def participant(self, subject: str) -> int:
         """NeRSemble's number of a subject."""
-        participant = self.entry(subject).participant
-        if participant is not None:
-            return participant
-        if not subject.isdecimal():
-            raise UserError(
-                f"subject {subject}: its NeRSemble participant number is not known; name the subject by the number, "
-                f"or set subjects.entries.{subject}.participant"
-            )
-        return int(subject)
+        return participant_of(subject, self.entry(subject))
 
     def sequences(self, subject: str) -> list[str]:
         """Sequences that are imported for a subject."""
