@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.errors import UserError
 from osgap.evaluation.config import EvaluationConfig, ReportConfig
+from osgap.exchange.config import ExchangeConfig
 from osgap.fit.config import FitConfig
 from osgap.head.config import HeadAssets
 from osgap.prior.config import OneShotConfig, PriorConfig
@@ -92,6 +93,7 @@ class Config(Section):
     capture: CaptureConfig = CaptureConfig()
     standin: StandinConfig | None = None
     """Procedural people in place of licensed data. None in a real run."""
+    exchange: ExchangeConfig = ExchangeConfig()
     fit: FitConfig = FitConfig()
     prior: PriorConfig = PriorConfig()
     oneshot: OneShotConfig = OneShotConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from nersemble_data.constants import SEQUENCE_NAMES, SERIALS
 from pydantic import Field, field_validator
@@ -78,8 +78,17 @@ class CaptureConfig(Section):
     """Sequences to download, by NeRSemble's names. Default is the ten of the paper."""
     serials: list[str] = Field(default=list(SERIALS))
     """Serials of the cameras to download. Default is all 16."""
+    connections: int = Field(default=4, ge=1, le=32)
+    """Videos that one download job fetches and verifies at once."""
+    frames: Literal["export", "videos"] = "export"
+    """Where frames come from: the images of the tracking export, or the raw videos, colour-corrected, cut out with the
+    export's masks and laid on white (for exports without images). NeRSemble's benchmark always has videos."""
+    width: int | None = Field(default=None, ge=16, le=4096)
+    """Width of the stored frames in pixels; height and intrinsics follow. Default is the source's own: the tracking
+    export's, or the benchmark videos'."""
     tracking: str | None = None
-    """Folder of a subject's FLAME tracking export in VHAP's layout. `{subject}` and `{participant}` are replaced
+    """Folder of a subject's FLAME tracking: an export in VHAP's layout (as GaussianAvatars released them, too), or a
+    participant's folder of NeRSemble's benchmark. `{subject}` and `{participant}` are replaced
     (`{participant:03d}` pads), and `*`, `?` and `[…]` may stand for the rest of the name if exactly one folder fits:
     `data/tracking/UNION10_{subject}_*`."""
     held_out_camera: str = "222200037"

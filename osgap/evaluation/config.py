@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from osgap.section import Section
-
-
-class BackboneFile(Section):
-    """A local file with ImageNet weights; nothing is ever downloaded."""
-
-    path: Path
-    """State dict of torchvision's network, as torchvision distributes it. Absent file: the metric is left empty."""
-    sha256: str = Field(pattern=r"^[0-9a-f]{8,64}$")
-    """SHA-256 of the file in lower-case hex, or its beginning (torchvision's file names carry the first eight)."""
+from osgap.weights import WeightFile
 
 
 class LpipsWeights(Section):
     """Backbones of LPIPS (Zhang et al., CVPR 2018); its linear heads (version 0.1) come with torchmetrics."""
 
-    alex: BackboneFile | None = None
+    alex: WeightFile | None = None
     """AlexNet; torchvision's `alexnet-owt-7be5be79.pth`. Default is none: `lpips_alex` is left empty."""
-    vgg: BackboneFile | None = None
+    vgg: WeightFile | None = None
     """VGG-16; torchvision's `vgg16-397923af.pth`. Default is none: `lpips_vgg` is left empty."""
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from osgap.errors import UserError
-from osgap.evaluation.config import BackboneFile, LpipsWeights
-from osgap.provenance import file_digest
+from osgap.evaluation.config import LpipsWeights
+from osgap.weights import WeightFile, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +24,7 @@ def why_missing(weights: LpipsWeights) -> dict[Net, str]:
     """For each network that cannot be used, the sentence that belongs into a footnote; no paths in it."""
     reasons: dict[Net, str] = {}
     for net, backbone in BACKBONES.items():
-        file: BackboneFile | None = getattr(weights, net)
+        file: WeightFile | None = getattr(weights, net)
         if file is None:
             reasons[net] = f"not measured: no {backbone} weights are configured (evaluation.lpips.{net})"
         elif not file.path.is_file():
@@ -43,22 +42,13 @@ def load_networks(weights: LpipsWeights, device: torch.device | str = "cpu") -> 
     return {net: load_network(net, getattr(weights, net)).to(device) for net in BACKBONES if net not in missing}
 
 
-def load_network(net: Net, file: BackboneFile) -> nn.Module:
+def load_network(net: Net, file: WeightFile) -> nn.Module:
     """LPIPS v0.1 with linear heads from torchmetrics and the backbone from `file`; call it through `distances`.
 
     Raises:
         UserError: when the file's checksum or content is not what the config and the network say.
     """
-    found = file_digest(file.path)
-    if not found.startswith(file.sha256):
-        raise UserError(
-            f"evaluation.lpips.{net}: {file.path} has SHA-256 {found}, the config says {file.sha256}. "
-            f"Fetch the file again, or correct evaluation.lpips.{net}.sha256."
-        )
-    try:
-        state = torch.load(file.path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"evaluation.lpips.{net}: {file.path} is no PyTorch state dict: {error}") from error
+    state = read_weights(file, f"evaluation.lpips.{net}")
 
     # torchmetrics and torchvision take seconds to import, so only who measures LPIPS pays for them.
     from torchmetrics.functional.image.lpips import _LPIPS
@@ -68,7 +58,7 @@ def load_network(net: Net, file: BackboneFile) -> nn.Module:
     return network.eval()
 
 
-def _slices(wanted: Mapping[str, Tensor], state: object, net: Net, file: BackboneFile) -> dict[str, Tensor]:
+def _slices(wanted: Mapping[str, Tensor], state: object, net: Net, file: WeightFile) -> dict[str, Tensor]:
     """Rename torchvision's `features.<i>.*` to torchmetrics' `slice<k>.<i>.*`."""
     if not isinstance(state, Mapping):
         raise UserError(f"evaluation.lpips.{net}: {file.path} holds a {type(state).__name__}, not a state dict")

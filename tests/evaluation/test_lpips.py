@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from osgap.errors import UserError
-from osgap.evaluation.config import BackboneFile, LpipsWeights
+from osgap.evaluation.config import LpipsWeights
 from osgap.evaluation.lpips import Net, distances, load_network, load_networks, why_missing
 from osgap.provenance import file_digest
+from osgap.weights import WeightFile
 
 pytestmark = pytest.mark.slow  # torchmetrics and torchvision take seconds to import
 
@@ -25,14 +26,14 @@ def _backbone(net: Net) -> torch.nn.Module:
     return torchvision.models.alexnet() if net == "alex" else torchvision.models.vgg16(init_weights=False)
 
 
-def _save_features(net: Net, path: Path) -> BackboneFile:
+def _save_features(net: Net, path: Path) -> WeightFile:
     """Random weights of the convolutions; the classifier, which LPIPS does not use, would be half a gigabyte."""
     torch.save({f"features.{k}": v for k, v in _backbone(net).features.state_dict().items()}, path)  # type: ignore[union-attr]
-    return BackboneFile(path=path, sha256=file_digest(path))
+    return WeightFile(path=path, sha256=file_digest(path))
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[Net, BackboneFile]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[Net, WeightFile]:
     folder = tmp_path_factory.mktemp("weights")
     return {net: _save_features(net, folder / f"{net}.pth") for net in ("alex", "vgg")}
 
@@ -55,7 +56,7 @@ def test_equals_torchmetrics_class(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     reference = LearnedPerceptualImagePatchSimilarity(net_type="alex")  # takes images in [-1, 1]
 
-    network = load_network("alex", BackboneFile(path=cached, sha256=file_digest(cached)[:8]))
+    network = load_network("alex", WeightFile(path=cached, sha256=file_digest(cached)[:8]))
     first, second = _images()
     ours = distances(network, first, second)
     for i, value in enumerate(ours):
@@ -65,7 +66,7 @@ def test_equals_torchmetrics_class(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_equals_the_formula(net: Net, files: dict[Net, BackboneFile]) -> None:
+def test_equals_the_formula(net: Net, files: dict[Net, WeightFile]) -> None:
     """Zhang et al. 2018, eq. 1: unit-normalised features, squared differences, learned weights, spatial means."""
     import torchmetrics
 
@@ -88,13 +89,13 @@ def test_equals_the_formula(net: Net, files: dict[Net, BackboneFile]) -> None:
     assert ours.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
-def test_equal_images_have_distance_zero(files: dict[Net, BackboneFile]) -> None:
+def test_equal_images_have_distance_zero(files: dict[Net, WeightFile]) -> None:
     first, _ = _images()
     assert distances(load_network("alex", files["alex"]), first, first).tolist() == [0.0, 0.0]
 
 
-def test_only_present_files_are_used(files: dict[Net, BackboneFile], tmp_path: Path) -> None:
-    absent = BackboneFile(path=tmp_path / "vgg16-397923af.pth", sha256="397923af")
+def test_only_present_files_are_used(files: dict[Net, WeightFile], tmp_path: Path) -> None:
+    absent = WeightFile(path=tmp_path / "vgg16-397923af.pth", sha256="397923af")
     weights = LpipsWeights(alex=files["alex"], vgg=absent)
     assert list(load_networks(weights)) == ["alex"]
     reasons = why_missing(weights)
@@ -104,13 +105,13 @@ def test_only_present_files_are_used(files: dict[Net, BackboneFile], tmp_path: P
     assert set(why_missing(LpipsWeights())) == {"alex", "vgg"}
 
 
-def test_another_checksum_is_refused(files: dict[Net, BackboneFile]) -> None:
-    wrong = BackboneFile(path=files["alex"].path, sha256="7be5be79")
+def test_another_checksum_is_refused(files: dict[Net, WeightFile]) -> None:
+    wrong = WeightFile(path=files["alex"].path, sha256="7be5be79")
     with pytest.raises(UserError, match=r"alex\.pth has SHA-256 .* the config says 7be5be79"):
         load_network("alex", wrong)
 
 
-def test_another_network_is_refused(files: dict[Net, BackboneFile]) -> None:
+def test_another_network_is_refused(files: dict[Net, WeightFile]) -> None:
     with pytest.raises(UserError, match=r"vgg\.pth is not torchvision's AlexNet: features\.0\.weight"):
         load_network("alex", files["vgg"])
 
@@ -119,8 +120,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "alex.pth"
     text.write_text("not weights")
     with pytest.raises(UserError, match="no PyTorch state dict"):
-        load_network("alex", BackboneFile(path=text, sha256=file_digest(text)))
+        load_network("alex", WeightFile(path=text, sha256=file_digest(text)))
     tensor = tmp_path / "tensor.pth"
     torch.save(torch.zeros(3), tensor)
     with pytest.raises(UserError, match="holds a Tensor"):
-        load_network("alex", BackboneFile(path=tensor, sha256=file_digest(tensor)))
+        load_network("alex", WeightFile(path=tensor, sha256=file_digest(tensor)))

@@ -15,11 +15,12 @@ from evaluation.people import HEIGHT, SEQUENCES, SERIALS, WIDTH, World, default_
 from osgap.artifacts import read_provenance
 from osgap.capture.config import SourceFrame
 from osgap.errors import UserError
-from osgap.evaluation.config import BackboneFile, EvaluationConfig, LpipsWeights
+from osgap.evaluation.config import EvaluationConfig, LpipsWeights
 from osgap.evaluation.methods import METHODS
 from osgap.evaluation.people import PersonFiles
 from osgap.evaluation.stage import EvaluationInputs, EvaluationOutputs, run
 from osgap.provenance import file_digest
+from osgap.weights import WeightFile
 
 
 def _evaluate(
@@ -80,7 +81,7 @@ def test_lpips_is_measured_with_the_configured_weights(world: World, anna: Perso
     torch.manual_seed(1)
     features = torchvision.models.alexnet().features.state_dict()
     torch.save({f"features.{name}": value for name, value in features.items()}, tmp_path / "alex.pth")
-    file = BackboneFile(path=tmp_path / "alex.pth", sha256=file_digest(tmp_path / "alex.pth"))
+    file = WeightFile(path=tmp_path / "alex.pth", sha256=file_digest(tmp_path / "alex.pth"))
     config = EvaluationConfig(lpips=LpipsWeights(alex=file))
     results = [_evaluate(world, anna, method, tmp_path, config=config) for method in ("mean_avatar", "fit")]
     assert set(results[0]["missing"]) == {"lpips_vgg"}

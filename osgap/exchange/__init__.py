@@ -1,0 +1,1 @@
+"""Files of other programs: what they made, read; what they open, written."""
