@@ -7,6 +7,7 @@ exactly the mean.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,11 +43,13 @@ class UVDecoder(nn.Module):
         return (self.mean + self.residual_scale * residual) * self.mask[..., None]
 
 
-def residual_scales(maps: Tensor, mask: Tensor, floor: float = 0.02) -> Tensor:
+def residual_scales(maps: Tensor, mask: Tensor) -> Tensor:
     """How much each channel differs between people: `[P, S, S, 14]` and `[S, S]` -> `[14]`.
 
-    The standard deviation over people, pooled over covered texels; at least `floor`, so that a channel in which the
-    training people agree (or a single person) can still be corrected.
+    The standard deviation over people, pooled over covered texels; at least half of that over all texels of all people,
+    which is what few people (or a single one) leave to go by: with many, the two are about equal.
     """
     covered = maps[:, mask]  # [P, N, 14]
-    return (covered - covered.mean(dim=0)).square().mean(dim=(0, 1)).sqrt().clamp_min(floor)
+    between = (covered - covered.mean(dim=0)).square().mean(dim=(0, 1)).sqrt()
+    overall = (covered - covered.mean(dim=(0, 1))).square().mean(dim=(0, 1)).sqrt()
+    return torch.maximum(between, 0.5 * overall).clamp_min(1e-3)

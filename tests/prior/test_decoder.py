@@ -57,11 +57,17 @@ def test_residuals_are_scaled_per_channel_and_masked(mask: torch.Tensor) -> None
 
 
 def test_residual_scales_are_the_spread_between_people(mask: torch.Tensor) -> None:
-    texture = torch.randn(12, 12, 14)
+    texture = torch.randn(12, 12, 14) * 0.1
     maps = torch.stack([texture - 0.3, texture + 0.3]) * mask[..., None]
-    maps[..., 0] = 0  # people agree here
-    scales = residual_scales(maps, mask, floor=0.02)
-    torch.testing.assert_close(scales, torch.tensor([0.02, *[0.3] * 13]))
+    maps[..., 0] = 0  # people agree here, everywhere
+    scales = residual_scales(maps, mask)
+    torch.testing.assert_close(scales, torch.tensor([1e-3, *[0.3] * 13]))
+
+
+def test_one_person_alone_still_leaves_room_for_others(mask: torch.Tensor) -> None:
+    texture = torch.randn(1, 12, 12, 14) * torch.arange(1.0, 15.0)
+    spread = texture[:, mask].std(dim=(0, 1), correction=0)
+    torch.testing.assert_close(residual_scales(texture, mask), 0.5 * spread)
 
 
 def test_masked_l1_leaves_out_uncovered_texels(mask: torch.Tensor) -> None:
