@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import pytest
 import scipy.sparse
 import torch
 
+from head.python2 import ch, chumpy, chumpy_object, write_python2
 from osgap.errors import UserError
+from osgap.head import releases
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.releases import identify
 
 SmallHead = Any  # the class in conftest.py, which is not importable
 
@@ -172,3 +176,105 @@ def test_masks_may_be_lists_and_may_be_empty(small_files: SmallHead, tmp_path: P
     head = load_head(small_files.write(tmp_path))
     assert head.masks["nose"].tolist() == [3, 1]
     assert head.masks["teeth"].shape == (0,)
+
+
+def test_flame_2020_as_python_2_wrote_it(small_files: SmallHead, tmp_path: Path) -> None:
+    """chumpy's arrays, SciPy's old module, text for bytes, and keys that nobody needs, loadable or not."""
+    assets = small_files.write(tmp_path)
+    expected = load_head(assets)
+    raw = small_files.model
+    with chumpy():
+        content = {
+            "v_template": ch(raw["v_template"]),
+            "shapedirs": ch(raw["shapedirs"]),
+            "posedirs": raw["posedirs"],
+            "J_regressor": scipy.sparse.csc_matrix(raw["J_regressor"]),
+            "weights": raw["weights"],
+            "kintree_table": raw["kintree_table"],
+            "f": raw["f"],
+            "J": chumpy_object("ch.MatVecMult", mtx=scipy.sparse.csc_matrix(raw["J_regressor"]), vec=ch(np.zeros(48))),
+            "weights_prior": chumpy_object("ch_ops.add", a=ch(np.ones(3)), b=1.0),
+            "bs_style": "lbs",
+            "bs_type": "lrotmin",
+            "vert_sym_idxs": np.array([None, "a"]),
+        }
+        write_python2(assets.model, content)
+    stored = assets.model.read_bytes()
+    for opcode in (b"cscipy.sparse.csc\ncsc_matrix\n", b"cchumpy.ch\nCh\n", b"cnumpy.core.multiarray\n_reconstruct\n"):
+        assert opcode in stored
+    head = load_head(assets)
+    for name in ("v_template", "shapedirs", "posedirs", "joint_regressor", "skinning_weights", "faces"):
+        assert torch.equal(getattr(head, name), getattr(expected, name)), name
+
+
+def test_expressions_that_are_needed_are_named(small_files: SmallHead, tmp_path: Path) -> None:
+    assets = small_files.write(tmp_path)
+    with chumpy():
+        write_python2(
+            assets.model, small_files.model | {"weights": chumpy_object("ch_ops.add", a=ch(np.ones(3)), b=1.0)}
+        )
+    with pytest.raises(UserError, match=r"head\.pkl: weights is not an array of numbers \(a chumpy .*ch_ops\.add"):
+        load_head(assets)
+
+
+# which release ---------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_another_topology_is_said_to_be_one(small_files: SmallHead, tmp_path: Path) -> None:
+    release = identify(small_files.write(tmp_path))
+    assert release.name == "a head model that is not FLAME's (48 vertices, 70 triangles)"
+    assert not release.is_flame
+    assert release.unknown_files == ["model", "masks", "template"]
+
+
+@pytest.mark.parametrize(
+    ("name", "release"),
+    [
+        ("flame2023.pkl", "FLAME 2023"),
+        ("flame2023_no_jaw.pkl", "FLAME 2023 without jaw rotation"),
+        ("generic_model.pkl", "FLAME 2020"),
+        ("model.pkl", "FLAME of an unknown release"),
+    ],
+)
+def test_flame_of_unknown_checksum_is_known_by_its_name(
+    fake_flame: Path, tmp_path: Path, name: str, release: str
+) -> None:
+    model = tmp_path / name
+    model.symlink_to(fake_flame / "flame2023.pkl")
+    found = identify(
+        HeadAssets(model=model, masks=fake_flame / "FLAME_masks.pkl", template=fake_flame / "head_template_mesh.obj")
+    )
+    assert found.name == release
+    assert found.is_flame
+    assert found.unknown_files == ["model", "masks", "template"]
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_published_checksums_are_known(
+    fake_flame: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """The licensed files cannot be here, so that other files' checksums take the place of the published ones."""
+    template = tmp_path / "head_template_mesh.obj"
+    template.write_bytes((fake_flame / "head_template_mesh.obj").read_bytes().replace(b"\n", ends.encode()))
+    assets = HeadAssets(model=fake_flame / "flame2023.pkl", masks=fake_flame / "FLAME_masks.pkl", template=template)
+    monkeypatch.setattr(
+        releases,
+        "_PUBLISHED",
+        {
+            hashlib.sha256(assets.model.read_bytes()).hexdigest(): "FLAME 2020",
+            hashlib.md5(assets.masks.read_bytes()).hexdigest(): "FLAME's vertex masks",
+            hashlib.md5((fake_flame / "head_template_mesh.obj").read_bytes()).hexdigest(): "FLAME's template",
+        },
+    )
+    found = identify(assets)
+    assert found.name == "FLAME 2020"  # whatever the file is called
+    assert found.unknown_files == []
+    swapped = identify(HeadAssets(model=assets.masks, masks=assets.model, template=template))
+    assert swapped.unknown_files == ["model", "masks"]
+
+
+def test_identify_names_absent_files(small_files: SmallHead, tmp_path: Path) -> None:
+    assets = small_files.write(tmp_path)
+    assets.masks.unlink()
+    with pytest.raises(UserError, match=r"masks\.pkl: cannot be read \(No such file"):
+        identify(assets)

@@ -1,0 +1,96 @@
+"""Which release a head model's files are of, as far as published checksums, file names and the topology tell."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from osgap.errors import UserError
+from osgap.head.config import HeadAssets
+from osgap.head.obj import read_template
+from osgap.head.teeth import has_flame_topology
+
+# Of FLAME 2023's files no published checksum was found (public repositories were searched in 2026).
+_PUBLISHED: dict[str, str] = {
+    # generic_model.pkl of FLAME2020.zip, 53,023,716 bytes. SHA-256: pinned with the same value by ten unrelated public
+    # repositories that load SMIRK, DECA or MICA; MD5: VamosC/CapHuman, tools/setup.sh.
+    "efcd14cc4a69f3a3d9af8ded80146b5b6b50df3bd74cf69108213b144eba725b": "FLAME 2020",
+    "cfc3b95159b2a8981ebc347170202ba5": "FLAME 2020",
+    # FLAME_masks.pkl of FLAME's vertex masks. SHA-256: pinned with the same value by several public repositories, in
+    # one of them beside the file above, as part of SMIRK's assets.
+    "ccefbe1ac0774ff78c68caf2c627b4abc067a6555ebeb0be5d5b0812366ab492": "FLAME's vertex masks",
+    # head_template.obj of DECA, which GaussianAvatars, VHAP and OSGAP have as head_template_mesh.obj. MD5: of their
+    # files, and in VamosC/CapHuman, tools/setup.sh; SHA-256: of yfeng95/DECA at a11554ae, pinned by others.
+    "ddc6d31590f871ebe1844b063b2f8042": "FLAME's template",
+    "dd5bfbce75adb99b1963f43bca7ec3557bd4a7321f8fc515f4100599e80d99f2": "FLAME's template",
+}
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is known of a head model's files."""
+
+    name: str
+    """Such as `FLAME 2020`; a guess where `model_known` is False."""
+    is_flame: bool
+    """Whether the template has FLAME's topology."""
+    model_known: bool
+    """Whether the file's checksum is a published one; likewise below."""
+    masks_known: bool
+    template_known: bool
+
+    @property
+    def unknown_files(self) -> list[str]:
+        """Keys of `flame.assets` whose files have no published checksum."""
+        known = {"model": self.model_known, "masks": self.masks_known, "template": self.template_known}
+        return [key for key, is_known in known.items() if not is_known]
+
+
+def identify(assets: HeadAssets) -> Release:
+    """Which release the files are of: by the model's checksum, else by its name if the topology is FLAME's.
+
+    An unknown checksum is no error: FLAME 2023's are not published.
+
+    Raises:
+        UserError: when a file cannot be read, or the template is no OBJ.
+    """
+    template = read_template(assets.template)
+    is_flame = has_flame_topology(template.vertex_count, len(template.faces))
+    by_checksum = _published(_content(assets.model))
+    if not is_flame:
+        name = f"a head model that is not FLAME's ({template.vertex_count} vertices, {len(template.faces)} triangles)"
+    else:
+        name = by_checksum or _by_file_name(assets.model)
+    obj = _content(assets.template)
+    unix = obj.replace(b"\r\n", b"\n")
+    return Release(
+        name=name,
+        is_flame=is_flame,
+        model_known=by_checksum == "FLAME 2020",
+        masks_known=_published(_content(assets.masks)) == "FLAME's vertex masks",
+        # VHAP has it with other line ends.
+        template_known="FLAME's template" in map(_published, (obj, unix, unix.replace(b"\n", b"\r\n"))),
+    )
+
+
+def _by_file_name(path: Path) -> str:
+    name = path.name.lower()
+    if "no_jaw" in name:
+        return "FLAME 2023 without jaw rotation"
+    if "2023" in name:
+        return "FLAME 2023"
+    return "FLAME 2020" if name == "generic_model.pkl" or "2020" in name else "FLAME of an unknown release"
+
+
+def _published(content: bytes) -> str | None:
+    """What the published checksums say that a file is."""
+    digests = (hashlib.sha256(content).hexdigest(), hashlib.md5(content, usedforsecurity=False).hexdigest())
+    return next((_PUBLISHED[digest] for digest in digests if digest in _PUBLISHED), None)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
