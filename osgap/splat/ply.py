@@ -3,13 +3,17 @@
 One `vertex` element of little-endian float32 properties with the values before activation: local position, normals
 (zero), colour as `f_dc` (degree 0) and `f_rest` (higher degrees, zero here), opacity logit, log scales, quaternion
 wxyz of any length, and `binding_0`, the triangle as a float (exact below 2^24).
+
+`f_dc` is the SH coefficient, except in files for OSGAP's renderers, which take it for RGB. Files of that kind that are
+written here have the coefficients as well, as `sh_dc`, so that they come back exactly; readers pick properties by name
+and pass over these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +21,7 @@ from torch import Tensor
 
 from osgap.artifacts import atomic_path, ply_comments
 from osgap.errors import UserError
-from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
+from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0, GaussianAttributes
 
 VIEWER_SH_DEGREE = 3
 """The degree that GaussianAvatars' viewer expects unless told otherwise."""
@@ -34,6 +38,10 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 _REQUIRED = tuple(column for columns in _COLUMNS.values() for column in columns)
 _REST = "f_rest_"
 _BINDING = "binding_0"
+_SH_DC = ("sh_dc_0", "sh_dc_1", "sh_dc_2")
+
+ColorSpace = Literal["sh_dc", "rgb"]
+"""What `f_dc` holds: the SH coefficient of degree 0, or plain RGB."""
 
 
 def rest_count(sh_degree: int) -> int:
@@ -48,6 +56,7 @@ def save_ply(
     provenance: Mapping[str, Any] | None = None,
     *,
     sh_degree: int = VIEWER_SH_DEGREE,
+    color_space: ColorSpace = "sh_dc",
 ) -> None:
     """Write Gaussians that are bound to triangles.
 
@@ -57,6 +66,7 @@ def save_ply(
         faces: `[N]` int64 triangle of each Gaussian.
         provenance: goes into the header's comments.
         sh_degree: degree that the reader expects; coefficients above degree 0 are written as zeros. Default is 3.
+        color_space: what the reader takes `f_dc` for. Default is SH coefficients.
     """
     from plyfile import PlyData, PlyElement
 
@@ -70,22 +80,33 @@ def save_ply(
     names = ["x", "y", "z", "nx", "ny", "nz", *_COLUMNS["color"]]
     names += [f"{_REST}{index}" for index in range(rest_count(sh_degree))]
     names += [*_COLUMNS["opacity"], *_COLUMNS["scale"], *_COLUMNS["rotation"], _BINDING]
+    names += _SH_DC if color_space == "rgb" else ()
     rows = np.zeros(len(channels), dtype=[(name, "<f4") for name in names])
     for part, columns in _COLUMNS.items():
         for column, values in zip(columns, channels[:, CHANNELS[part]].T, strict=True):
             rows[column] = values
     rows[_BINDING] = faces.cpu().numpy()
     comments = ply_comments(provenance) if provenance is not None else []
+    if color_space == "rgb":
+        for rgb, exact in zip(_COLUMNS["color"], _SH_DC, strict=True):
+            rows[exact] = rows[rgb]
+            rows[rgb] = _rgb(rows[exact])
+        comments.append(f"f_dc is RGB, as OSGAP's viewer takes it: 0.5 + {SH_C0} sh_dc")
     with atomic_path(path) as temporary:
         PlyData([PlyElement.describe(rows, "vertex")], byte_order="<", comments=comments).write(str(temporary))
 
 
-def load_ply(path: Path | str, face_count: int | None = None) -> tuple[GaussianAttributes, Tensor]:
+def load_ply(
+    path: Path | str, face_count: int | None = None, color_space: ColorSpace = "sh_dc"
+) -> tuple[GaussianAttributes, Tensor]:
     """Read Gaussians that are bound to triangles.
 
     Args:
-        path: a file written by `save_ply` or by GaussianAvatars, of any spherical-harmonics degree up to 3.
+        path: a file written by `save_ply`, GaussianAvatars or OSGAP, of any spherical-harmonics degree up to 3, binary
+            of either byte order or text, with numbers of any type.
         face_count: F of the head; triangles are checked against it. Default is no check.
+        color_space: what `f_dc` holds. Files written here for OSGAP's viewer say so themselves and come back exactly
+            either way. Default is SH coefficients.
 
     Returns:
         Attributes `[N, 14]` and the triangle of each Gaussian `[N]` int64.
@@ -94,13 +115,12 @@ def load_ply(path: Path | str, face_count: int | None = None) -> tuple[GaussianA
         UserError: when the file is absent or damaged, lacks properties, has a number of `f_rest` properties that
             belongs to no degree, has colours that depend on the view, or binds to triangles that the head lacks.
     """
-    rows = _read_vertices(Path(path))
-    names = rows.dtype.names or ()
-    _check_properties(path, names)
-    _check_values(path, rows)
+    rows = _read_checked(Path(path))
     channels = np.empty((len(rows), N_CHANNELS), np.float32)
     for part, columns in _COLUMNS.items():
         channels[:, CHANNELS[part]] = np.stack([rows[column] for column in columns], axis=-1)
+    if color_space == "rgb" or _is_marked(rows):
+        channels[:, CHANNELS["color"]] = _coefficients(rows)
     faces = rows[_BINDING].astype(np.int64)
     limit = _MAX_EXACT_FLOAT32 if face_count is None else face_count
     wrong = np.flatnonzero((rows[_BINDING] != faces) | (faces < 0) | (faces >= limit))
@@ -113,30 +133,73 @@ def load_ply(path: Path | str, face_count: int | None = None) -> tuple[GaussianA
     return GaussianAttributes(torch.from_numpy(channels)), torch.from_numpy(faces)
 
 
+def read_colors(path: Path | str) -> tuple[np.ndarray, bool]:
+    """The colours of a file as they are, for telling SH coefficients from RGB.
+
+    Returns:
+        `f_dc` of every Gaussian `[N, 3]`, and whether the file itself says what it is (it has `sh_dc`).
+
+    Raises:
+        UserError: see `load_ply`.
+    """
+    rows = _read_checked(Path(path))
+    return np.stack([rows[column].astype(np.float32) for column in _COLUMNS["color"]], axis=-1), _is_marked(rows)
+
+
+def _is_marked(rows: np.ndarray) -> bool:
+    return set(_SH_DC) <= set(rows.dtype.names or ())
+
+
+def _rgb(coefficients: np.ndarray) -> np.ndarray:
+    return (0.5 + SH_C0 * coefficients.astype(np.float64)).astype(np.float32)
+
+
+def _coefficients(rows: np.ndarray) -> np.ndarray:
+    """`[N, 3]` SH coefficients of rows whose `f_dc` is RGB."""
+    rgb = np.stack([rows[column].astype(np.float32) for column in _COLUMNS["color"]], axis=-1)
+    coefficients = ((rgb.astype(np.float64) - 0.5) / SH_C0).astype(np.float32)
+    if _is_marked(rows):
+        exact = np.stack([rows[column].astype(np.float32) for column in _SH_DC], axis=-1)
+        # Another program may have edited the colours and kept properties that it does not know: then the RGB holds.
+        coefficients = np.where(_rgb(exact) == rgb, exact, coefficients)
+    return coefficients
+
+
+def _read_checked(path: Path) -> np.ndarray:
+    rows = _read_vertices(path)
+    _check_properties(path, rows.dtype.names or ())
+    _check_values(path, rows)
+    return rows
+
+
 def _read_vertices(path: Path) -> np.ndarray:
     from plyfile import PlyData
 
     if not path.is_file():
         raise UserError(f"{path}: no such file; an avatar's point cloud is expected there.")
     try:
-        elements = {element.name: element for element in PlyData.read(str(path), mmap=False).elements}
+        # Mapped, then copied: without a map, rows are read one number at a time, which takes seconds.
+        elements = {element.name: np.array(element.data) for element in PlyData.read(str(path)).elements}
     except Exception as error:  # a damaged file can raise nearly anything
         raise UserError(f"{path}: not a readable PLY file ({error}). It may be truncated; make it anew.") from error
     if "vertex" not in elements:
         found = ", ".join(elements) or "none"
         raise UserError(f"{path}: has no element 'vertex' (found: {found}). A Gaussian avatar is expected.")
-    return elements["vertex"].data
+    return elements["vertex"]
 
 
-def _check_values(path: Path | str, rows: np.ndarray) -> None:
+def _check_values(path: Path, rows: np.ndarray) -> None:
     if len(rows) == 0:
         raise UserError(f"{path}: contains no Gaussians.")
     rest = [name for name in rows.dtype.names or () if name.startswith(_REST)]
-    for name in (*_REQUIRED, _BINDING, *rest):
+    exact = [name for name in rows.dtype.names or () if name in _SH_DC]
+    for name in (*_REQUIRED, _BINDING, *rest, *exact):
         if rows[name].dtype.kind not in "fiu":
             raise UserError(f"{path}: property {name} is a list; a number per Gaussian is expected.")
-        if not np.isfinite(rows[name]).all():
-            index = int(np.flatnonzero(~np.isfinite(rows[name]))[0])
+        with np.errstate(over="ignore"):  # a double may be finite, and too large all the same
+            finite = np.isfinite(rows[name].astype(np.float32))
+        if not finite.all():
+            index = int(np.flatnonzero(~finite)[0])
             raise UserError(f"{path}: {name} of Gaussian {index} is {rows[name][index]}; finite numbers are expected.")
     largest = max((float(np.abs(rows[name]).max()) for name in rest), default=0.0)
     if largest > 0:
@@ -146,7 +209,7 @@ def _check_values(path: Path | str, rows: np.ndarray) -> None:
         )
 
 
-def _check_properties(path: Path | str, names: tuple[str, ...]) -> None:
+def _check_properties(path: Path, names: tuple[str, ...]) -> None:
     missing = [name for name in _REQUIRED if name not in names]
     if missing:
         raise UserError(f"{path}: lacks the properties {', '.join(missing)}. A 3D Gaussian avatar is expected.")

@@ -14,8 +14,8 @@ from plyfile import PlyData, PlyElement
 
 from osgap.artifacts import read_provenance
 from osgap.errors import UserError
-from osgap.splat.attributes import GaussianAttributes
-from osgap.splat.ply import load_ply, rest_count, save_ply
+from osgap.splat.attributes import SH_C0, GaussianAttributes
+from osgap.splat.ply import ColorSpace, load_ply, rest_count, save_ply
 
 
 def example(count: int = 4) -> tuple[GaussianAttributes, torch.Tensor]:
@@ -32,15 +32,21 @@ def example(count: int = 4) -> tuple[GaussianAttributes, torch.Tensor]:
     ),
     data=st.data(),
     sh_degree=st.sampled_from([0, 1, 2, 3]),
+    color_space=st.sampled_from(["sh_dc", "rgb"]),
 )
 def test_round_trip_is_bit_exact(
-    tmp_path_factory: pytest.TempPathFactory, channels: np.ndarray, data: st.DataObject, sh_degree: int
+    tmp_path_factory: pytest.TempPathFactory,
+    channels: np.ndarray,
+    data: st.DataObject,
+    sh_degree: int,
+    color_space: ColorSpace,
 ) -> None:
     count = len(channels)
     faces = torch.tensor(data.draw(st.lists(st.integers(0, 2**24 - 1), min_size=count, max_size=count)))
     path = tmp_path_factory.mktemp("ply") / "point_cloud.ply"
-    save_ply(path, GaussianAttributes(torch.from_numpy(channels)), faces, {"subject": "a b"}, sh_degree=sh_degree)
-    attributes, loaded_faces = load_ply(path)
+    saved = GaussianAttributes(torch.from_numpy(channels))
+    save_ply(path, saved, faces, {"subject": "a b"}, sh_degree=sh_degree, color_space=color_space)
+    attributes, loaded_faces = load_ply(path, color_space=data.draw(st.sampled_from(["sh_dc", color_space])))
     np.testing.assert_array_equal(attributes.channels.view(torch.int32), channels.view(np.int32))
     assert torch.equal(loaded_faces, faces)
     assert read_provenance(path) == {"subject": "a b"}
@@ -89,15 +95,53 @@ def test_a_viewer_finds_what_it_collects_by_prefix(tmp_path: Path) -> None:
     np.testing.assert_array_equal(collect("binding").astype(np.int32)[:, 0], faces)
 
 
-def test_other_encodings_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["f4", "f8"])
+@pytest.mark.parametrize("encoding", [{"text": True}, {"byte_order": ">"}, {"byte_order": "<"}])
+@pytest.mark.parametrize("color_space", ["sh_dc", "rgb"])
+def test_other_encodings_are_read(tmp_path: Path, number: str, encoding: dict, color_space: ColorSpace) -> None:
+    attributes, faces = example(50)
+    save_ply(tmp_path / "a.ply", attributes, faces, color_space=color_space)
+    rows = PlyData.read(str(tmp_path / "a.ply"), mmap=False).elements[0].data
+    backwards = rows[list(rows.dtype.names or ())[::-1]]  # properties are found by name
+    wider = backwards.astype([(name, "i4" if name == "binding_0" else number) for name in backwards.dtype.names or ()])
+    PlyData([PlyElement.describe(wider, "vertex")], **encoding).write(str(tmp_path / "b.ply"))
+    loaded, loaded_faces = load_ply(tmp_path / "b.ply")
+    torch.testing.assert_close(loaded.channels, attributes.channels, rtol=0, atol=0)
+    assert torch.equal(loaded_faces, faces)
+
+
+def test_colors_of_foreign_rgb_files(tmp_path: Path) -> None:
+    """Without the coefficients beside them, RGB values are what counts; and where they were edited, too."""
     attributes, faces = example()
-    save_ply(tmp_path / "a.ply", attributes, faces)
-    data = PlyData.read(str(tmp_path / "a.ply"))
-    for name, options in (("text.ply", {"text": True}), ("big.ply", {"byte_order": ">"})):
-        PlyData(data.elements, **options).write(str(tmp_path / name))
-        loaded, loaded_faces = load_ply(tmp_path / name)
-        torch.testing.assert_close(loaded.channels, attributes.channels, rtol=0, atol=0)
-        assert torch.equal(loaded_faces, faces)
+    path = tmp_path / "a.ply"
+    save_ply(path, attributes, faces, sh_degree=0, color_space="rgb")
+    rows = PlyData.read(str(path), mmap=False).elements[0].data
+    rgb = np.stack([rows[f"f_dc_{i}"] for i in range(3)], axis=-1)
+    np.testing.assert_allclose(rgb, 0.5 + SH_C0 * attributes.color.numpy(), rtol=1e-6, atol=1e-7)
+
+    foreign = [name for name in rows.dtype.names or () if not name.startswith("sh_dc")]
+    PlyData([PlyElement.describe(rows[foreign].astype([(n, "<f4") for n in foreign]), "vertex")]).write(str(path))
+    torch.testing.assert_close(load_ply(path, color_space="rgb")[0].color, attributes.color, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(load_ply(path)[0].color, rgb)
+
+    rows["f_dc_1"][2] = 0.25
+    PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
+    edited = load_ply(path)[0].color
+    assert edited[2, 1] == pytest.approx((0.25 - 0.5) / SH_C0)
+    edited[2, 1] = attributes.color[2, 1]
+    assert torch.equal(edited, attributes.color)
+
+
+def test_doubles_that_no_float_holds_are_refused(tmp_path: Path) -> None:
+    attributes, faces = example()
+    path = tmp_path / "a.ply"
+    save_ply(path, attributes, faces)
+    rows = PlyData.read(str(path), mmap=False).elements[0].data
+    wide = rows.astype([(name, "<f8") for name in rows.dtype.names or ()])
+    wide["y"][3] = 1e39
+    PlyData([PlyElement.describe(wide, "vertex")]).write(str(path))
+    with pytest.raises(UserError, match=r"y of Gaussian 3 is 1e\+39"):
+        load_ply(path)
 
 
 def rewrite(path: Path, *, drop: tuple[str, ...] = (), add: dict[str, float] | None = None, **values: float) -> None:
