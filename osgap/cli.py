@@ -3,11 +3,13 @@ stage's own `run`, which a notebook calls the same way."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -36,15 +38,23 @@ class Common:
     traceback: bool = False
     """Show where in the code an error was raised."""
 
-    def pipeline(self) -> Pipeline:
-        """Limit threads (before the libraries load), then read the config."""
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.config or ("config.yaml",)
+
+    def limit_threads(self) -> None:
+        """Before the libraries load."""
         if self.threads is not None:
             for variable in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
                 os.environ[f"{variable}_NUM_THREADS"] = str(self.threads)
+
+    def pipeline(self) -> Pipeline:
+        """Limit threads, then read the config."""
+        self.limit_threads()
         from osgap.config import load_config
         from osgap.pipeline import Pipeline
 
-        return Pipeline(load_config(self.config or ("config.yaml",), self.set))
+        return Pipeline(load_config(self.sources, self.set))
 
 
 Options = tyro.conf.OmitArgPrefixes[Common]
@@ -130,6 +140,39 @@ def fit(subject: Subject, common: Options = Common()) -> None:
     )
     inputs = stage.FitInputs(pipeline.layout.capture(subject), pipeline.head)
     stage.run(pipeline.config.fit, inputs, outputs, subject=subject, seed=pipeline.config.seed)
+
+
+@app.command(name="adopt-avatar")
+def adopt_avatar(subject: Subject, common: Options = Common()) -> None:
+    """Take a subject's fitted avatar from another program (exchange.avatars) in place of a fit."""
+    pipeline = common.pipeline()
+    from osgap.exchange import adopt as stage
+
+    folder = pipeline.layout.fit(subject)
+    stage.run_avatar(
+        pipeline.config.exchange,
+        stage.AvatarInputs(_adopted(pipeline, "avatars", subject), pipeline.layout.capture(subject), pipeline.head),
+        stage.AvatarOutputs(avatar=folder, metrics=folder / "fit.json", preview=folder / "preview.png"),
+        subject=subject,
+        seed=pipeline.config.seed,
+        uv_size=pipeline.config.fit.uv_size,
+    )
+
+
+@app.command(name="adopt-maps")
+def adopt_maps(subject: Subject, common: Options = Common()) -> None:
+    """Take a subject's attribute maps from another program (exchange.uv_gt) in place of baked ones."""
+    pipeline = common.pipeline()
+    from osgap.exchange import adopt as stage
+
+    stage.run_maps(
+        pipeline.config.exchange,
+        stage.MapsInputs(_adopted(pipeline, "uv_gt", subject), pipeline.head),
+        stage.MapsOutputs(pipeline.layout.uv_gt(subject)),
+        subject=subject,
+        seed=pipeline.config.seed,
+        uv_size=pipeline.config.fit.uv_size,
+    )
 
 
 @app.command(name="bake")
@@ -284,10 +327,141 @@ def video(subject: Subject, common: Options = Common()) -> None:
     )
 
 
+AvatarFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="AVATAR")]
+"""Folder with `point_cloud.ply` and `flame_param.npz`."""
+Output = Annotated[Path, tyro.conf.Positional]
+
+
+@app.command(name="export-avatar")
+def export_avatar(
+    avatar: AvatarFolder,
+    output: Output,
+    viewer: Literal["gaussianavatars", "osgap"] = "gaussianavatars",
+    color: Literal["sh_dc", "rgb"] = "sh_dc",
+    common: Options = Common(),
+) -> None:
+    """Write an avatar's two files as a viewer of the reference implementations opens them.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: Folder to write the two files to.
+        viewer: Whose viewer: they expect other degrees of spherical harmonics, and OSGAP's takes colours for RGB.
+        color: What the avatar's own colours are. Files of this program say so themselves.
+    """
+    pipeline = common.pipeline()
+    from osgap.exchange import export as stage
+
+    _written(stage.export_avatar(avatar, output, pipeline.head, viewer=viewer, color=color))
+
+
+@app.command(name="export-splats")
+def export_splats(
+    avatar: AvatarFolder,
+    output: Output,
+    frames: str = "0",
+    motion: Path | None = None,
+    up: Literal["y", "-y"] = "-y",
+    sh_degree: Literal[0, 1, 2, 3] = 3,
+    color: Literal["sh_dc", "rgb"] = "sh_dc",
+    common: Options = Common(),
+) -> None:
+    """Write an avatar in the world's coordinates, as any viewer of 3D Gaussian splats opens it.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: A .ply file for one frame, a folder for several.
+        frames: Timesteps, such as 7, 0:10, 0:100:5 or all.
+        motion: flame_param.npz of somebody whose motion the avatar is given. Default is its own.
+        up: The axis that points up: -y as splat viewers expect, y as the cameras of the capture have it.
+        sh_degree: Degree of the spherical harmonics that the reader expects; all but the first are zero.
+        color: What the avatar's own colours are. Files of this program say so themselves.
+    """
+    pipeline = common.pipeline()
+    from osgap.exchange import export as stage
+
+    options = {"frames": frames, "motion": motion, "color": color}
+    _written(stage.export_splats(avatar, output, pipeline.head, up=up, sh_degree=sh_degree, **options))
+
+
+@app.command(name="export-mesh")
+def export_mesh(
+    avatar: AvatarFolder,
+    output: Output,
+    frames: str = "0",
+    motion: Path | None = None,
+    up: Literal["y", "-y"] = "y",
+    suffix: Literal[".obj", ".ply", ".glb"] = ".obj",
+    common: Options = Common(),
+) -> None:
+    """Write the head mesh of an avatar's frames as OBJ, PLY or GLB.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: A .obj, .ply or .glb file for one frame, a folder for several.
+        frames: Timesteps, such as 7, 0:10, 0:100:5 or all.
+        motion: flame_param.npz of somebody whose motion the avatar is given. Default is its own.
+        up: The axis that points up: y as glTF has it, -y to lie on exported splats.
+        suffix: Format of the files in a folder.
+    """
+    pipeline = common.pipeline()
+    from osgap.exchange import export as stage
+
+    options = {"frames": frames, "motion": motion}
+    _written(stage.export_mesh(avatar, output, pipeline.head, up=up, suffix=suffix, **options))
+
+
+@app.command(name="export-maps")
+def export_maps(
+    avatar: AvatarFolder,
+    output: Output,
+    uv_size: int | None = None,
+    color: Literal["sh_dc", "rgb"] = "sh_dc",
+    common: Options = Common(),
+) -> None:
+    """Write the UV attribute maps (uv_gt) of an avatar that has one Gaussian per texel.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: A .npz file.
+        uv_size: Texels along either axis. Default is found out.
+        color: What the avatar's own colours are. Files of this program say so themselves.
+    """
+    pipeline = common.pipeline()
+    from osgap.exchange import export as stage
+
+    _written(stage.export_maps(avatar, output, pipeline.head, uv_size=uv_size, color=color))
+
+
+@app.command(name="doctor")
+def doctor(json: bool = False, common: Options = Common()) -> None:
+    """Say what this machine and this config can do, and what is missing. Exit code 1: not ready.
+
+    Args:
+        json: For machines: JSON on stdout.
+    """
+    common.limit_threads()
+    from osgap.doctor import examine, show, to_json
+
+    report = examine(common.sources, common.set)
+    print(to_json(report)) if json else show(report)
+    sys.exit(0 if report.ready else 1)
+
+
 @app.command(name="why")
 def why(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
     """Say which jobs `snakemake ARGUMENTS` would run, and what made them."""
     _why(list(arguments))
+
+
+def _written(paths: list[Path]) -> None:
+    print(paths[0] if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}")
+
+
+def _adopted(pipeline: Pipeline, key: Literal["avatars", "uv_gt"], subject: str) -> Path:
+    found = pipeline.adopted(key, subject)
+    if found is None:
+        raise UserError(f"subject {subject}: exchange.{key} names no file of theirs; set it, or fit the subject here")
+    return found
 
 
 def _person_files(pipeline: Pipeline, subject: str) -> PersonFiles:
@@ -329,11 +503,27 @@ def main() -> None:
             _why(arguments[1:])
         else:
             _run(app, arguments)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if "--traceback" in arguments:
             raise
-        print(f"osgap: {error}", file=sys.stderr)
+        message = str(error) if isinstance(error, UserError) else _explain(error)
+        print(f"osgap: {message}", file=sys.stderr)
         sys.exit(UserError.EXIT_CODE)
+
+
+def _explain(error: OSError) -> str:
+    """What the machine refused, anywhere: no space, no permission, a path that is something else."""
+    advice = {
+        errno.ENOSPC: "free space there, or write elsewhere (`results` in the config)",
+        errno.EDQUOT: "your quota is used up: free space there, or write elsewhere (`results` in the config)",
+        errno.EFBIG: "the file would be larger than this machine allows (ulimit -f, or the file system)",
+        errno.EACCES: "check its permissions",
+        errno.EPERM: "check its permissions",
+        errno.EROFS: "write elsewhere (`results` in the config)",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    }.get(error.errno or 0, "check the path; --traceback shows where it happened")
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; {advice}"
 
 
 def _run(subcommands: Any, arguments: list[str]) -> None:

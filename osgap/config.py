@@ -163,18 +163,33 @@ def _read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
         content = yaml.safe_load(text) or {}
     except FileNotFoundError:
         raise UserError(f"{source}: no such config file; check the path given with --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not a text in UTF-8 ({error.reason}); save it as such") from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except yaml.YAMLError as error:
+        name = "the inline config" if inline else source
+        raise UserError(f"{name}: not valid YAML{_position(error)}; correct it") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{source}: expected `key: value` lines at the top, found a {type(content).__name__}")
     return content
+
+
+def _position(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the line itself: a secret may stand in it."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{where} ({problem})" if problem else where
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     path, sign, value = text.partition("=")
     if not sign or not path:
         raise UserError(f"--set {text}: expected KEY=VALUE, such as --set fit.iterations=300")
-    content: Any = yaml.safe_load(value)
+    try:
+        content: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {path}: the value is not valid YAML{_position(error)}; put it in quotes") from None
     for key in reversed(path.split(".")):
         content = {key: content}
     return content
