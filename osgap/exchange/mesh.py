@@ -9,7 +9,6 @@ come back bit for bit from all three.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +88,24 @@ def save_mesh_ply(path: Path | str, mesh: Mesh, provenance: Provenance = None) -
 
 
 def save_glb(path: Path | str, mesh: Mesh, provenance: Provenance = None) -> None:
-    """Write one mesh with normals and UVs, and no texture; provenance goes into `asset.extras`."""
+    """Write one mesh with normals and UVs, and no texture; provenance goes into the scene's `extras`."""
+    import trimesh
+
+    pairs = np.stack((mesh.faces.ravel(), mesh.uv_faces.ravel()), axis=-1)
+    (vertex, uv), corners = (part.T for part in np.unique(pairs, axis=0, return_inverse=True))
+    surface = trimesh.visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=0.8, doubleSided=True)
+    split = trimesh.Trimesh(
+        vertices=mesh.vertices[vertex],
+        faces=corners.reshape(-1, 3),
+        vertex_normals=vertex_normals(mesh.vertices, mesh.faces)[vertex],
+        visual=trimesh.visual.TextureVisuals(uv=mesh.uvs[uv], material=surface),  # trimesh turns v downwards
+        process=False,
+    )
+    scene = trimesh.Scene()
+    scene.add_geometry(split, node_name="head", geom_name="head")
+    scene.metadata |= {"about": mesh.about} | ({"provenance": dict(provenance)} if provenance else {})
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_glb(mesh, provenance))
+        temporary.write_bytes(scene.export(file_type="glb", include_normals=True))
 
 
 SAVERS: Mapping[str, Callable[[Path | str, Mesh, Provenance], None]] = {
@@ -100,63 +114,6 @@ SAVERS: Mapping[str, Callable[[Path | str, Mesh, Provenance], None]] = {
     ".glb": save_glb,
 }
 """Suffix -> writer."""
-
-_FLOAT, _UNSIGNED_INT = 5126, 5125
-_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
-_TRIANGLES = 4
-_JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
-
-
-def _glb(mesh: Mesh, provenance: Provenance) -> bytes:
-    pairs = np.stack((mesh.faces.ravel(), mesh.uv_faces.ravel()), axis=-1)
-    (vertex, uv), indices = (part.T for part in np.unique(pairs, axis=0, return_inverse=True))
-    positions = mesh.vertices[vertex].astype("<f4")
-    texture = mesh.uvs[uv].astype(np.float64)
-    texture[:, 1] = 1 - texture[:, 1]
-    arrays = {
-        "POSITION": positions,
-        "NORMAL": vertex_normals(mesh.vertices, mesh.faces)[vertex].astype("<f4"),
-        "TEXCOORD_0": texture.astype("<f4"),
-        "indices": indices.ravel().astype("<u4"),
-    }
-
-    views: list[dict[str, Any]] = []
-    accessors: list[dict[str, Any]] = []
-    binary = b""
-    for name, array in arrays.items():
-        target = _ELEMENT_ARRAY_BUFFER if name == "indices" else _ARRAY_BUFFER
-        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": array.nbytes, "target": target})
-        accessor: dict[str, Any] = {"bufferView": len(accessors), "count": len(array)}
-        accessor["componentType"] = _UNSIGNED_INT if name == "indices" else _FLOAT
-        accessor["type"] = "SCALAR" if array.ndim == 1 else f"VEC{array.shape[1]}"
-        if name == "POSITION":
-            accessor |= {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
-        accessors.append(accessor)
-        binary += array.tobytes()  # four bytes a number: every view is aligned
-    order = list(arrays)
-    attributes = {name: index for index, name in enumerate(order) if name != "indices"}
-    primitive = {"attributes": attributes, "indices": order.index("indices"), "mode": _TRIANGLES, "material": 0}
-    extras = {"about": mesh.about} | ({"provenance": dict(provenance)} if provenance else {})
-    tree = {
-        "asset": {"version": "2.0", "generator": "osgap", "extras": extras},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": "head"}],
-        "meshes": [{"name": "head", "primitives": [primitive]}],
-        "materials": [{"doubleSided": True, "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 0.8}}],
-        "accessors": accessors,
-        "bufferViews": views,
-        "buffers": [{"byteLength": len(binary)}],
-    }
-    text = json.dumps(tree, sort_keys=True).encode()
-    chunks = _chunk(_JSON_CHUNK, text, b" ") + _chunk(_BINARY_CHUNK, binary, b"\0")
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
-
-
-def _chunk(kind: int, data: bytes, filler: bytes) -> bytes:
-    data += filler * (-len(data) % 4)
-    return struct.pack("<II", len(data), kind) + data
-
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit normals `[V, 3]` float64: of the triangles around each vertex, weighted by area. Where there is none, +z.
