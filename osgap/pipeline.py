@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.nersemble import participant_of
@@ -162,6 +165,48 @@ class Pipeline:
 
         return find_tracking(self.config.capture, subject, self.entry(subject))
 
+    def adopted(self, key: Literal["avatars", "uv_gt"], subject: str) -> Path | None:
+        """What another program has already made of a subject; None where it has not.
+
+        Raises:
+            UserError: when several paths fit the config's template.
+        """
+        template: str | None = getattr(self.config.exchange, key)
+        if template is None:
+            return None
+        pattern = template.format(subject=subject)
+        matches = sorted(glob.glob(pattern))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        if len(matches) > 1:
+            raise UserError(
+                f"subject {subject}: {len(matches)} paths fit {pattern} (exchange.{key}): {', '.join(matches[:3])}; "
+                f"make the pattern fit one"
+            )
+        return Path(matches[0]) if matches else None
+
+    @cached_property
+    def adopted_avatars(self) -> dict[str, Path]:
+        """Folder of the avatar that another program fitted, of the subjects that have one."""
+        return self._all_adopted("avatars", self.config.subjects.all)
+
+    @cached_property
+    def adopted_maps(self) -> dict[str, Path]:
+        """Attribute maps that another program made, of the train subjects that have them."""
+        return self._all_adopted("uv_gt", self.config.subjects.train)
+
+    def _all_adopted(self, key: Literal["avatars", "uv_gt"], subjects: Sequence[str]) -> dict[str, Path]:
+        found = {subject: path for subject in subjects if (path := self.adopted(key, subject)) is not None}
+        if (template := getattr(self.config.exchange, key)) and subjects and not found:
+            raise UserError(
+                f"exchange.{key}: nobody has {template}; correct the path, or leave the key out to have everybody "
+                f"fitted here"
+            )
+        return found
+
+    @staticmethod
+    def one_of(subjects: Iterable[str]) -> str:
+        """A wildcard's pattern that fits these subjects only."""
+        return "|".join(map(re.escape, subjects)) or "(?!)"
+
     def tracking_files(self, subject: str) -> list[Path]:
         """What an import depends on: the export's tables (a change there means that the export was made anew)."""
         if self.standin:
@@ -188,6 +233,12 @@ class Pipeline:
         weights = self.config.evaluation.lpips
         return [file.path for file in (weights.alex, weights.vgg) if file is not None and file.path.is_file()]
 
+    @property
+    def prior_files(self) -> list[Path]:
+        """Weights that the prior's training starts from, if any."""
+        weights = self.config.prior.weights
+        return [] if weights is None else [weights.path]
+
     def shown_files(self, subject: str) -> list[Path]:
         """What a figure or video of a subject is drawn from."""
         avatars = [file for method in METHODS for file in self.avatar_files(method, subject)]
@@ -201,6 +252,11 @@ class Pipeline:
 
     # targets ---------------------------------------------------------------------------------------------
     @property
+    def fitted(self) -> list[str]:
+        """Subjects whose avatar in `layout.fit` is part of the run: all but those whose maps are given."""
+        return [subject for subject in self.config.subjects.all if subject not in self.adopted_maps]
+
+    @property
     def targets(self) -> list[Path]:
         """What `rule all` asks for."""
         test, layout = self.config.subjects.test, self.layout
@@ -211,7 +267,7 @@ class Pipeline:
             *(layout.figure(f"person_{subject}") for subject in test),
             *(layout.figure(f"cross_{subject}") for subject in test),
             *(layout.video(subject) for subject in test),
-            *(layout.fit(subject) / "preview.png" for subject in self.config.subjects.all),
+            *(layout.fit(subject) / "preview.png" for subject in self.fitted),
         ]
 
     def metric_files(self, subjects: Sequence[str]) -> list[Path]:
@@ -234,7 +290,9 @@ class Pipeline:
             except UserError as error:
                 problems.append(str(error))
 
-        attempt(self._check_people)
+        attempt(self.check_people)
+        attempt(lambda: self.adopted_avatars)
+        attempt(lambda: self.adopted_maps)
         if not self.standin:
             attempt(self._check_head)
             if self.config.capture.download:
@@ -243,12 +301,18 @@ class Pipeline:
                 attempt(check_url, self.config.capture)
             for subject in self.config.subjects.all:
                 attempt(self._check_tracking, subject)
+        attempt(self._check_prior_weights)
         if len(problems) > _SHOWN_PROBLEMS:
             problems[_SHOWN_PROBLEMS:] = [f"… and {len(problems) - _SHOWN_PROBLEMS} more of this kind"]
         if problems:
             raise UserError("\n".join(problems))
 
-    def _check_people(self) -> None:
+    def check_people(self) -> None:
+        """Whether the lists of subjects make a run.
+
+        Raises:
+            UserError: an empty list, an entry of nobody, one participant in both lists.
+        """
         subjects = self.config.subjects
         for name, listed in (("train", subjects.train), ("test", subjects.test)):
             if not listed:
@@ -276,6 +340,11 @@ class Pipeline:
                 f"flame.assets: no such file: {', '.join(missing)}; FLAME is licensed: register with its makers, "
                 f"download FLAME 2023 and give the files' paths, or try the stand-in people with `make demo`"
             )
+
+    def _check_prior_weights(self) -> None:
+        missing = [str(path) for path in self.prior_files if not path.is_file()]
+        if missing:
+            raise UserError(f"prior.weights: no such file: {missing[0]}; correct the path, or leave the key out")
 
     def _check_tracking(self, subject: str) -> None:
         from osgap.capture.importer import check_tracking

@@ -27,6 +27,8 @@ STAGES: dict[str, Stage] = {
     "download": Stage("osgap.capture.download", ("capture",), entry=True),
     "import": Stage("osgap.capture.importer", ("capture",), entry=True),
     "fit": Stage("osgap.fit.stage", ("fit",)),
+    "adopt-avatar": Stage("osgap.exchange.adopt", ("exchange", "fit")),
+    "adopt-maps": Stage("osgap.exchange.adopt", ("exchange", "fit")),
     "bake": Stage("osgap.fit.bake", ()),
     "train": Stage("osgap.prior.train", ("prior",)),
     "oneshot": Stage("osgap.prior.oneshot", ("oneshot",), entry=True),

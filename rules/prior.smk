@@ -6,6 +6,7 @@ rule train:
         pipeline.head_files,
         [pipeline.layout.capture(s) for s in pipeline.config.subjects.train],
         [pipeline.layout.uv_gt(s) for s in pipeline.config.subjects.train],
+        pipeline.prior_files,
     output:
         pipeline.layout.prior / "model.pt",
         pipeline.layout.prior / "mean_uv.npz",

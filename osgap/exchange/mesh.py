@@ -115,6 +115,7 @@ SAVERS: Mapping[str, Callable[[Path | str, Mesh, Provenance], None]] = {
 }
 """Suffix -> writer."""
 
+
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit normals `[V, 3]` float64: of the triangles around each vertex, weighted by area. Where there is none, +z.
 

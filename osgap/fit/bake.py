@@ -20,6 +20,8 @@ from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.uv_maps import COLOR_SPACE, save_uv_gt
 
+_LARGEST_UV_SIZE = 1024  # of `osgap.fit.config`
+
 logger = logging.getLogger(__name__)
 
 
@@ -89,7 +91,10 @@ def canonical(rotation: Tensor) -> Tensor:
 
 def _uv_size(metrics: Path) -> int:
     try:
-        return int(json.loads(metrics.read_text())["uv_size"])
+        size = int(json.loads(metrics.read_text())["uv_size"])
+        if not 1 <= size <= _LARGEST_UV_SIZE:
+            raise ValueError(f"found {size}")
+        return size
     except FileNotFoundError:
         raise UserError(f"{metrics}: no such file; it comes with a fitted avatar. Run the stage `fit` first.") from None
     except (ValueError, KeyError, TypeError) as error:

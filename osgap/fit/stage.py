@@ -69,10 +69,14 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
         store = CaptureStore(inputs.capture)
         splits = {name: np.asarray(store.split(name), np.int64).reshape(-1, 2) for name in ("train", "val", "test")}
         if store.subject != subject:
-            raise UserError(f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be fitted.")
+            raise UserError(
+                f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be fitted. Import {subject} "
+                f"again."
+            )
         if not len(splits["train"]):
             raise UserError(f"{inputs.capture}: has no training frames (split `train` is empty). Import it anew.")
         head = load_head(inputs.head)
+        head.check_fits(store.params, inputs.capture)
         binding = bind_texels(head.uvs, head.uv_faces, config.uv_size)
         fit = Fit(config, Subject(head, binding, store.params, store.cameras, splits["train"]))
         losses = optimise(config, fit, store, splits["train"], derive_seed(seed, "fit", subject), checkpoints)

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from osgap.section import Section
+from osgap.weights import WeightFile
 
 
 class EncoderConfig(Section):
@@ -86,6 +87,9 @@ class PriorConfig(Section):
     """Training of the prior. The defaults are for NeRSemble at full size on GPUs."""
 
     encoder: EncoderConfig = EncoderConfig()
+    weights: WeightFile | None = None
+    """A published OSGAP checkpoint: training starts from its encoder and head in place of random numbers. Only with the
+    default encoder."""
     augment: AugmentConfig = AugmentConfig()
     losses: TrainingLosses = TrainingLosses()
     source_cameras: int = Field(4, ge=1)
@@ -94,8 +98,8 @@ class PriorConfig(Section):
     """Source photographs per step and device."""
     targets: int = Field(2, ge=1)
     """Frames that each source's avatar is rendered to and compared with, per step."""
-    steps: int = Field(100_000, ge=1)
-    """Optimisation steps."""
+    steps: int = Field(100_000, ge=0)
+    """Optimisation steps. 0 takes the network of `weights` as it is."""
     warmup: int = Field(1_000, ge=0)
     """Steps over which the learning rate rises linearly; then it falls with a half cosine to 1 % at the end."""
     learning_rate: float = Field(2e-4, gt=0)
@@ -116,6 +120,18 @@ class PriorConfig(Section):
     """Processes that decode frames for each device; 0 decodes in the training process."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps between checkpoints."""
+
+    @model_validator(mode="after")
+    def _network_is_known(self) -> Self:
+        if self.weights is None and self.steps == 0:
+            raise ValueError("steps is 0, but there are no weights to take as they are: set weights, or train")
+        if self.weights is not None and self.encoder != EncoderConfig():
+            changed = sorted(self.encoder.model_dump(exclude_defaults=True))
+            raise ValueError(
+                f"weights are of the default encoder, but encoder changes {', '.join(changed)}: leave encoder out, or "
+                f"weights"
+            )
+        return self
 
 
 class OneShotConfig(Section):

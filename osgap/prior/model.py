@@ -16,6 +16,7 @@ from osgap.prior.decoder import UVDecoder
 from osgap.prior.encoder import ImageEncoder
 
 _FORMAT = "osgap-prior-1"
+_SHOWN = 200  # characters of another library's message
 
 
 class GaussianPrior(nn.Module):
@@ -70,20 +71,32 @@ def load_prior(path: Path, uv_size: int | None = None) -> GaussianPrior:
         raise UserError(f"{path}: no such prior; train one first (`osgap train`)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
     except Exception as error:  # torch raises half a dozen types on a file that is not its own
-        raise UserError(f"{path}: not a prior that this program wrote ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path}: not a prior that this program wrote ({_shortly(error)}); train it again") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path}: not a prior in the format {_FORMAT}; train it again with this version")
-    state = content["state"]
-    mean = state["decoder.mean"]
-    if uv_size is not None and mean.shape[0] != uv_size:
-        raise UserError(
-            f"{path}: its maps have {mean.shape[0]} x {mean.shape[0]} texels and the head's have "
-            f"{uv_size} x {uv_size}; use one uv_size for fitting, training and personalising"
-        )
-    model = GaussianPrior(
-        EncoderConfig.model_validate(content["encoder"]), mean, state["decoder.residual_scale"], state["decoder.mask"]
-    )
-    model.load_state_dict(state)
-    model.people = tuple(content["people"])
+    try:
+        state = content["state"]
+        mean = state["decoder.mean"]
+        if uv_size is not None and mean.shape[0] != uv_size:
+            raise UserError(
+                f"{path}: its maps have {mean.shape[0]} x {mean.shape[0]} texels and the head's have "
+                f"{uv_size} x {uv_size}; use one uv_size for fitting, training and personalising"
+            )
+        config = EncoderConfig.model_validate(content["encoder"])
+        model = GaussianPrior(config, mean, state["decoder.residual_scale"], state["decoder.mask"])
+        model.load_state_dict(state)
+        model.people = tuple(content["people"])
+    except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: the prior is damaged ({_shortly(error)}); train it again") from error
+    broken = next((name for name, value in state.items() if not value.isfinite().all()), None)
+    if broken is not None:
+        raise UserError(f"{path}: the prior is damaged ({broken} is not finite); train it again")
     return model.eval()
+
+
+def _shortly(error: Exception) -> str:
+    """The first lines: torch lists every tensor that does not fit, and explains what a pickle is."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}"

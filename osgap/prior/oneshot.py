@@ -95,8 +95,11 @@ def run(
             )
         photo = load_photo(inputs.capture, source)
         if photo.subject != subject:
-            raise UserError(f"{inputs.capture}: holds subject {photo.subject}, but {subject} is to be made")
+            raise UserError(
+                f"{inputs.capture}: holds subject {photo.subject}, but {subject} is to be made; import {subject} again"
+            )
         head = load_head(inputs.head)
+        head.check_fits(photo.params, inputs.capture)
         binding = bind_texels(head.uvs, head.uv_faces, model.uv_size)
         if not torch.equal(binding.mask, model.decoder.mask):
             raise UserError(f"{inputs.prior}: was trained on another head model (the UV layout differs); train it anew")

@@ -27,6 +27,7 @@ from osgap.prior.model import GaussianPrior, save_prior
 from osgap.prior.objective import training_loss
 from osgap.prior.posing import Rig
 from osgap.prior.preview import training_preview
+from osgap.prior.published import published_decoder, read_published
 from osgap.progress import track
 from osgap.provenance import Provenance
 from osgap.seeds import derive_seed
@@ -93,14 +94,17 @@ def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed
     provenance = Provenance.collect(
         "train",
         subject=None,
-        config=config.model_dump(mode="json"),
-        inputs=[*inputs.captures, *inputs.maps, inputs.head.model, inputs.head.masks, inputs.head.template],
+        config=config.model_dump(mode="json", exclude={"weights"}),  # their content is among the inputs
+        inputs=[
+            *inputs.captures,
+            *inputs.maps,
+            *(inputs.head.model, inputs.head.masks, inputs.head.template),
+            *([config.weights.path] if config.weights else []),
+        ],
         seed=seed,
     )
     mean = maps.mean(dim=0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "weights"))
-        model = GaussianPrior(config.encoder, mean, residual_scales(maps, binding.mask), binding.mask)
+    model = initial_prior(config, maps, binding.mask, derive_seed(seed, "weights"))
     training = Training(model, config, fabric)
 
     if fabric.is_global_zero:
@@ -118,6 +122,28 @@ def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed
         training.resume(fabric.broadcast(None))
         training.fit(samples, rig, None)
     fabric.barrier()
+
+
+def initial_prior(config: PriorConfig, maps: Tensor, mask: Tensor, seed: int) -> GaussianPrior:
+    """The network before the first step: the published one where the config names its weights, else a random encoder
+    whose head predicts the mean of the people.
+
+    Args:
+        maps: `[P, S, S, 14]` of the training people.
+        mask: covered texels, bool `[S, S]`.
+        seed: of the random numbers.
+
+    Raises:
+        UserError: see `read_published`.
+    """
+    scales = residual_scales(maps, mask)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GaussianPrior(config.encoder, maps.mean(dim=0), scales, mask)
+    if config.weights is not None:
+        model.encoder.load_state_dict(read_published(config.weights, "prior.weights", config.encoder))
+        model.decoder = published_decoder(mask, scales)
+    return model
 
 
 class Training:
@@ -160,6 +186,8 @@ class Training:
     def fit(self, samples: TrainingSamples, rig: Rig, checkpoints: Checkpoints | None) -> None:
         """Do the remaining steps."""
         config = self.config
+        if self.step >= config.steps:
+            return
         loader = torch.utils.data.DataLoader(
             samples,
             batch_size=None,

@@ -13,7 +13,6 @@ All float32; row 0 is the top of the texture (v near 1).
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ KEYS: Mapping[str, str] = {
 """File key -> attribute."""
 
 COLOR_SPACE = "sh_dc"
-"""What `gs_features_uv` holds; files of other programs may hold RGB under the same key."""
+"""What `gs_features_uv` holds here; `osgap.exchange.adopt` converts files that hold RGB under the same key."""
 
 
 def save_uv_gt(path: Path | str, maps: Tensor, provenance: Mapping[str, Any] | None = None) -> None:
@@ -53,9 +52,12 @@ def save_uv_gt(path: Path | str, maps: Tensor, provenance: Mapping[str, Any] | N
 def load_uv_gt(path: Path | str) -> Tensor:
     """Read attribute maps, `[S, S, 14]` float32 in the channel order of `GaussianAttributes`.
 
+    Files of other programs may hold other floating-point types and further keys; those keys are not even read. Nothing
+    is unpickled. The colours are what the file holds (see `osgap.exchange.color`).
+
     Raises:
         UserError: when the file is missing or no archive, a key is absent, a shape is not that of one square map, or
-            a value is not finite.
+            a value is not a finite float32.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,11 +65,15 @@ def load_uv_gt(path: Path | str) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in KEYS if key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
+    except Exception as error:  # a damaged archive can raise nearly anything
         raise UserError(f"{path}: not a readable .npz file of attribute maps ({error}). Bake it anew.") from error
     missing = [key for key in KEYS if key not in arrays]
     if missing:
-        raise UserError(f"{path}: attribute maps lack {', '.join(missing)}; expected are {', '.join(KEYS)}.")
+        raise UserError(
+            f"{path}: attribute maps lack {', '.join(missing)}; expected are {', '.join(KEYS)}. Bake it anew."
+        )
 
     size = max(arrays["gs_opacity_uv"].shape[:1], default=0)
     maps = np.zeros((size, size, sum(width(name) for name in CHANNELS)), np.float32)
@@ -77,12 +83,17 @@ def load_uv_gt(path: Path | str) -> Tensor:
         if array.shape != expected or array.dtype.kind != "f":
             raise UserError(
                 f"{path}: {key} is {array.dtype} of shape {array.shape}; float32 of shape {expected} is expected "
-                f"(the size is taken from gs_opacity_uv)."
+                f"(the size is taken from gs_opacity_uv). Bake it anew."
             )
-        if not np.isfinite(array).all():
-            where = np.argwhere(~np.isfinite(array))[0].tolist()
-            raise UserError(f"{path}: {key}{where} is {array[tuple(where)]}; finite numbers are expected. Fit anew.")
-        maps[..., CHANNELS[name]] = array
+        with np.errstate(over="ignore"):
+            single = array.astype(np.float32)
+        if not np.isfinite(single).all():
+            where = np.argwhere(~np.isfinite(single))[0].tolist()
+            raise UserError(
+                f"{path}: {key}{where} is {array[tuple(where)]}; finite numbers of single precision are expected. "
+                f"Fit anew."
+            )
+        maps[..., CHANNELS[name]] = single
     return torch.from_numpy(maps)
 
 

@@ -208,4 +208,4 @@ def test_headers_stay_short(ball: Ball, tmp_path: Path) -> None:
     (glb,) = export_mesh(ball.folder, tmp_path / "a.glb", ball.assets)
     data = glb.read_bytes()
     tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
-    assert tree["asset"]["extras"]["provenance"]["stage"] == "export-mesh"
+    assert tree["scenes"][0]["extras"]["provenance"]["stage"] == "export-mesh"

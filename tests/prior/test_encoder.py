@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-import re
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -53,36 +48,3 @@ def test_activations_keep_their_size_at_initialisation() -> None:
         torch.rand(4, 3, 32, 32)
     )
     assert 0.2 < features.std() < 5
-
-
-def test_default_is_the_published_encoder(shared: Path) -> None:
-    """With the published network's weights in place of ours, in declaration order, the outputs are its outputs."""
-    parity = shared / "parity"
-    shapes = {}
-    for line in (parity / "encoder_state_dict.txt").read_text().splitlines():
-        if not line.startswith("#") and "[unused]" not in line:
-            name, shape = re.match(r"(\S+)\s+\((.*?)\)", line).groups()  # type: ignore[union-attr]
-            shapes[name] = tuple(int(n) for n in shape.split(",") if n.strip())
-    spec = importlib.util.spec_from_file_location("weights", parity / "make_encoder_weights.py")
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    published = module.weights_for(shapes)
-
-    encoder = ImageEncoder(EncoderConfig()).eval()
-    assert sum(p.numel() for p in encoder.parameters()) == 80_172_736
-    own = encoder.state_dict()
-    assert [tuple(v.shape) for v in own.values()] == list(shapes.values())
-    io = np.load(parity / "encoder_io.npz")
-    for case in "ab":
-        image = torch.from_numpy(io[f"{case}_x"])
-        weights = {}
-        for key, (name, value) in zip(own, published.items(), strict=True):
-            weight = torch.from_numpy(value).clone()
-            if name in ("encoder.conv1.weight", "EHigh_encoder.net.0.weight"):
-                weight[:, 3] *= image.shape[2] - 1  # it reads pixel indices, ours go from 0 to 1
-                weight[:, 4] *= image.shape[3] - 1
-            weights[key] = weight
-        encoder.load_state_dict(weights)
-        with torch.no_grad():
-            features = encoder(image)
-        np.testing.assert_allclose(features.numpy(), io[f"{case}_y"], atol=1e-4)

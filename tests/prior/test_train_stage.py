@@ -12,17 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from osgap.artifacts import read_provenance
 from osgap.capture.store import CaptureStore
 from osgap.checkpoint import Checkpoints
 from osgap.errors import UserError
-from osgap.prior.config import AugmentConfig, PriorConfig
+from osgap.prior import oneshot
+from osgap.prior.config import AugmentConfig, EncoderConfig, OneShotConfig, PriorConfig
 from osgap.prior.data import TrainingSamples
+from osgap.prior.encoder import ImageEncoder
 from osgap.prior.mean import load_maps, mean_avatar
 from osgap.prior.model import load_prior
+from osgap.prior.oneshot import OneShotInputs, OneShotOutputs
+from osgap.prior.published import layer_names, published_decoder
 from osgap.prior.train import TrainInputs, TrainOutputs, learning_rate, parameter_groups, run
+from osgap.provenance import file_digest
+from osgap.splat.avatar import Avatar
 from osgap.splat.uv_maps import load_uv_gt, save_uv_gt
+from osgap.weights import WeightFile
 
 PEOPLE = ("red", "green", "blue")
 FILES = ("model.pt", "mean_uv.npz", "train.json", "preview.png")
@@ -157,6 +165,74 @@ def test_a_finished_step_is_never_repeated(
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
 
 
+def test_steps_without_training_need_weights_of_the_default_network(tmp_path: Path) -> None:
+    weights = {"path": tmp_path / "model.pth", "sha256": "0" * 64}
+    with pytest.raises(ValidationError, match="steps is 0, but there are no weights"):
+        PriorConfig.model_validate({"steps": 0})
+    with pytest.raises(ValidationError, match="weights are of the default encoder, but encoder changes width"):
+        PriorConfig.model_validate({"weights": weights, "encoder": {"width": 32}})
+    assert PriorConfig.model_validate({"weights": weights, "steps": 0}).steps == 0
+    assert PriorConfig.model_validate({"weights": weights, "encoder": {"width": 64}}).weights is not None
+
+
+def _published(path: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint of the published size with random weights, as its publisher's training saves it."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in ImageEncoder(EncoderConfig()).state_dict().items()}
+    layers = layer_names(EncoderConfig())
+    state = {}
+    for name, shape in shapes.items():
+        layer, _, parameter = name.rpartition(".")
+        gain = (1.5 / shape[1:].numel()) ** 0.5 if len(shape) > 1 else 0.1
+        state[f"module.Encoder.{layers[layer]}.{parameter}"] = gain * torch.randn(shape, generator=generator)
+    torch.save(state | {"module.flame_model.v_template": torch.zeros(5143, 3)}, path)
+    return state
+
+
+@pytest.mark.slow
+def test_a_published_network_becomes_a_prior_without_training(world: Any, tmp_path: Path) -> None:
+    """At its full size: the file has its weights and its head, and gives maps that one photograph can start from."""
+    state = _published(tmp_path / "model.pth")
+    weights = {"path": tmp_path / "model.pth", "sha256": file_digest(tmp_path / "model.pth")}
+    config = PriorConfig.model_validate(
+        {"weights": weights, "steps": 0, "precision": "32-true", "accelerator": "cpu", "source_cameras": 1}
+    )
+    run(config, _inputs(world, ("red",)), _outputs(tmp_path / "prior"), seed=7)
+    provenance = read_provenance(tmp_path / "prior" / "model.pt")
+    assert provenance is not None
+    assert weights["sha256"] in provenance["inputs"].values()
+    log = json.loads((tmp_path / "prior" / "train.json").read_text())
+    assert (log["steps"], log["curve"]) == (0, [])
+    assert torch.equal(load_uv_gt(tmp_path / "prior" / "mean_uv.npz"), load_uv_gt(world.maps("red")))
+
+    model = load_prior(tmp_path / "prior" / "model.pt", uv_size=12)
+    found = model.encoder.state_dict()
+    assert torch.equal(found["fusion.out.weight"], state["module.Encoder.Final_encoder.output_net.6.weight"])
+    stem = state["module.Encoder.encoder.conv1.weight"]
+    torch.testing.assert_close(found["trunk.stem.weight"][:, 3:], 511 * stem[:, 3:])
+    features = torch.randn(1, 96, 6, 6)
+    expected = published_decoder(world.binding.mask, model.decoder.residual_scale)(features)
+    assert torch.equal(model.decoder(features), expected)
+
+    inputs = OneShotInputs(world.capture("grey"), tmp_path / "prior" / "model.pt", world.assets)
+    folder = tmp_path / "oneshot"
+    outputs = OneShotOutputs(
+        folder, folder / "prior", folder / "saw.json", folder / "preview.png", tmp_path / "checkpoints"
+    )
+    oneshot.run(OneShotConfig(network_steps=0, map_steps=2), None, inputs, outputs, subject="grey", seed=0)
+    assert len(Avatar.load(folder).attributes) == len(world.binding)
+
+
+def test_weights_that_are_none_stop_the_training(world: Any, tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"not a checkpoint")
+    weights = WeightFile(path=tmp_path / "model.pth", sha256=file_digest(tmp_path / "model.pth"))
+    config = PriorConfig(weights=weights, steps=0, accelerator="cpu", precision="32-true")
+    with pytest.raises(UserError, match=r"prior\.weights: .*model\.pth is no PyTorch state dict"):
+        run(config, _inputs(world), _outputs(tmp_path / "prior"), seed=7)
+    assert not (tmp_path / "prior" / "model.pt").exists()
+
+
 @pytest.mark.slow
 def test_two_ranks_learn_what_one_learns(world: Any, trained: Path, tmp_path: Path) -> None:
     """Two processes with one source each see the samples of one process with two, and average their gradients."""
@@ -176,7 +252,7 @@ def test_a_checkpoint_of_another_config_is_not_resumed(world: Any, tmp_path: Pat
 
 def test_training_brings_the_maps_nearer(world: Any, tmp_path: Path) -> None:
     still = AugmentConfig(brightness=0, tint=0, saturation=0, offset=0, shift=0, scale=0)
-    config = _tiny(60).model_copy(update={"learning_rate": 3e-3, "checkpoint_every": 100, "augment": still})
+    config = _tiny(80).model_copy(update={"learning_rate": 1e-3, "checkpoint_every": 100, "augment": still})
     run(config, _inputs(world), _outputs(tmp_path), seed=0)
     curve = json.loads((tmp_path / "train.json").read_text())["curve"]
     first, last = (np.mean([point["loss"] for point in part]) for part in (curve[:10], curve[-10:]))

@@ -64,8 +64,10 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
         ({"local_position_uv": np.zeros((6, 5, 3), np.float32)}, r"\(6, 5, 3\).*\(6, 6, 3\) is expected"),
         ({"gs_features_uv": np.zeros((6, 6, 3), np.int32)}, "gs_features_uv is int32"),
         ({"gs_opacity_uv": np.float32(3)}, "shape"),
+        ({"gs_opacity_uv": np.full((6, 6, 1), 1e300)}, r"gs_opacity_uv\[0, 0, 0\] is 1e\+300; .*single precision"),
+        ({"gs_opacity_uv": np.array([print], dtype=object)}, r"not a readable .npz file.*allow_pickle"),
     ],
-    ids=["missing key", "width", "not square", "integers", "no axes"],
+    ids=["missing key", "width", "not square", "integers", "no axes", "too large", "pickled"],
 )
 def test_wrong_content_is_refused(maps: torch.Tensor, tmp_path: Path, changes: dict, message: str) -> None:
     save_uv_gt(tmp_path / "a.npz", maps)
@@ -78,3 +80,19 @@ def test_nan_is_refused_with_its_place(maps: torch.Tensor, tmp_path: Path) -> No
     save_uv_gt(tmp_path / "a.npz", maps)
     with pytest.raises(UserError, match=r"local_scaling_uv\[2, 3, 1\] is nan"):
         load_uv_gt(tmp_path / "a.npz")
+
+
+def test_doubles_and_further_keys_are_read(maps: torch.Tensor, tmp_path: Path) -> None:
+    """Keys that are not wanted are not even opened: a pickled one does no harm."""
+    save_uv_gt(tmp_path / "a.npz", maps)
+    with np.load(tmp_path / "a.npz") as archive:
+        doubles = {key: archive[key].astype(np.float64) for key in archive.files}
+    rewrite(tmp_path / "a.npz", **doubles, iteration=np.array(5), config=np.array([print], dtype=object))
+    assert torch.equal(load_uv_gt(tmp_path / "a.npz"), maps)
+    assert load_uv_gt(tmp_path / "a.npz").dtype == torch.float32
+
+
+def test_an_array_without_a_name_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((6, 6, 14), np.float32))
+    with pytest.raises(UserError, match=r"a\.npy: not a readable"):
+        load_uv_gt(tmp_path / "a.npy")
