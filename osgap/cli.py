@@ -114,7 +114,7 @@ def import_tracking(subject: Subject, common: Options = Common()) -> None:
         pipeline.capture_config,
         stage.ImportInputs(
             tracking=pipeline.tracking(subject),
-            template=pipeline.head.template,
+            head=pipeline.head,
             raw=pipeline.layout.raw if pipeline.downloads else None,
             manifests=tuple(pipeline.downloads_of(subject)),
         ),
@@ -379,8 +379,10 @@ def export_splats(
     pipeline = common.pipeline()
     from osgap.exchange import export as stage
 
-    options = {"frames": frames, "motion": motion, "color": color}
-    _written(stage.export_splats(avatar, output, pipeline.head, up=up, sh_degree=sh_degree, **options))
+    paths = stage.export_splats(
+        avatar, output, pipeline.head, frames=frames, motion=motion, up=up, sh_degree=sh_degree, color=color
+    )
+    _written(paths)
 
 
 @app.command(name="export-mesh")
@@ -406,8 +408,8 @@ def export_mesh(
     pipeline = common.pipeline()
     from osgap.exchange import export as stage
 
-    options = {"frames": frames, "motion": motion}
-    _written(stage.export_mesh(avatar, output, pipeline.head, up=up, suffix=suffix, **options))
+    paths = stage.export_mesh(avatar, output, pipeline.head, frames=frames, motion=motion, up=up, suffix=suffix)
+    _written(paths)
 
 
 @app.command(name="export-maps")

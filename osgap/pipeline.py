@@ -208,10 +208,12 @@ class Pipeline:
         return "|".join(map(re.escape, subjects)) or "(?!)"
 
     def tracking_files(self, subject: str) -> list[Path]:
-        """What an import depends on: the export's tables (a change there means that the export was made anew)."""
+        """What an import depends on: the tracking's tables (a change there means that the tracking was made anew)."""
         if self.standin:
             return [self.layout.standin_person(subject)]
-        return sorted(self.tracking(subject).glob("transforms*.json"))
+        from osgap.capture.importer import tracking_files
+
+        return tracking_files(self.tracking(subject), self.entry(subject).sequences)
 
     def avatar(self, method: str, subject: str) -> Path:
         """Folder of a method's avatar of a subject; for the mean avatar the mean map, which is everybody's."""

@@ -1,38 +1,40 @@
-"""Stage `import`: a FLAME tracking export, checked frame by frame, as one capture store.
+"""Stage `import`: a FLAME tracking of any layout, checked frame by frame, as one capture store.
 
-Nothing is written unless everything is sound: cameras, paths and splits agree (`osgap.capture.vhap`), every image
-and mask is whole and of its camera's size, every FLAME parameter is a sensible number, and where the raw videos are
-part of the run the export fits them.
+Nothing is written unless everything is sound: cameras, paths and splits agree (`osgap.capture.vhap`,
+`osgap.capture.benchmark`), every image, mask and video is whole and of its camera's size, every FLAME parameter is a
+sensible number, and where the raw videos are part of the run the tracking fits them.
 """
 
 from __future__ import annotations
 
 import glob
 import logging
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from osgap.capture.benchmark import CALIBRATION, TRACKING, benchmark_files, find_calibration, read_benchmark
 from osgap.capture.config import CaptureConfig, SubjectEntry
-from osgap.capture.encoded import check_frame, check_mask
+from osgap.capture.frames import encoded_frames, scaled_intrinsics, scaled_size
 from osgap.capture.nersemble import (
     calibration_path,
+    color_calibration_path,
     participant_of,
     read_calibration,
+    read_color_calibration,
     read_json,
     sequence_in,
     video_path,
 )
+from osgap.capture.recording import Clip, Pictures, Recording
 from osgap.capture.store import Capture, write_store
-from osgap.capture.vhap import Export, read_export, read_flame, transforms_files
+from osgap.capture.vhap import read_export, transforms_files
 from osgap.errors import UserError
-from osgap.progress import track
+from osgap.head.config import HeadAssets
 from osgap.provenance import Provenance
 
-_AHEAD = 4  # frames per thread that may wait to be written; bounds the memory
+# Two pictures of one scene may differ by rounding (of a pixel, or that much) in their proportions, not by more.
+_ASPECT_TOLERANCE = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +44,14 @@ class ImportInputs:
     """What an import reads."""
 
     tracking: Path
-    """Folder of the tracking export."""
+    """Folder of the tracking."""
     raw: Path | None = None
     """Root of the NeRSemble tree, if raw videos are part of the run."""
     manifests: tuple[Path, ...] = ()
     """The downloads of the subject's sequences (`osgap.capture.download`); needed with `raw`."""
-    template: Path | None = None
-    """Template OBJ of the head model, which says how many vertices a static offset must have. None: FLAME's number
-    where the export has no static offset, else no check."""
+    head: HeadAssets | None = None
+    """The head model. Of an export only the template is read, which says how many vertices a static offset must have
+    (None: FLAME's number where the export has no static offset, else no check); NeRSemble's benchmark needs it all."""
 
 
 @dataclass(frozen=True)
@@ -69,41 +71,84 @@ def run(
     seed: int,
     entry: SubjectEntry,
 ) -> None:
-    """Import one subject's tracking export.
+    """Import one subject's tracking.
 
     Raises:
         UserError: naming the file that is broken, missing or in disagreement with others. No output is left then.
     """
-    export = read_export(inputs.tracking, subject, config.held_out_camera)
-    if inputs.raw is not None:
-        _check_against_raw(export, inputs.raw, inputs.manifests, participant_of(subject, entry))
-    params = read_flame(export.timesteps, _vertex_count(inputs.template))
+    recording = _read_recording(config, inputs, subject, entry)
+    width, height = scaled_size(recording, config.width)
+    frames = encoded_frames(recording, width, height, subject)
+    settings = {"held_out_camera": config.held_out_camera, "frames": config.frames, "width": config.width}
     provenance = Provenance.collect(
-        "import",
-        subject=subject,
-        config={"held_out_camera": config.held_out_camera},
-        inputs=[*export.transforms, *inputs.manifests, *([inputs.template] if inputs.template else [])],
-        seed=seed,
+        "import", subject=subject, config=settings, inputs=[*recording.tables, *inputs.manifests], seed=seed
     )
     capture = Capture(
         subject=subject,
-        serials=export.serials,
-        world_to_camera=export.world_to_camera,
-        intrinsics=export.intrinsics,
-        width=export.width,
-        height=export.height,
-        timesteps=[(timestep.sequence, timestep.index) for timestep in export.timesteps],
-        params=params,
-        splits=export.splits,
+        serials=recording.serials,
+        world_to_camera=recording.world_to_camera,
+        intrinsics=scaled_intrinsics(recording, width, height),
+        width=width,
+        height=height,
+        timesteps=[(timestep.sequence, timestep.index) for timestep in recording.timesteps],
+        params=recording.params,
+        splits=recording.splits,
     )
-    size = sum(_file_size(path) for rows in (export.images, export.masks) for row in rows for path in row if path)
-    write_store(outputs.capture, capture, _frames(export, subject), size, provenance)
-    counts = ", ".join(f"{len(frames)} {name}" for name, frames in export.splits.items())
-    _log.info("%s: %d timesteps, %d cameras (%s)", subject, len(export.timesteps), len(export.serials), counts)
+    write_store(outputs.capture, capture, frames.contents, frames.size, provenance, frames.order)
+    counts = ", ".join(f"{len(rows)} {name}" for name, rows in recording.splits.items())
+    _log.info(
+        "%s: %d timesteps, %d cameras, %dx%d pixels (%s)",
+        subject, len(recording.timesteps), len(recording.serials), width, height, counts,
+    )  # fmt: skip
+
+
+def _read_recording(config: CaptureConfig, inputs: ImportInputs, subject: str, entry: SubjectEntry) -> Recording:
+    """The subject's recording, by whichever reader fits its folder; the head model's files join its tables."""
+    if _is_benchmark(inputs.tracking):
+        if inputs.head is None:
+            raise UserError(f"{inputs.tracking}: NeRSemble's benchmark needs the head model; set flame.assets")
+        from osgap.head.assets import load_head
+
+        head = load_head(inputs.head)
+        recording = read_benchmark(inputs.tracking, subject, config.held_out_camera, head, entry.sequences)
+        return replace(recording, tables=[*recording.tables, inputs.head.model, inputs.head.template])
+    template = inputs.head.template if inputs.head else None
+    recording = read_export(inputs.tracking, subject, config.held_out_camera, _vertex_count(template))
+    recording = replace(recording, tables=[*recording.tables, *([template] if template else [])])
+    if inputs.raw is not None:
+        _check_against_raw(recording, inputs.raw, inputs.manifests, participant_of(subject, entry))
+    if config.frames == "videos":
+        if inputs.raw is None:
+            raise UserError(
+                f"{inputs.tracking}: frames are to come from the raw videos, which are not part of the run; set "
+                f"`capture: {{download: true}}`, or `capture: {{frames: export}}` to take the export's images"
+            )
+        return _with_raw_videos(recording, inputs.raw, participant_of(subject, entry))
+    return recording
+
+
+def _is_benchmark(folder: Path) -> bool:
+    """Whether a folder is of NeRSemble's benchmark; else it is an export.
+
+    Raises:
+        UserError: when it is neither, or an incomplete export.
+    """
+    if any(folder.glob("transforms*.json")):
+        transforms_files(folder)
+        return False
+    if find_calibration(folder) is not None:
+        return True
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "nothing"
+    raise UserError(
+        f"{folder}: no tracking that can be read (found {found}). An export in VHAP's layout has transforms.json or "
+        f"transforms_{{train,val,test}}.json; a participant of NeRSemble's benchmark has calibration/{CALIBRATION} and "
+        f"sequences/*/images/cam_*.mp4, alpha_maps/cam_*.mp4 and tracking/{TRACKING[0]}. Check the path."
+    )
 
 
 def find_tracking(config: CaptureConfig, subject: str, entry: SubjectEntry) -> Path:
-    """The folder of a subject's tracking export.
+    """The folder of a subject's tracking.
 
     Raises:
         UserError: when the config names none, or not exactly one folder fits.
@@ -132,74 +177,33 @@ def find_tracking(config: CaptureConfig, subject: str, entry: SubjectEntry) -> P
 
 
 def check_tracking(config: CaptureConfig, subject: str, entry: SubjectEntry) -> Path:
-    """What can be said of a subject's tracking export without reading it; returns its folder.
+    """What can be said of a subject's tracking without reading it; returns its folder.
 
     Raises:
-        UserError: when it is not named, not there, or no export.
+        UserError: when it is not named, not there, or in no layout that can be read.
     """
     folder = find_tracking(config, subject, entry)
     try:
-        transforms_files(folder)
+        tracking_files(folder, entry.sequences)
     except UserError as error:
         raise UserError(f"subject {subject}: {error}") from None
     return folder
 
 
-# the frames --------------------------------------------------------------------------------------------------
+def tracking_files(folder: Path, sequences: Sequence[str] | None = None) -> list[Path]:
+    """The tables of a tracking, of whichever layout: a change there means that the tracking was made anew.
 
+    Args:
+        sequences: to which a subject of NeRSemble's benchmark is restricted.
 
-def _frames(export: Export, subject: str) -> Iterator[tuple[bytes, bytes]]:
-    """Checked bytes of every image and mask, timestep-major; threads decode a few frames ahead."""
-    pairs = [
-        pair
-        for images, masks in zip(export.images, export.masks, strict=True)
-        for pair in zip(images, masks, strict=True)
-    ]
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[tuple[bytes, bytes]]] = deque()
-        try:
-            for image, mask in track(pairs, f"{subject} import"):
-                waiting.append(pool.submit(_read_frame, image, mask, export.width, export.height))
-                if len(waiting) > _AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _read_frame(image: Path, mask: Path | None, width: int, height: int) -> tuple[bytes, bytes]:
-    content = _read_file(image)
-    header = check_frame(content, str(image), width, height)
-    if mask is None:
-        if header.color != "rgba":
-            raise UserError(f"{image}: has neither a mask in fg_masks nor an alpha channel. Export the tracking anew.")
-        return content, b""
-    mask_content = _read_file(mask)
-    check_mask(mask_content, str(mask), width, height)
-    return content, mask_content
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{path}: no such file, but the transforms name it. Export the tracking anew.")
-    return UserError(f"{path}: cannot be read ({error.strerror}); check its permissions")
+    Raises:
+        UserError: when the folder is in no layout that can be read.
+    """
+    if _is_benchmark(folder):
+        files = benchmark_files(folder, sequences)
+        return [files.calibration, *(sequence.tracking for sequence in files.sequences)]
+    everything, splits = transforms_files(folder)
+    return [path for path in (everything, *splits.values()) if path is not None]
 
 
 def _vertex_count(template: Path | None) -> int | None:
@@ -220,14 +224,14 @@ def _vertex_count(template: Path | None) -> int | None:
 # the raw videos ----------------------------------------------------------------------------------------------
 
 
-def _check_against_raw(export: Export, raw: Path, manifests: tuple[Path, ...], participant: int) -> None:
+def _check_against_raw(export: Recording, raw: Path, manifests: tuple[Path, ...], participant: int) -> None:
     """Cameras are those of the calibration; each tracked sequence has its videos, long enough for its timesteps."""
     calibration_file = raw / calibration_path(participant)
     calibration = read_calibration(calibration_file)
     tracked, calibrated = set(export.serials), set(calibration.serials)
     if tracked != calibrated:
         raise UserError(
-            f"{export.transforms[0]} has {len(tracked)} cameras, {calibration_file} has {len(calibrated)}"
+            f"{export.tables[0]} has {len(tracked)} cameras, {calibration_file} has {len(calibrated)}"
             f"{_only('only tracked', tracked - calibrated)}{_only('only calibrated', calibrated - tracked)}. "
             f"The export is of another recording or incomplete: export it anew with all cameras."
         )
@@ -261,6 +265,58 @@ def _check_against_raw(export: Export, raw: Path, manifests: tuple[Path, ...], p
                     f"{export.folder}: {name} is tracked up to timestep {timesteps - 1}, but {video} has "
                     f"{listed.get('frames', 0)} frames; the export is of another recording"
                 )
+
+
+def _with_raw_videos(export: Recording, raw: Path, participant: int) -> Recording:
+    """The export with the raw videos' pictures in place of its images; masks stay."""
+    from osgap.capture.color import TERM_COUNTS
+    from osgap.capture.video import read_info
+
+    assert isinstance(export.frames, Pictures)
+    color_file = raw / color_calibration_path(participant)
+    corrections = read_color_calibration(color_file)
+    for serial in export.serials:
+        if serial not in corrections:
+            raise UserError(
+                f"{color_file}: has no camera {serial}, which {export.tables[0]} has; it has "
+                f"{', '.join(corrections)}. Delete the file and download it again."
+            )
+        if corrections[serial].shape[1] not in TERM_COUNTS:
+            raise UserError(
+                f"{color_file}: the colour matrix of camera {serial} has shape {corrections[serial].shape}; expected "
+                f"(3, K) with K one of {', '.join(map(str, TERM_COUNTS))}. Delete the file and download it again."
+            )
+    for row in export.frames.masks:
+        for camera, mask in enumerate(row):
+            if mask is None:
+                raise UserError(
+                    f"{export.folder}: has no mask in fg_masks of {export.frames.images[0][camera].name}, which frames "
+                    f"from the raw videos need. Export the masks too."
+                )
+    clips = []
+    for name in dict.fromkeys(timestep.sequence for timestep in export.timesteps):
+        rows = [t for t, timestep in enumerate(export.timesteps) if timestep.sequence == name]
+        rows.sort(key=lambda t: export.timesteps[t].index)
+        for camera, serial in enumerate(export.serials):
+            video = raw / video_path(participant, sequence_in(name) or name, serial)
+            info = read_info(video)
+            if abs(info.width * export.height / info.height - export.width) > max(_ASPECT_TOLERANCE * export.width, 1):
+                raise UserError(
+                    f"{video}: {info.width}x{info.height} pixels, which {export.width}x{export.height} in "
+                    f"{export.tables[0]} is no scaled copy of; the export is cropped or of another recording. Export "
+                    f"it with the whole pictures."
+                )
+            clips.append(
+                Clip(
+                    video=video,
+                    camera=camera,
+                    timesteps=rows,
+                    numbers=[export.timesteps[t].index for t in rows],
+                    masks=[mask for t in rows if (mask := export.frames.masks[t][camera]) is not None],
+                    correction=corrections[serial],
+                )
+            )
+    return replace(export, tables=[*export.tables, color_file], frames=clips)
 
 
 def _only(label: str, serials: set[str]) -> str:

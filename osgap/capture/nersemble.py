@@ -108,11 +108,11 @@ class Calibration:
     world_to_camera: np.ndarray
     """`[C, 4, 4]` float64, OpenCV axes."""
     intrinsics: np.ndarray
-    """`[3, 3]` float64 in pixels of the full videos; one for all cameras."""
+    """Float64 in pixels of the videos: `[3, 3]` of all cameras (the recordings), or `[C, 3, 3]` (the benchmark)."""
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read `camera_params.json`.
+    """Read `camera_params.json` of a participant's recordings or of the benchmark.
 
     Raises:
         UserError: when it is no calibration of rigid cameras.
@@ -122,23 +122,29 @@ def read_calibration(path: Path) -> Calibration:
         poses = content["world_2_cam"]
         serials = [str(serial) for serial in poses]
         world_to_camera = np.array([poses[serial] for serial in poses], np.float64)
-        intrinsics = np.array(content["intrinsics"], np.float64)
+        matrices = content["intrinsics"]
+        if isinstance(matrices, dict):
+            matrices = [matrices[serial] for serial in poses]
+        intrinsics = np.array(matrices, np.float64)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: expected NeRSemble's `world_2_cam` (4x4 per serial) and `intrinsics` (3x3), but "
-            f"{type(error).__name__}: {error}. Delete the file and download it again."
+            f"{path}: expected NeRSemble's `world_2_cam` (4x4 per serial) and `intrinsics` (3x3, or one per serial), "
+            f"but {type(error).__name__}: {error}. Delete the file and download it again."
         ) from None
-    if world_to_camera.shape != (len(serials), 4, 4) or intrinsics.shape != (3, 3):
+    count = len(serials)
+    if not count or world_to_camera.shape != (count, 4, 4) or intrinsics.shape not in ((3, 3), (count, 3, 3)):
         raise UserError(
             f"{path}: `world_2_cam` has shape {world_to_camera.shape} and `intrinsics` {intrinsics.shape}; expected "
-            f"({len(serials)}, 4, 4) and (3, 3). Delete the file and download it again."
+            f"({count}, 4, 4) and (3, 3) or ({count}, 3, 3). Delete the file and download it again."
         )
     for serial, pose in zip(serials, world_to_camera, strict=True):
         problem = rigid_problem(pose)
         if problem:
             raise UserError(f"{path}: the pose of camera {serial} {problem}. Delete the file and download it again.")
-    if not np.isfinite(intrinsics).all() or intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0:
-        raise UserError(f"{path}: `intrinsics` is no camera matrix. Delete the file and download it again.")
+    for number, matrix in enumerate(intrinsics.reshape(-1, 3, 3)):
+        if not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or (matrix[2] != [0, 0, 1]).any():
+            of = f" of camera {serials[number]}" if intrinsics.ndim == 3 else ""
+            raise UserError(f"{path}: `intrinsics`{of} is no camera matrix. Delete the file and download it again.")
     return Calibration(serials, world_to_camera, intrinsics)
 
 
@@ -183,16 +189,33 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        UserError: when the file is missing, unreadable, no JSON or no object.
+        UserError: when the file is missing, unreadable, no JSON or no object, or has a key twice in one object.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), object_pairs_hook=_without_twins)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except (ValueError, RecursionError) as error:  # of which JSONDecodeError and UnicodeDecodeError are kinds
         raise UserError(f"{path}: not valid JSON ({error}); the file is damaged, make or fetch it anew") from None
+    except _TwinError as error:
+        raise UserError(
+            f"{path}: the key {error.args[0]!r} stands twice in one object, so it is not clear which is meant; make or "
+            f"fetch the file anew"
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object at the top, found a {type(content).__name__}")
+    return content
+
+
+class _TwinError(Exception):
+    """A key that stands twice in one JSON object, where Python's reader would keep the last."""
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwinError(next(key for key in keys if keys.count(key) > 1))
     return content

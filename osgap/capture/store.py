@@ -6,7 +6,7 @@
     /timesteps/          sequence [T] (row of /sequences), index [T] (number in the sequence); training first
     /flame/              shape [300], static_offset [V, 3], expr [T, 100] ... as `osgap.head.params.FlameParams`
     /split/              train, val, test: [M, 2] (timestep, camera), timestep-major
-    /frames/data         [bytes] every image and mask as it was in its file, one after the other
+    /frames/data         [bytes] every image and mask as a file of its own, one after the other, in any order
     /frames/{images,masks}  [T, C, 2] offset and size in `data`; a mask of size 0 is the image's alpha channel
 
 Readers take the tables with HDF5, without locks, and then read frames with plain positional reads. So one store
@@ -15,14 +15,17 @@ serves any number of processes and threads, on network file systems too.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
 FORMAT = "osgap-captures"
 VERSION = 1
 SPLITS = ("train", "val", "test")
+
+_BLOCK = 1 << 24  # bytes
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OVERHEAD = 1 << 16  # bytes of HDF5 and attributes, about
 
 _IDENTITY = ("shape", "static_offset")
 _MOTION = ("expr", "rotation", "neck_pose", "jaw_pose", "eyes_pose", "translation")
@@ -66,69 +73,116 @@ class Capture:
 
 
 def write_store(
-    path: Path, capture: Capture, frames: Iterable[tuple[bytes, bytes]], size: int, provenance: Provenance
+    path: Path,
+    capture: Capture,
+    frames: Iterable[tuple[bytes, bytes]],
+    size: int | None,
+    provenance: Provenance,
+    order: Iterable[tuple[int, int]] | None = None,
 ) -> None:
     """Write a store. Its bytes depend on the arguments only; on an error nothing is left.
 
     Args:
-        frames: encoded image and mask (empty: the image's alpha channel) of each (timestep, camera), camera-minor.
-            They are written as they come, so that memory is bounded whatever their number.
-        size: bytes of all frames together.
+        frames: encoded image and mask (empty: the image's alpha channel) of each (timestep, camera). They are written
+            as they come, so that memory is bounded whatever their number.
+        size: bytes of all frames together. None: not known before; then they pass through a temporary file without a
+            name, in the same folder.
         provenance: digests of the frames and of the FLAME parameters join its inputs.
+        order: the (timestep, camera) of each of `frames`. Default is timestep-major, camera-minor.
 
     Raises:
-        UserError: when the frames have other sizes than announced (their files changed meanwhile).
+        UserError: when the frames have other sizes than announced (their files changed meanwhile), or the disk is full.
     """
     counts = (len(capture.timesteps), len(capture.serials))
+    slots = iter(np.ndindex(*counts) if order is None else order)
     sequences = list(dict.fromkeys(sequence for sequence, _ in capture.timesteps))
     flame = {name: getattr(capture.params, name).numpy() for name in (*_IDENTITY, *_MOTION)}
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+    tables = {
+        "sequences": _texts(sequences),
+        "cameras/serial": _texts(capture.serials),
+        "cameras/world_to_camera": capture.world_to_camera.astype(np.float64),
+        "cameras/intrinsics": capture.intrinsics.astype(np.float64),
+        "timesteps/sequence": np.array([sequences.index(name) for name, _ in capture.timesteps], np.int64),
+        "timesteps/index": np.array([index for _, index in capture.timesteps], np.int64),
+        **{f"flame/{name}": array.astype(np.float32) for name, array in flame.items()},
+        **{f"split/{name}": capture.splits[name].astype(np.int64) for name in SPLITS},
+    }
+    where = np.full((2, *counts, 2), -1, np.int64)  # image, mask
+    contents = _placed(zip(frames, slots, strict=False), where)
+    with _room_for(path), atomic_path(path) as temporary, contextlib.ExitStack() as stack:
+        if size is None:
+            contents, size = _spool(contents, stack.enter_context(tempfile.TemporaryFile(dir=path.parent)))
+        _reserve(temporary, size + where.nbytes + sum(array.nbytes for array in tables.values()) + _OVERHEAD)
+        file = stack.enter_context(h5py.File(temporary, "w", libver=("earliest", "v110")))
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["subject"] = capture.subject
         file.attrs["width"], file.attrs["height"] = capture.width, capture.height
-        tables = {
-            "sequences": _texts(sequences),
-            "cameras/serial": _texts(capture.serials),
-            "cameras/world_to_camera": capture.world_to_camera.astype(np.float64),
-            "cameras/intrinsics": capture.intrinsics.astype(np.float64),
-            "timesteps/sequence": np.array([sequences.index(name) for name, _ in capture.timesteps], np.int64),
-            "timesteps/index": np.array([index for _, index in capture.timesteps], np.int64),
-            **{f"flame/{name}": array.astype(np.float32) for name, array in flame.items()},
-            **{f"split/{name}": capture.splits[name].astype(np.int64) for name in SPLITS},
-        }
         for name, array in tables.items():
             file.create_dataset(name, data=array)
         digests = {
             "flame": hashlib.sha256(b"".join(tables[f"flame/{name}"].tobytes() for name in flame)).hexdigest(),
-            "frames": _write_frames(file, frames, size, counts, path),
+            "frames": _write_data(file, contents, size, path),
         }
+        if (where < 0).any() or next(slots, None) is not None:
+            raise _changed(path)
+        file["frames/images"], file["frames/masks"] = where[0], where[1]
         provenance = replace(provenance, inputs={**provenance.inputs, **digests})
         file.attrs[PROVENANCE_KEY] = json.dumps(provenance.as_dict(), sort_keys=True)
 
 
-def _write_frames(
-    file: h5py.File, frames: Iterable[tuple[bytes, bytes]], size: int, counts: tuple[int, int], path: Path
-) -> str:
-    """Write the frames' bytes and where they are; returns their digest."""
-    data = file.create_dataset("frames/data", shape=(size,), dtype=np.uint8)
-    where = np.zeros((2, *counts, 2), np.int64)  # image, mask
-    digest, offset = hashlib.sha256(), 0
-    slots = iter(np.ndindex(*counts))
-    for pair, slot in zip(frames, slots, strict=False):
+def _placed(frames: Iterable[tuple[tuple[bytes, bytes], tuple[int, ...]]], where: np.ndarray) -> Iterator[bytes]:
+    """The contents one after the other; notes in `where` `[2, T, C, 2]` the place of each."""
+    offset = 0
+    for pair, slot in frames:
         for kind, content in enumerate(pair):
-            end = offset + len(content)
-            if end > size:
-                raise _changed(path)
-            if content:
-                data[offset:end] = np.frombuffer(content, np.uint8)
             where[(kind, *slot)] = offset, len(content)
-            digest.update(content)
-            offset = end
-    if next(slots, None) is not None or offset != size:
+            offset += len(content)
+            yield content
+
+
+def _write_data(file: h5py.File, contents: Iterable[bytes], size: int, path: Path) -> str:
+    """Write the frames' bytes, whose number is known, and return their digest."""
+    data = file.create_dataset("frames/data", shape=(size,), dtype=np.uint8)
+    digest, offset = hashlib.sha256(), 0
+    for content in contents:
+        end = offset + len(content)
+        if end > size:
+            raise _changed(path)
+        if content:
+            data[offset:end] = np.frombuffer(content, np.uint8)
+        digest.update(content)
+        offset = end
+    if offset != size:
         raise _changed(path)
-    file["frames/images"], file["frames/masks"] = where[0], where[1]
     return digest.hexdigest()
+
+
+def _spool(contents: Iterable[bytes], spool: IO[bytes]) -> tuple[Iterator[bytes], int]:
+    """The same bytes in blocks, and their number: a dataset that readers find in one piece cannot grow."""
+    for content in contents:
+        spool.write(content)
+    size = spool.tell()
+    spool.seek(0)
+    return iter(lambda: spool.read(_BLOCK), b""), size
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Raise an OSError where there is no room for a file, before HDF5 meets that, which cannot close its file then."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+@contextlib.contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Say it plainly when there is no space left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(f"{path} cannot be written ({os.strerror(error.errno)}); make room and run again") from None
 
 
 def _changed(path: Path) -> UserError:
@@ -214,7 +268,10 @@ class CaptureStore:
 
         from osgap.head.params import FlameParams
 
-        return FlameParams(**{name: torch.from_numpy(array) for name, array in self._tables.flame.items()})
+        try:
+            return FlameParams(**{name: torch.from_numpy(array) for name, array in self._tables.flame.items()})
+        except ValueError as error:
+            raise self._damaged(error) from None
 
     def split(self, name: str) -> np.ndarray:
         """The frames of `train`, `val` or `test`: `[M, 2]` int64 (timestep, camera), timestep-major."""
@@ -247,12 +304,14 @@ class CaptureStore:
 
     def image(self, timestep: int, camera: int) -> np.ndarray:
         """`[H, W, 3]` uint8 RGB on white."""
-        return decode_frame(self.encoded_image(timestep, camera), self._name("image", timestep, camera))
+        name = self._name("image", timestep, camera)
+        return self._sized(decode_frame(self.encoded_image(timestep, camera), name), name)
 
     def mask(self, timestep: int, camera: int) -> np.ndarray:
         """`[H, W]` uint8, 255 where the person is."""
         encoded = self.encoded_mask(timestep, camera) or self.encoded_image(timestep, camera)
-        return decode_mask(encoded, self._name("mask", timestep, camera))
+        name = self._name("mask", timestep, camera)
+        return self._sized(decode_mask(encoded, name), name)
 
     def images(self, frames: np.ndarray) -> np.ndarray:
         """`[M, H, W, 3]` uint8 RGB on white of frames `[M, 2]` (timestep, camera)."""
@@ -283,6 +342,15 @@ class CaptureStore:
             raise self._truncated()
         return content
 
+    def _sized(self, pixels: np.ndarray, name: str) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        if (width, height) != (self._tables.width, self._tables.height):
+            raise UserError(
+                f"{name} has {width}x{height} pixels, its camera {self._tables.width}x{self._tables.height}; delete "
+                f"the store and run `osgap import` again"
+            )
+        return pixels
+
     def _name(self, kind: str, timestep: int, camera: int) -> str:
         return f"{self.path}: {kind} of timestep {timestep}, camera {self._tables.serials[camera]}"
 
@@ -295,9 +363,13 @@ class CaptureStore:
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 self._check_format(file)
-                return self._read_tables(file)
+                tables = self._read_tables(file)
+            self._check_tables(tables)
+            return tables
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such capture store; make it with `osgap import`") from None
+        except PermissionError:
+            raise UserError(f"{self.path}: cannot be read; check its permissions") from None
         except OSError as error:
             if "truncated file" in str(error):
                 raise self._truncated() from None
@@ -310,10 +382,12 @@ class CaptureStore:
                 f"{self.path}: the capture store is incomplete ({error.args[0]}); delete it and run `osgap import` "
                 f"again"
             ) from None
+        except (IndexError, TypeError, ValueError) as error:
+            raise self._damaged(error) from None
 
     def _check_format(self, file: h5py.File) -> None:
         found, version = file.attrs.get("format"), file.attrs.get("version")
-        if found != FORMAT or version is None:
+        if found != FORMAT or not isinstance(version, np.integer):
             raise UserError(
                 f"{self.path}: an HDF5 file, but not a capture store (format {found!r}, expected {FORMAT!r}); check "
                 f"the path"
@@ -346,6 +420,30 @@ class CaptureStore:
             masks=file["frames/masks"][()],
             start=start,
         )
+
+    def _check_tables(self, tables: _Tables) -> None:
+        """Tables must fit each other and hold numbers: a damaged or edited file shows here, not somewhere in a fit."""
+        times, cameras = len(tables.timesteps), len(tables.serials)
+        expected = {
+            "cameras/world_to_camera": (tables.world_to_camera, (cameras, 4, 4)),
+            "cameras/intrinsics": (tables.intrinsics, (cameras, 3, 3)),
+            "frames/images": (tables.images, (times, cameras, 2)),
+            "frames/masks": (tables.masks, (times, cameras, 2)),
+            **{f"flame/{name}": (tables.flame[name], tables.flame[name].shape) for name in _IDENTITY},
+            **{f"flame/{name}": (tables.flame[name], (times, *tables.flame[name].shape[1:])) for name in _MOTION},
+            **{f"split/{name}": (frames, (len(frames), 2)) for name, frames in tables.splits.items()},
+        }
+        for name, (array, shape) in expected.items():
+            if array.shape != shape:
+                raise self._damaged(f"{name} has shape {array.shape}, expected {shape}")
+            if not np.isfinite(array).all():
+                raise self._damaged(f"{name} has numbers that are not finite")
+        for name, frames in tables.splits.items():
+            if ((frames < 0) | (frames >= (times, cameras))).any():
+                raise self._damaged(f"split/{name} has frames that are not there")
+
+    def _damaged(self, what: object) -> UserError:
+        return UserError(f"{self.path}: the capture store is damaged ({what}); delete it and run `osgap import` again")
 
     def _truncated(self) -> UserError:
         return UserError(f"{self.path}: the capture store is truncated; delete it and run `osgap import` again")

@@ -9,6 +9,10 @@
     UNION10_074_…/                      several sequences: only transforms files,
     └── transforms_{train,val,test}.json    with paths such as ../074_EMO-1_v16_…/images/00000_00.png
 
+The release of GaussianAvatars is read as well: a union whose frames may lie in its own folder, with fewer keys. Only
+`file_path`, `transform_matrix`, `timestep_index`, `flame_param_path` and a focal length are needed; image size and
+camera number are then those of the images and of their names.
+
 A path may not leave the export's folder, or in a union the exports that stand beside it.
 """
 
@@ -18,84 +22,40 @@ import logging
 import math
 import os
 import posixpath
-import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from nersemble_data.constants import SERIALS
 
+from osgap.capture.encoded import read_file, read_header
 from osgap.capture.nersemble import read_json, rigid_problem, sequence_in
+from osgap.capture.recording import HELD_OUT_INDEX, Pictures, Recording, Timestep, plausible, tested
+from osgap.capture.store import SPLITS
 from osgap.errors import UserError
 
 if TYPE_CHECKING:
     from osgap.head.params import FlameParams
 
-SPLITS = ("train", "val", "test")
-
-TRAIN_FRACTION = 0.7
-"""Of one sequence's timesteps, where the export does not say (VHAP)."""
-UNION_GROUP = 10
-"""Sequences of which one is held out, where the export does not say (VHAP)."""
-HELD_OUT_INDEX = 8
-"""Number of NeRSemble's frontal camera, held out where the serial is not known (VHAP, GaussianAvatars)."""
-
 # Two frames of one camera may differ by rounding in the JSON, not by more.
 _POSE_TOLERANCE = 1e-4
 _PIXEL_TOLERANCE = 1e-3
 
-# Beyond these, numbers are damage: coefficients are in standard deviations, angles in radians, lengths in metres
-# (translations in millimetres are tolerated).
-_LARGEST = {"translation": 1e4}
-_LARGEST_OTHERWISE = 1e2
-
 # Differences of identity between the timesteps of one export that are worth a word.
 _IDENTITY_TOLERANCE = 1e-4
+
+# Where a path has no extension.
+_EXTENSIONS = (".png", ".jpg", ".jpeg")
+
+# A folder's name tells of NeRSemble's sequences (`074_EMO-1_v16`, `UNION10_306_EMO1234EXP234589_v16`).
+_NERSEMBLE = re.compile(r"(?<![A-Za-z])(EMO|EXP|SEN)-?\d")
 
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Timestep:
-    """One moment of one sequence."""
-
-    sequence: str
-    """NeRSemble's name in full where the export's folder mentions one, else the folder's name."""
-    index: int
-    """Number of the timestep in its sequence."""
-    flame: Path
-    """File of its FLAME parameters."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """A tracking export whose tables are read and consistent; images and parameters are still in their files.
-
-    Every one of `T` timesteps has a frame from every one of `C` cameras. Timesteps of training come first.
-    """
-
-    folder: Path
-    transforms: list[Path]
-    """The files that were read."""
-    serials: list[str]
-    """`C` names: the serial (`camera_id`), or the camera's number where the export has no serials."""
-    world_to_camera: np.ndarray
-    """`[C, 4, 4]` float64, OpenCV axes."""
-    intrinsics: np.ndarray
-    """`[C, 3, 3]` float64 pixels, with principal point; pixel centres at + 0.5."""
-    width: int
-    height: int
-    timesteps: list[Timestep]
-    images: list[list[Path]]
-    """`[T][C]`"""
-    masks: list[list[Path | None]]
-    """`[T][C]`; None where there is no mask file, so that the image must have alpha."""
-    splits: dict[str, np.ndarray]
-    """`train`, `val`, `test`: `[M, 2]` int64 (timestep, camera), timestep-major."""
 
 
 # the tables --------------------------------------------------------------------------------------------------
@@ -125,17 +85,18 @@ def transforms_files(folder: Path) -> tuple[Path | None, dict[str, Path]]:
     return everything, {} if missing else splits
 
 
-def read_export(folder: Path, subject: str, held_out_camera: str) -> Export:
-    """Read the transforms files of an export and check that they agree.
+def read_export(folder: Path, subject: str, held_out_camera: str, vertex_count: int | None) -> Recording:
+    """Read the transforms files and FLAME parameters of an export and check that they agree; images are not opened.
 
     Args:
         subject: seeds the choice of a union's held-out sequences where the export has no split files.
         held_out_camera: serial of the validation camera where the export has no split files; if the export has no
             such camera it is the one numbered 8, else the last (VHAP).
+        vertex_count: as in `read_flame`.
 
     Raises:
         UserError: naming the file and the frame: broken JSON, missing keys, cameras that move or differ in number,
-            frames that stand twice, paths that lead out of the export.
+            frames that stand twice, paths that lead out of the export; parameters as in `read_flame`.
     """
     everything, split_files = transforms_files(folder)
     reader = _Reader(folder.resolve())
@@ -150,30 +111,35 @@ def read_export(folder: Path, subject: str, held_out_camera: str) -> Export:
     table = _tabulate(frames)
     if complete and listed:
         _compare(complete, frames, everything, union=frames[0].base != reader.root)
-    serials = _camera_order(frames)
-    _refuse_missing_cameras(table, serials)
+    cameras = _camera_order(frames)
+    _refuse_missing_cameras(table, cameras)
+    serials = _serials(frames, cameras, reader.root)
     if listed:
         split_of = {id(frame): name for name in listed for frame in listed[name]}
     else:
-        split_of = _rule(table, serials, subject, _held_out(frames, serials, held_out_camera))
+        held_out = _held_out(frames, dict(zip(serials, cameras, strict=True)), held_out_camera)
+        split_of = _rule(table, cameras, subject, held_out)
     moments = _timestep_order(table, split_of)
-    first = {serial: next(frame for frame in frames if frame.serial == serial) for serial in serials}
+    first = {camera: next(frame for frame in frames if frame.serial == camera) for camera in cameras}
     splits: dict[str, list[tuple[int, int]]] = {name: [] for name in SPLITS}
     for t, moment in enumerate(moments):
-        for c, serial in enumerate(serials):
-            splits[split_of[id(moment.frames[serial])]].append((t, c))
-    return Export(
+        for c, camera in enumerate(cameras):
+            splits[split_of[id(moment.frames[camera])]].append((t, c))
+    return Recording(
         folder=folder,
-        transforms=[path for path in (everything, *split_files.values()) if path is not None],
+        tables=[path for path in (everything, *split_files.values()) if path is not None],
         serials=serials,
-        world_to_camera=np.stack([np.linalg.inv(first[s].camera.pose @ _OPENGL_TO_OPENCV) for s in serials]),
-        intrinsics=np.stack([first[s].camera.matrix for s in serials]),
+        world_to_camera=np.stack([np.linalg.inv(first[c].camera.pose @ _OPENGL_TO_OPENCV) for c in cameras]),
+        intrinsics=np.stack([first[c].camera.matrix for c in cameras]),
         width=frames[0].camera.width,
         height=frames[0].camera.height,
         timesteps=_timesteps(moments),
-        images=[[moment.frames[s].image for s in serials] for moment in moments],
-        masks=[[moment.frames[s].mask for s in serials] for moment in moments],
+        params=read_flame([moment.flame for moment in moments], vertex_count),
         splits={name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in splits.items()},
+        frames=Pictures(
+            images=[[moment.frames[c].image for c in cameras] for moment in moments],
+            masks=[[moment.frames[c].mask for c in cameras] for moment in moments],
+        ),
     )
 
 
@@ -216,8 +182,11 @@ class _Frame:
     original: int | None
     """`timestep_index_original`"""
     serial: str
+    """`camera_id`, else the camera's number, else how the image's name ends."""
     number: int | None
-    """`camera_index`"""
+    """`camera_index`, else the number at the end of the image's name (`TTTTT_CC`)."""
+    identified: bool
+    """Whether the frame has a `camera_id`."""
     camera: _Camera
 
 
@@ -243,6 +212,7 @@ class _Reader:
         self._real_folders: dict[str, str] = {}
         self._siblings: dict[str, bool] = {}
         self._cameras: dict[str, tuple[str, _Camera]] = {}
+        self._size: tuple[int, int] | None = None
 
     def read(self, path: Path) -> list[_Frame]:
         """The frames of one file, in its order."""
@@ -268,6 +238,7 @@ class _Reader:
 
     def _frame(self, entry: Mapping[str, Any], shared: Mapping[str, Any], transforms: Path, where: str) -> _Frame:
         base, image = self._path(entry, "file_path", transforms, where)
+        image = _with_extension(image)
         named = f"{where} ({entry['file_path']})"
         flame_base, flame = self._path(entry, "flame_param_path", transforms, named)
         mask_base, mask = self._mask(entry, base, transforms, named)
@@ -276,11 +247,13 @@ class _Reader:
                 f"{named}: its image, mask and FLAME parameters are of different exports ({base.name}, "
                 f"{mask_base.name}, {flame_base.name}). Export the tracking anew."
             )
-        number = _maybe_integer(entry.get("camera_index"))
-        serial = entry.get("camera_id", entry.get("camera_index"))
+        ending = image.stem.rpartition("_")[2]
+        number = _maybe_integer(entry.get("camera_index", ending))
+        serial = entry.get("camera_id")
+        identified = serial is not None
         if serial is None:
-            serial = image.stem.rpartition("_")[2]
-        camera = _camera(entry, shared, named)
+            serial = ending if number is None else number
+        camera = _camera(entry, shared, named, lambda: self._image_size(image, mask, named))
         frame = _Frame(
             where=named,
             base=base,
@@ -291,6 +264,7 @@ class _Reader:
             original=_maybe_integer(entry.get("timestep_index_original")),
             serial=str(serial),
             number=number,
+            identified=identified,
             camera=camera,
         )
         first, known = self._cameras.setdefault(frame.serial, (named, camera))
@@ -307,6 +281,16 @@ class _Reader:
                 f"{any_camera.width}x{any_camera.height}; all cameras of an export must have one image size"
             )
         return frame
+
+    def _image_size(self, image: Path, mask: Path | None, where: str) -> tuple[int, int]:
+        """Width and height where the transforms do not tell: those of the export's first image, or mask."""
+        if self._size is None:
+            path = next((path for path in (image, mask) if path is not None and path.is_file()), None)
+            if path is None:
+                raise UserError(f"{where} has no w and h, and there is no {image} to take them from. Export anew.")
+            header = read_header(read_file(path), str(path))
+            self._size = (header.width, header.height)
+        return self._size
 
     def _mask(self, entry: Mapping[str, Any], base: Path, transforms: Path, where: str) -> tuple[Path, Path | None]:
         """The mask that a frame names, else the file that takes the image's place in `fg_masks`, if there is one."""
@@ -349,7 +333,8 @@ class _Reader:
         """Whether a folder beside the root is itself an export."""
         name = str(folder)
         if name not in self._siblings:
-            self._siblings[name] = (folder / "flame_param").is_dir() and (folder / "images").is_dir()
+            pictures = any((folder / kind).is_dir() for kind in ("images", "fg_masks"))
+            self._siblings[name] = (folder / "flame_param").is_dir() and pictures
         return self._siblings[name]
 
 
@@ -363,8 +348,19 @@ def _mask_names(image: str) -> list[str]:
     return list(dict.fromkeys([mask, f"{posixpath.splitext(mask)[0]}.png"]))
 
 
-def _camera(entry: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> _Camera:
-    width, height = (_size(entry, shared, key, where) for key in ("w", "h"))
+def _with_extension(image: Path) -> Path:
+    """A path that is written without its extension, as some loaders have it."""
+    if image.suffix.lower() in _EXTENSIONS or image.exists():
+        return image
+    candidates = (image.with_name(image.name + extension) for extension in _EXTENSIONS)
+    return next((path for path in candidates if path.is_file()), image)
+
+
+def _camera(
+    entry: Mapping[str, Any], shared: Mapping[str, Any], where: str, image_size: Callable[[], tuple[int, int]]
+) -> _Camera:
+    told = [_size(entry, shared, key, where) for key in ("w", "h")]
+    width, height = (told[i] or image_size()[i] for i in range(2))
     focal_x = _number(entry, shared, "fl_x", where)
     if focal_x is None:
         angle = _number(entry, shared, "camera_angle_x", where)
@@ -404,9 +400,11 @@ def _number(entry: Mapping[str, Any], shared: Mapping[str, Any], key: str, where
     return float(value)
 
 
-def _size(entry: Mapping[str, Any], shared: Mapping[str, Any], key: str, where: str) -> int:
+def _size(entry: Mapping[str, Any], shared: Mapping[str, Any], key: str, where: str) -> int | None:
     value = _number(entry, shared, key, where)
-    if value is None or value < 1 or value != int(value):
+    if value is None:
+        return None
+    if value < 1 or value != int(value):
         raise UserError(f"{where}: {key} is {value!r}, expected a number of pixels. Export the tracking anew.")
     return int(value)
 
@@ -529,34 +527,41 @@ def _by_sequence(moments: Iterable[_Moment]) -> dict[Path, list[_Moment]]:
     return dict(sorted(sequences.items(), key=lambda item: item[1][0].timestep))
 
 
-def _held_out(frames: Iterable[_Frame], serials: list[str], wished: str) -> str:
-    if wished in serials:
-        return wished
-    return next((frame.serial for frame in frames if frame.number == HELD_OUT_INDEX), serials[-1])
+def _serials(frames: Iterable[_Frame], cameras: list[str], root: Path) -> list[str]:
+    """Names of the cameras; NeRSemble's serials where an export of its sequences has only their numbers.
 
-
-def _rule(moments: list[_Moment], serials: list[str], subject: str, held_out: str) -> dict[int, str]:
-    """VHAP's split, by `id` of the frame.
-
-    Of one sequence the first ceil(0.7 T) timesteps are for training; of a union, of each ten sequences all but one,
-    which is drawn with the subject's name as the seed. The held-out camera of those timesteps is for validation
-    (none, if it is the only camera); the rest is for testing.
+    Cameras 0 to 15 are numbered in the order of NeRSemble's own list, in which the frontal one, 222200037, is number 8.
     """
+    frames = list(frames)
+    if any(frame.identified for frame in frames) or cameras != [str(number) for number in range(len(SERIALS))]:
+        return cameras
+    if not any(_NERSEMBLE.search(name) for name in (root.name, *{frame.base.name for frame in frames})):
+        return cameras
+    _log.info("%s: no serials (camera_id); cameras 0 to 15 are taken to be NeRSemble's, 8 = %s", root, SERIALS[8])
+    return list(SERIALS)
+
+
+def _held_out(frames: Iterable[_Frame], cameras: Mapping[str, str], wished: str) -> str:
+    """The validation camera, of `cameras` by their serials."""
+    if wished in cameras:
+        return cameras[wished]
+    return next((frame.serial for frame in frames if frame.number == HELD_OUT_INDEX), [*cameras.values()][-1])
+
+
+def _rule(moments: list[_Moment], cameras: list[str], subject: str, held_out: str) -> dict[int, str]:
+    """VHAP's split, by `id` of the frame: `tested` timesteps are for testing; of the others the held-out camera is for
+    validation (none, if it is the only camera) and the rest for training."""
     sequences = list(_by_sequence(moments).values())
-    if len(sequences) == 1:
-        members = sequences[0]
-        tested = members[math.ceil(TRAIN_FRACTION * len(members)) :]
-    else:
-        generator = random.Random(subject)
-        tested = []
-        for start in range(0, len(sequences), UNION_GROUP):
-            group = sequences[start : start + UNION_GROUP]
-            tested += group[generator.randint(0, len(group) - 1)]
-    test = {id(moment) for moment in tested}
+    test = {
+        id(moment)
+        for members, flags in zip(sequences, tested([len(members) for members in sequences], subject), strict=True)
+        for moment, flag in zip(members, flags, strict=True)
+        if flag
+    }
     split = {}
     for moment in moments:
-        for serial, frame in moment.frames.items():
-            held = serial == held_out and len(serials) > 1
+        for camera, frame in moment.frames.items():
+            held = camera == held_out and len(cameras) > 1
             split[id(frame)] = "test" if id(moment) in test else "val" if held else "train"
     return split
 
@@ -564,11 +569,11 @@ def _rule(moments: list[_Moment], serials: list[str], subject: str, held_out: st
 def _timestep_order(moments: list[_Moment], split_of: Mapping[int, str]) -> list[_Moment]:
     """Timesteps of training first, then those that are only tested."""
 
-    def tested(moment: _Moment) -> bool:
+    def only_tested(moment: _Moment) -> bool:
         return all(split_of[id(frame)] == "test" for frame in moment.frames.values())
 
     ordered = [moment for members in _by_sequence(moments).values() for moment in members]
-    return sorted(ordered, key=tested)
+    return sorted(ordered, key=only_tested)
 
 
 def _timesteps(moments: list[_Moment]) -> list[Timestep]:
@@ -582,16 +587,17 @@ def _timesteps(moments: list[_Moment]) -> list[Timestep]:
         candidates = ([m.original for m in members], [_maybe_integer(m.flame.stem) for m in members])
         chosen = next((c for c in candidates if None not in c and len(set(c)) == len(c)), range(len(members)))
         indices |= {id(moment): index for moment, index in zip(members, chosen, strict=True) if index is not None}
-    return [Timestep(names[moment.base], indices[id(moment)], moment.flame) for moment in moments]
+    return [Timestep(names[moment.base], indices[id(moment)]) for moment in moments]
 
 
 # FLAME parameters --------------------------------------------------------------------------------------------
 
 
-def read_flame(timesteps: list[Timestep], vertex_count: int | None) -> FlameParams:
+def read_flame(files: list[Path], vertex_count: int | None) -> FlameParams:
     """Read the FLAME parameters of all timesteps; shape and static offset are the first one's (GaussianAvatars).
 
     Args:
+        files: of one timestep each.
         vertex_count: V of the head model, teeth included. None: as in the file; FLAME's where the file has no offset,
             and FLAME's with teeth where it has FLAME's without.
 
@@ -606,17 +612,11 @@ def read_flame(timesteps: list[Timestep], vertex_count: int | None) -> FlamePara
     motion: dict[str, list[np.ndarray]] = {name: [] for name in MOTION_WIDTHS}
     shape = offset = None
     differing = 0
-    for timestep in timesteps:
-        arrays = read_flame_arrays(timestep.flame)
-        for name, array in arrays.items():
-            largest = float(np.abs(array).max(initial=0))
-            if largest > _LARGEST.get(name, _LARGEST_OTHERWISE):
-                raise UserError(
-                    f"{timestep.flame}: {name} reaches {largest:.3g}, no tracked head is like that; the file is "
-                    f"damaged or its units are not metres and radians. Track anew."
-                )
+    for file in files:
+        arrays = read_flame_arrays(file)
+        plausible(arrays, file)
         if len(arrays["expr"]) != 1:
-            raise UserError(f"{timestep.flame}: holds {len(arrays['expr'])} timesteps, expected 1. Export anew.")
+            raise UserError(f"{file}: holds {len(arrays['expr'])} timesteps, expected 1. Export anew.")
         for name, rows in motion.items():
             rows.append(arrays[name])
         if shape is None:
@@ -628,12 +628,12 @@ def read_flame(timesteps: list[Timestep], vertex_count: int | None) -> FlamePara
     if differing:
         _log.warning(
             "%s: %d of %d timesteps have another shape or static offset than the first, whose are used",
-            timesteps[0].flame.parent, differing, len(timesteps),
+            files[0].parent, differing, len(files),
         )  # fmt: skip
     if vertex_count is None:
         tracked = FLAME_VERTICES if offset is None or offset.ndim < 2 else offset.shape[-2]
         vertex_count = tracked + TEETH_VERTICES if tracked == FLAME_VERTICES else tracked
-    full = full_static_offset(offset, vertex_count, timesteps[0].flame)
+    full = full_static_offset(offset, vertex_count, files[0])
     return FlameParams(
         shape=torch.from_numpy(shape),
         static_offset=torch.from_numpy(full),

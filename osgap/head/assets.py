@@ -68,7 +68,7 @@ def _read_model(path: Path) -> dict[str, np.ndarray]:
     if missing:
         raise UserError(
             f"{path}: lacks {', '.join(missing)}; found {', '.join(map(str, sorted(content, key=str))) or 'nothing'}. "
-            f"A head model in FLAME's format has {', '.join(_KEYS)}."
+            f"A head model in FLAME's format has {', '.join(_KEYS)}; check that flame.assets.model names one."
         )
     raw = {key: dense(content[key], path, key) for key in _KEYS}
     count = len(raw["v_template"]) if raw["v_template"].ndim else 0
@@ -95,13 +95,16 @@ def _read_model(path: Path) -> dict[str, np.ndarray]:
     triangles = raw["f"].astype(np.int64)
     if triangles.min() < 0 or triangles.max() >= count:
         bad = int(triangles.min() if triangles.min() < 0 else triangles.max())
-        raise UserError(f"{path}: f refers to vertex {bad}, but there are {count} vertices.")
+        raise UserError(
+            f"{path}: f refers to vertex {bad}, but there are {count} vertices. Use an unmodified model file."
+        )
     parents = raw["kintree_table"][0].astype(np.int64)
     parents[0] = -1  # stored as 2**32 - 1
     if any(not 0 <= parent < joint for joint, parent in enumerate(parents.tolist()) if joint):
         raise UserError(
             f"{path}: kintree_table gives the parents {parents.tolist()}; expected is a tree of the joints "
-            f"{', '.join(JOINTS)} in which parents come before children, such as [-1, 0, 1, 1, 1]."
+            f"{', '.join(JOINTS)} in which parents come before children, such as [-1, 0, 1, 1, 1]. Use an "
+            f"unmodified model file."
         )
     single = {
         "v_template": raw["v_template"],
@@ -135,7 +138,10 @@ def _read_masks(path: Path, vertex_count: int, model_path: Path) -> dict[str, np
         ids = dense(value, path, str(region))
         if ids.ndim != 1 or not np.array_equal(ids, ids.astype(np.int64)):
             found = f"{ids.dtype} of shape {ids.shape}"
-            raise UserError(f"{path}: region {region} is {found}; a list of vertex ids is expected.")
+            raise UserError(
+                f"{path}: region {region} is {found}; a list of vertex ids is expected. Use the masks that belong to "
+                f"the model."
+            )
         ids = ids.astype(np.int64)
         if len(ids) and (ids.min() < 0 or ids.max() >= vertex_count):
             bad = int(ids.min() if ids.min() < 0 else ids.max())

@@ -73,6 +73,23 @@ class HeadModel:
         }
         return dataclasses.replace(self, **tensors, masks={name: ids.to(device) for name, ids in self.masks.items()})
 
+    def check_fits(self, params: FlameParams, source: object) -> None:
+        """Refuse parameters that were tracked with another head model.
+
+        Args:
+            params: a person's parameters.
+            source: the file that they are from, for the message.
+
+        Raises:
+            UserError: when their static offset has another number of vertices than the model.
+        """
+        count = params.static_offset.shape[0]
+        if count != self.vertex_count:
+            raise UserError(
+                f"{source}: was tracked with a head of {count} vertices, but the head model (flame.assets) has "
+                f"{self.vertex_count}. Set flame.assets to the head model that it was tracked with."
+            )
+
     def person(self, shape: Tensor, static_offset: Tensor) -> PersonHead:
         """Fold identity into the template.
 

@@ -31,7 +31,7 @@ def read_template(path: Path | str) -> Template:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; the template OBJ of the head model is expected there.")
+        raise UserError(f"{path}: no such file; the template OBJ of the head model is expected there. Check the path.")
     vertex_count = 0
     uvs: list[tuple[float, float]] = []
     corners: list[list[int]] = []
@@ -50,7 +50,7 @@ def read_template(path: Path | str) -> Template:
     except (ValueError, IndexError) as error:
         raise UserError(
             f"{path}, line {number}: {line.strip()[:80]!r} is not understood ({error}). The template needs triangles "
-            f"with UVs: 'f v/vt v/vt v/vt'."
+            f"with UVs: 'f v/vt v/vt v/vt'. Use an unmodified template."
         ) from error
 
     indices = np.array(corners, np.int64).reshape(-1, 3, 2) - 1
@@ -62,7 +62,8 @@ def read_template(path: Path | str) -> Template:
                 f"{path}: faces {found}, and the file has {count} {name} lines. Use an unmodified template."
             )
     if not np.isfinite(template.uvs).all():
-        raise UserError(f"{path}: vt {int(np.argwhere(~np.isfinite(template.uvs))[0, 0]) + 1} is not finite.")
+        number = int(np.argwhere(~np.isfinite(template.uvs))[0, 0]) + 1
+        raise UserError(f"{path}: vt {number} is not finite. Use an unmodified template.")
     return template
 
 

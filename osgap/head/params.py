@@ -137,11 +137,13 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; a FLAME parameter file (.npz) is expected there.")
+        raise UserError(f"{path}: no such file; a FLAME parameter file (.npz) is expected there. Make it anew.")
     wanted = ("shape", *MOTION_WIDTHS, "static_offset")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in wanted if name in archive.files}
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
     except Exception as error:  # a damaged archive can raise nearly anything
         raise UserError(f"{path}: not a readable .npz file of FLAME parameters ({error}). Make it anew.") from error
 
@@ -149,14 +151,15 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
     if missing:
         raise UserError(
             f"{path}: FLAME parameters lack {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none of them'}. "
-            f"Expected are {', '.join(wanted[:-1])}."
+            f"Expected are {', '.join(wanted[:-1])}. Make it anew."
         )
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu":
-            raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected.")
-        arrays[name] = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            where = np.argwhere(~np.isfinite(array))[0].tolist()
+            raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Make it anew.")
+        with np.errstate(over="ignore"):  # a double may be finite, and too large all the same
+            arrays[name] = array.astype(np.float32)
+        if not np.isfinite(arrays[name]).all():
+            where = np.argwhere(~np.isfinite(arrays[name]))[0].tolist()
             raise UserError(f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Track anew.")
     if arrays["shape"].shape == (1, N_SHAPE):
         arrays["shape"] = arrays["shape"][0]
@@ -168,7 +171,7 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
         if arrays[name].shape != shape:
             raise UserError(
                 f"{path}: {name} has shape {arrays[name].shape}, expected {shape}"
-                f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}."
+                f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}. Make it anew."
             )
     return arrays
 

@@ -6,11 +6,11 @@ import http.server
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from nersemble_data.constants import ASSETS, SEQUENCE_NAMES, SERIALS
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.importer import ImportInputs, ImportOutputs, run
+from osgap.head.config import HeadAssets
 
 WIDTH, HEIGHT = 20, 28
 VERTICES = 7
@@ -174,6 +175,11 @@ def import_export(tracking: Path, output: Path, subject: str = "030", **inputs: 
     return output
 
 
+def template_only(path: Path) -> HeadAssets:
+    """A head of which an import reads no more than the template."""
+    return HeadAssets(model=path.with_suffix(".absent"), masks=path.with_suffix(".absent"), template=path)
+
+
 # NeRSemble ---------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +198,122 @@ def write_video(path: Path, frames: int, seed: int = 0) -> None:
         container.mux(stream.encode())
 
 
+def write_pictures(path: Path, pictures: Iterable[np.ndarray], codec: str = "libx264rgb") -> Path:
+    """A video of RGB pictures `[H, W, 3]`; the default codec loses nothing."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = None
+        for picture in pictures:
+            if stream is None:
+                stream = cast("Any", container).add_stream(codec, rate=24, options={"qp": "0", "g": "4", "bf": "2"})
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        if stream is not None:
+            container.mux(stream.encode())
+    return path
+
+
+def moving_pictures(random: np.random.Generator, count: int, width: int, height: int) -> np.ndarray:
+    """`[count, H, W, 3]` uint8, smooth, each another."""
+    coarse = random.integers(0, 256, (count, 6, 5, 3), np.uint8)
+    return np.stack([cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC) for picture in coarse])
+
+
+@dataclass
+class Benchmark:
+    """A participant of NeRSemble's benchmark on disk, and what was put into it."""
+
+    folder: Path
+    serials: list[str]
+    world_to_camera: np.ndarray
+    """`[C, 4, 4]` OpenCV axes."""
+    intrinsics: np.ndarray
+    """`[C, 3, 3]`."""
+    tracks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    """Arrays of the tracking, by sequence."""
+    images: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    """By sequence and serial, `[frames, H, W, 3]`."""
+    alphas: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    """`[frames, H, W]`."""
+
+    def sequence(self, name: str) -> Path:
+        return self.folder / "sequences" / name
+
+    def video(self, name: str, serial: str, kind: str = "images") -> Path:
+        return self.sequence(name) / kind / f"cam_{serial}.mp4"
+
+    @property
+    def calibration(self) -> Path:
+        return self.folder / "calibration" / "camera_params.json"
+
+    def track(self, name: str) -> Path:
+        return self.sequence(name) / "tracking" / "flame2023_tracking_v2.npz"
+
+    def set_track(self, name: str, **arrays: Any) -> None:
+        """Replace (None: remove) arrays of a sequence's tracking."""
+        self.tracks[name] = {k: v for k, v in {**self.tracks[name], **arrays}.items() if v is not None}
+        np.savez(self.track(name), **self.tracks[name])  # type: ignore[arg-type]
+
+    def write_calibration(self, **changes: Any) -> None:
+        content = {
+            "world_2_cam": {s: pose.tolist() for s, pose in zip(self.serials, self.world_to_camera, strict=True)},
+            "intrinsics": {s: matrix.tolist() for s, matrix in zip(self.serials, self.intrinsics, strict=True)},
+        }
+        self.calibration.parent.mkdir(parents=True, exist_ok=True)
+        self.calibration.write_text(json.dumps({**content, **changes}))
+
+
+def make_benchmark(
+    folder: Path, sequences: dict[str, int], serials: list[str], scale: float = 7.3, extra_frames: int = 2
+) -> Benchmark:
+    """A participant with the given sequences (name -> tracked frames) and cameras.
+
+    Videos are `2 * WIDTH` by `2 * HEIGHT` and begin with `extra_frames` frames that are not tracked.
+    """
+    from scipy.spatial.transform import Rotation
+
+    random = np.random.default_rng(11)
+    count, width, height = len(serials), 2 * WIDTH, 2 * HEIGHT
+    poses = np.broadcast_to(np.eye(4), (count, 4, 4)).copy()
+    poses[:, :3, :3] = Rotation.from_euler("XYZ", random.normal(0, 0.3, (count, 3))).as_matrix()
+    poses[:, :3, 3] = random.normal([0, 0, 9], 0.5, (count, 3))
+    focal = random.uniform(1800, 2200, count)
+    matrices = np.broadcast_to(np.eye(3), (count, 3, 3)).copy()
+    matrices[:, 0, 0], matrices[:, 1, 1] = focal, focal * 1.01
+    matrices[:, :2, 2] = random.normal([width / 2, height / 2], 2, (count, 2))
+    made = Benchmark(folder, serials, poses, matrices)
+    made.write_calibration()
+    shape = random.normal(size=(1, 300))
+    for name, tracked in sequences.items():
+        angles = random.normal(0, 0.4, (tracked, 3))
+        made.tracks[name] = {
+            "shape": shape,
+            "expression": random.normal(size=(tracked, 100)),
+            "rotation": angles,
+            "rotation_matrices": Rotation.from_euler("XYZ", angles).as_matrix(),
+            "translation": random.normal(0, 0.3, (tracked, 3)),
+            "jaw": random.normal(0, 0.2, (tracked, 3)),
+            "neck": random.normal(0, 0.2, (tracked, 3)),
+            "eyes": random.normal(0, 0.2, (tracked, 6)),
+            "frames": np.arange(tracked) + extra_frames,
+            "scale": np.full((1, 1), scale),
+        }
+        made.track(name).parent.mkdir(parents=True)
+        made.set_track(name)
+        for serial in serials:
+            frames = tracked + extra_frames
+            images = moving_pictures(random, frames, width, height)
+            alphas = moving_pictures(random, frames, width, height)[..., 0]
+            made.images[name, serial], made.alphas[name, serial] = images, alphas
+            write_pictures(made.video(name, serial), images)
+            grey = np.repeat(alphas[..., None], 3, axis=-1)
+            write_pictures(made.video(name, serial, "alpha_maps"), grey)
+    return made
+
+
 @dataclass
 class Tree:
     """A NeRSemble tree on disk."""
@@ -206,6 +328,10 @@ class Tree:
     @property
     def calibration(self) -> Path:
         return self.root / ASSETS["per_person"]["calibration"].format(p_id=self.participant)
+
+    @property
+    def color_calibration(self) -> Path:
+        return self.root / ASSETS["per_person"]["color_calibration"].format(p_id=self.participant)
 
     @property
     def url(self) -> str:
@@ -233,6 +359,22 @@ def make_tree(root: Path) -> Tree:
         rows.append(",".join([str(participant), *("x" if name in present else "" for name in SEQUENCE_NAMES)]))
     (made.root / ASSETS["global"]["metadata_sequences"]).write_text("\n".join(rows) + "\n")
     return made
+
+
+def write_manifest(tree: Tree, sequence: str) -> Path:
+    """What a download of one sequence leaves beside the files, as far as an import reads it."""
+    import av
+
+    files = {}
+    for serial in tree.serials:
+        path = tree.video(sequence, serial)
+        with av.open(str(path)) as container:
+            frames = container.streams.video[0].frames
+        files[str(path.relative_to(tree.root))] = {"frames": frames, "size": path.stat().st_size}
+    content = {"participant": tree.participant, "sequence": sequence, "serials": tree.serials, "files": files}
+    manifest = tree.root / f"{sequence}.json"
+    manifest.write_text(json.dumps(content))
+    return manifest
 
 
 class Server:

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from capture.exports import Exporter, TrackingExport, import_export
-from osgap.capture import importer
+from osgap.capture import frames
 from osgap.capture.importer import ImportInputs
-from osgap.capture.store import VERSION, CaptureStore
+from osgap.capture.store import VERSION, Capture, CaptureStore, write_store
 from osgap.errors import UserError
+from osgap.provenance import Provenance
 
 
 @pytest.fixture
@@ -154,8 +155,8 @@ def test_a_store_that_shrinks_while_it_is_open(path: Path) -> None:
 def test_frames_that_change_during_the_import(
     export: TrackingExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: int
 ) -> None:
-    original = importer._file_size
-    monkeypatch.setattr(importer, "_file_size", lambda path: original(path) + change)
+    original = frames._file_size
+    monkeypatch.setattr(frames, "_file_size", lambda path: original(path) + change)
     with pytest.raises(UserError, match="changed while they were read"):
         import_export(export.folder, tmp_path / "out" / "030.h5")
     assert not list((tmp_path / "out").iterdir())
@@ -164,3 +165,54 @@ def test_frames_that_change_during_the_import(
 def test_inputs_are_plain_values() -> None:
     inputs = ImportInputs(Path("a"))
     assert pickle.loads(pickle.dumps(inputs)) == inputs
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from capture.exports import import_export
+from osgap.capture.config import CaptureConfig
+from osgap.errors import UserError
+from osgap.provenance import Provenance
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+try:
+    import_export(Path(sys.argv[1]), Path(sys.argv[2]), config=CaptureConfig(width=int(sys.argv[3]) or None))
+except UserError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+@pytest.mark.parametrize("width", [0, 60], ids=["as they are", "of unknown size"])
+def test_a_disk_without_room(export: TrackingExport, tmp_path: Path, width: int) -> None:
+    output = tmp_path / "out" / "030.h5"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(export.folder), str(output), str(width)],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert f"refused: {output} cannot be written (File too large); make room" in done.stderr
+    assert not list(output.parent.iterdir())
+
+
+def test_frames_in_another_order(tmp_path: Path, path: Path) -> None:
+    """Frames of videos come camera by camera, and their size is not known before."""
+    source = CaptureStore(path)
+    capture = Capture(
+        source.subject, source.serials, source.cameras.world_to_camera.numpy(), source.cameras.intrinsics.numpy(),
+        source.cameras.width, source.cameras.height, source.timesteps, source.params,
+        {name: source.split(name) for name in ("train", "val", "test")},
+    )  # fmt: skip
+    order = [(t, c) for c in (2, 0, 1) for t in (3, 4, 0, 1, 2)]
+    encoded = [(source.encoded_image(*slot), source.encoded_mask(*slot)) for slot in order]
+    provenance = Provenance.collect("import", subject="030", config={}, inputs=[], seed=0)
+    copies = [tmp_path / "known.h5", tmp_path / "unknown.h5"]
+    for copy, size in zip(copies, (sum(len(i) + len(m) for i, m in encoded), None), strict=True):
+        write_store(copy, capture, iter(encoded), size, provenance, order)
+        store = CaptureStore(copy)
+        for slot in order:
+            assert store.encoded_image(*slot) == source.encoded_image(*slot)
+            assert store.encoded_mask(*slot) == source.encoded_mask(*slot)
+    assert copies[0].read_bytes() == copies[1].read_bytes()
+    for wrong in (order[:-1], [*order, (0, 0)]):
+        with pytest.raises(UserError, match="is not written"):
+            write_store(tmp_path / "wrong.h5", capture, iter(encoded), None, provenance, wrong)

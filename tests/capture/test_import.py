@@ -6,6 +6,8 @@ import json
 import math
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from nersemble_data.constants import SERIALS
 
 from capture.exports import (
     HEIGHT,
@@ -22,13 +25,17 @@ from capture.exports import (
     Exporter,
     TrackingExport,
     import_export,
+    template_only,
     write_transforms,
 )
 from osgap.artifacts import read_provenance
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.importer import check_tracking, find_tracking
+from osgap.capture.recording import HELD_OUT_INDEX
 from osgap.capture.store import CaptureStore
 from osgap.errors import UserError
+from osgap.head.assets import load_head
+from osgap.head.config import HeadAssets
 
 Importer = Callable[..., Path]
 Damage = Callable[[TrackingExport], Any]
@@ -248,8 +255,9 @@ def test_static_offset_gets_the_heads_vertices(
             export.set_flame(timestep, static_offset=None)
     inputs = {}
     if template is not None:
-        inputs["template"] = tmp_path / "head.obj"
-        inputs["template"].write_text("v 0 0 0\n" * template + "vt 0 0\nvn 0 0 0\nf 1/1 2/1 3/1\n")
+        obj = tmp_path / "head.obj"
+        obj.write_text("v 0 0 0\n" * template + "vt 0 0\nvn 0 0 0\nf 1/1 2/1 3/1\n")
+        inputs["head"] = template_only(obj)
     offset = CaptureStore(do_import(export.folder, **inputs)).params.static_offset.numpy()
     assert offset.shape == (stored, 3)
     assert (offset[:tracked] == np.float32(0.01)).all() if tracked else not offset.any()
@@ -278,12 +286,97 @@ def test_provenance_covers_frames_and_parameters(exporter: Exporter, do_import: 
     assert {key for key in after["inputs"] if after["inputs"][key] != again["inputs"][key]} == {"frames"}
 
 
+# the release of GaussianAvatars -------------------------------------------------------------------------------
+
+RELEASE = "UNION10_306_EMO1234EXP234589_v16_DS2-0.5x_lmkSTAR_teethV3_SMOOTH_offsetS_whiteBg_maskBelowLine"
+ANGLE = 0.3
+
+
+def with_the_fewest_keys(export: TrackingExport, **shared: Any) -> None:
+    """Rewrite the transforms file with what every release has."""
+    frames = []
+    for frame in export.frames:
+        kept = {key: frame[key] for key in ("timestep_index", "transform_matrix", "flame_param_path")}
+        frames.append({**kept, "file_path": f"./{frame['file_path'].removesuffix('.png')}"})
+    write_transforms(export.folder / "transforms.json", frames, camera_angle_x=ANGLE, **shared)
+
+
+@pytest.mark.parametrize("vertices", [None, 5023, 5143])
+def test_the_release_with_frames_in_its_own_folder(
+    make_exporter: Callable[..., Exporter], do_import: Importer, caplog: pytest.LogCaptureFixture, vertices: int | None
+) -> None:
+    caplog.set_level("INFO")
+    exporter = make_exporter([f"{i}" for i in range(16)])
+    exporter.offset = np.full((1, vertices or 1, 3), 0.01, np.float32)
+    export = exporter.single(RELEASE, timesteps=3)
+    with_the_fewest_keys(export)
+    for timestep in range(3):
+        arrays: dict[str, Any] = {"static_offset": None} if vertices is None else {}
+        export.set_flame(timestep, **arrays, dynamic_offset=np.full((1, 5143, 3), 0.5, np.float32))
+    store = CaptureStore(do_import(export.folder, "306"))
+    # Number 8 is the frontal camera, 222200037, in NeRSemble's own order.
+    assert store.serials == list(SERIALS)
+    assert store.serials[8] == "222200037"
+    assert "cameras 0 to 15 are taken to be NeRSemble's" in caplog.text
+    assert store.split("val").tolist() == [[t, 8] for t in range(3)]
+    assert store.timesteps == [(RELEASE, t) for t in range(3)]
+    assert (store.cameras.width, store.cameras.height) == (WIDTH, HEIGHT)
+    focal = WIDTH / 2 / math.tan(ANGLE / 2)
+    expected = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
+    np.testing.assert_allclose(store.cameras.intrinsics[11].numpy(), expected, rtol=1e-6)
+    assert store.encoded_image(2, 11) == export.path("images", 2, 11).read_bytes()
+    assert store.encoded_mask(2, 11) == export.path("fg_masks", 2, 11).read_bytes()
+    offset = store.params.static_offset.numpy()
+    assert offset.shape == (5143, 3)
+    assert (offset[:vertices] == np.float32(0.01)).all() if vertices else not offset.any()
+
+
+def test_the_release_with_sequences_beside_it(make_exporter: Callable[..., Exporter], do_import: Importer) -> None:
+    exporter = make_exporter([f"{i}" for i in range(16)])
+    union, members = exporter.union({"EMO-1": 2, "EXP-2": 1}, held_out="EXP-2", name=RELEASE)
+
+    def strip(frames: list[dict[str, Any]]) -> None:
+        for frame in frames:
+            for key in ("camera_id", "camera_index", "fl_x", "fl_y", "cx", "cy", "w", "h", "fg_mask_path"):
+                frame.pop(key)
+
+    for split in ("train", "val", "test"):
+        union.edit(strip, f"transforms_{split}.json")
+    store = CaptureStore(do_import(union.folder, "306"))
+    assert store.timesteps == [("EMO-1-shout+laugh", 0), ("EMO-1-shout+laugh", 1), ("EXP-2-eyes", 0)]
+    assert store.serials == list(SERIALS)
+    assert store.split("test")[:, 0].tolist() == [2] * 16
+    assert (store.image(2, 8) == members["EXP-2"].pixels["images/00000_08.png"]).all()
+    assert (store.mask(2, 8) == members["EXP-2"].pixels["fg_masks/00000_08.png"]).all()
+
+
+@pytest.mark.parametrize(("name", "count"), [("somebody", 16), (RELEASE, 15)])
+def test_numbers_that_are_not_nersembles_stay(
+    make_exporter: Callable[..., Exporter], do_import: Importer, name: str, count: int
+) -> None:
+    export = make_exporter([f"{i}" for i in range(count)]).single(name, timesteps=1)
+    with_the_fewest_keys(export, w=WIDTH, h=HEIGHT)
+    store = CaptureStore(do_import(export.folder))
+    assert store.serials == [f"{i}" for i in range(count)]
+    assert store.split("val").tolist() == [[0, 8]]
+
+
+def test_the_order_of_serials_is_what_files_say() -> None:
+    """The frontal camera is number 8, whichever way one looks at it."""
+    assert SERIALS[HELD_OUT_INDEX] == CaptureConfig().held_out_camera
+
+
 @pytest.mark.parametrize("subject", ["subject_000", "subject_001"])
 def test_people_that_nothing_here_made(shared: Path, do_import: Importer, subject: str) -> None:
-    folder = shared / "captures_cc0" / subject
-    path = do_import(folder, subject, template=shared / "captures_cc0" / "model" / "head_template.obj")
+    folder, model = shared / "captures_cc0" / subject, shared / "captures_cc0" / "model"
+    head = HeadAssets(
+        model=model / "head_model.pkl", masks=model / "head_masks.pkl", template=model / "head_template.obj"
+    )
+    path = do_import(folder, subject, head=head)
     store = CaptureStore(path)
     assert store.serials == [f"mh{i:02d}" for i in range(16)]
+    assert store.params.static_offset.shape == (5274, 3)
+    assert load_head(head).vertices(store.params).shape == (6, 5274, 3)
     assert store.split("train").tolist() == [[t, c] for t in range(5) for c in range(16) if c != 8]
     assert store.split("val").tolist() == [[t, 8] for t in range(5)]
     assert store.split("test").tolist() == [[5, c] for c in range(16)]
@@ -334,6 +427,17 @@ def write(kind: str, content: bytes | Callable[[bytes], bytes]) -> Damage:
 
 def picture(kind: str, pixels: np.ndarray) -> Damage:
     return write(kind, cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def no_width_and_no_image(export: TrackingExport) -> None:
+    set_in(0, w=None)(export)
+    for kind in ("images", "fg_masks"):
+        export.path(kind, 0).unlink()
+
+
+def another_width_in_the_image(export: TrackingExport) -> None:
+    set_in(0, w=None)(export)
+    cv2.imwrite(str(export.path("images", 0)), RGB[:, 1:])
 
 
 def flame(**arrays: Any) -> Damage:
@@ -444,7 +548,7 @@ BROKEN: dict[str, tuple[Damage, str, str]] = {
     "no list of frames": (text('{"frames": 3}'), TABLE, "no list `frames`"),
     "zero frames": (text('{"frames": []}'), "030_EMO-1_v16", "list no frames"),
     "frame that is no object": (edit(lambda frames: frames.insert(5, 7)), TABLE, "frame 5 is a int"),  # type: ignore[arg-type]
-    "no transforms": (lambda e: (e.folder / TABLE).unlink(), "030_EMO-1_v16", "no tracking export"),
+    "no transforms": (lambda e: (e.folder / TABLE).unlink(), "030_EMO-1_v16", "no tracking that can be read"),
     "only one split": (
         lambda e: shutil.copy(e.folder / TABLE, e.folder / "transforms_val.json"),
         "transforms_train.json", "missing beside the other splits",
@@ -480,7 +584,17 @@ BROKEN: dict[str, tuple[Damage, str, str]] = {
     "negative focal length": (set_in(5, fl_x=-3.0), "frame 5", "not positive"),
     "focal length as text": (set_in(5, fl_y="a lot"), "frame 5", "fl_y is 'a lot'"),
     "NaN principal point": (set_in(5, cx=math.nan), "frame 5", "cx is nan"),
-    "no width": (set_in(5, w=None), "frame 5", "w is None"),
+    "no width and no image": (
+        no_width_and_no_image,
+        "frame 0", "has no w and h",
+    ),
+    "another width in the image": (
+        another_width_in_the_image, "frame 1", "camera 222200037 has 20x28",
+    ),
+    "width as text": (set_in(5, w="wide"), "frame 5", "w is 'wide'"),
+    "key twice in one frame": (
+        text('{"frames": [{"timestep_index": 0, "w": 20, "w": 30}]}'), TABLE, "the key 'w' stands twice",
+    ),
     "fractional height": (set_in(5, h=28.5), "frame 5", "h is 28.5"),
     # paths
     "path that climbs": (set_in(5, file_path="../../secret.png"), "frame 5", "leads out"),
@@ -604,7 +718,7 @@ def test_a_link_to_an_export_is_followed(exporter: Exporter, do_import: Importer
 def test_an_offset_of_another_head_is_refused(exporter: Exporter, do_import: Importer, tmp_path: Path) -> None:
     (tmp_path / "head.obj").write_text("v 0 0 0\n" * (VERTICES + 1))
     with pytest.raises(UserError, match=rf"00000\.npz: static_offset has shape \(1, {VERTICES}, 3\)"):
-        do_import(exporter.single().folder, template=tmp_path / "head.obj")
+        do_import(exporter.single().folder, head=template_only(tmp_path / "head.obj"))
 
 
 def test_another_shape_in_one_timestep_is_said(
@@ -646,7 +760,26 @@ def test_tracking_that_is_not_found_is_explained(exporter: Exporter) -> None:
     assert "no folder fits" in message("031")
     assert f"{exporter.root}/A_031_* (capture.tracking)" in message("031")
     assert "subjects.entries.030.tracking" in message(tracking="nowhere")
-    assert f"{empty}: no tracking export in VHAP's layout" in message(tracking=str(empty))
+    assert f"{empty}: no tracking that can be read (found nothing)" in message(tracking=str(empty))
+    (empty / "notes.txt").touch()
+    assert "(found notes.txt)" in message(tracking=str(empty))
+    assert "transforms_{train,val,test}.json" in message(tracking=str(empty))
+    assert "calibration/camera_params.json" in message(tracking=str(empty))
     assert "participant number is not known" in message("anna", tracking="x_{participant}")
     with pytest.raises(UserError, match=r"set capture\.tracking"):
         check_tracking(CaptureConfig(), "030", SubjectEntry())
+
+
+# its cost ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_benchmark_runs(scaled: bool) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "importing.py"
+    size = ["--images", "40", "--width", "88", "--height", "128", *(["--stored-width", "44"] if scaled else [])]
+    done = subprocess.run([sys.executable, str(script), *size], check=True, capture_output=True, text=True)
+    told = json.loads(done.stdout)
+    assert told["images"] == 48  # whole timesteps
+    assert 0 < told["peak_rss_mib"] < 2048
+    assert told["seconds"] > 0
+    assert told["store_ratio"] < (0.6 if scaled else 1.2)  # tables count for much among so few pictures

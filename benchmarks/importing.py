@@ -1,0 +1,158 @@
+"""Time the import of one subject: images per second, peak memory, size of the store.
+
+    python benchmarks/importing.py --images 5000
+
+Writes a tracking export of made-up pictures (a shaded, textured head on white with the camera's noise, so that files
+are as large as real ones) to a temporary folder, imports it in a process of its own and prints JSON. `peak_rss_mib` is
+that process's largest resident memory, everything imported by it included; `store_ratio` is the store's size over that
+of all images and masks together, `store_ratio_images` over that of the images alone. With `--stored-width` the frames
+are scaled, which decodes and encodes every one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CAMERAS = 16
+NOISE = 1.2  # standard deviation, in grey levels
+VERTICES = 5143
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=5000, help=f"rounded up to whole timesteps of {CAMERAS} cameras")
+    parser.add_argument("--width", type=int, default=550)
+    parser.add_argument("--height", type=int, default=802)
+    parser.add_argument("--stored-width", type=int, default=None, help="default is that of the images")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder, store = Path(name) / "export", Path(name) / "subject.h5"
+        start = time.perf_counter()
+        timesteps = math.ceil(arguments.images / CAMERAS)
+        write_export(folder, timesteps, arguments.width, arguments.height, arguments.seed)
+        made = time.perf_counter() - start
+        images, masks = (sum(f.stat().st_size for f in (folder / kind).iterdir()) for kind in ("images", "fg_masks"))
+        measured = measure(folder, store, arguments.stored_width)
+        count, stored = timesteps * CAMERAS, store.stat().st_size
+    print(
+        json.dumps(
+            {
+                **vars(arguments),
+                "images": count,
+                "cores": len(os.sched_getaffinity(0)),
+                "made_s": round(made, 1),
+                "seconds": round(measured["seconds"], 2),
+                "cpu_seconds": round(measured["cpu_seconds"], 2),
+                "images_per_s": round(count / measured["seconds"], 1),
+                "peak_rss_mib": round(measured["peak_rss_mib"], 1),
+                "image_kib": round(images / count / 1024, 1),
+                "mask_kib": round(masks / count / 1024, 1),
+                "store_ratio": round(stored / (images + masks), 4),
+                "store_ratio_images": round(stored / images, 4),
+            },
+            indent=1,
+        )
+    )
+
+
+# the import --------------------------------------------------------------------------------------------------
+
+IMPORT = """
+import json, sys, time
+from pathlib import Path
+start, cpu = time.perf_counter(), time.process_time()
+from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.capture.importer import ImportInputs, ImportOutputs, run
+config = CaptureConfig(width=int(sys.argv[3]) or None)
+inputs, outputs = ImportInputs(Path(sys.argv[1])), ImportOutputs(Path(sys.argv[2]))
+run(config, inputs, outputs, subject="1", seed=0, entry=SubjectEntry())
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_rss_mib": int(peak.split()[1]) / 1024}))
+"""
+
+
+def measure(folder: Path, store: Path, width: int | None) -> dict[str, float]:
+    """Import in a fresh process; its time includes loading Python's modules."""
+    command = [sys.executable, "-c", IMPORT, str(folder), str(store), str(width or 0)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+# the export --------------------------------------------------------------------------------------------------
+
+
+def write_export(folder: Path, timesteps: int, width: int, height: int, seed: int) -> None:
+    """An export in VHAP's layout, of one sequence."""
+    random = np.random.default_rng(seed)
+    for kind in ("images", "fg_masks", "flame_param"):
+        (folder / kind).mkdir(parents=True)
+    head, mask = paint_head(random, width, height)
+    noise = random.normal(0, NOISE, (2 * height, 2 * width, 3)).astype(np.float32)
+    still = {"shape": random.normal(size=300), "static_offset": random.normal(0, 1e-3, (1, VERTICES, 3))}
+    widths = {"expr": 100, "rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "translation": 3}
+    for timestep in range(timesteps):
+        arrays = {**still, **{name: random.normal(0, 0.1, (1, count)) for name, count in widths.items()}}
+        arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+        np.savez(folder / "flame_param" / f"{timestep:05d}.npz", **arrays)  # type: ignore[arg-type]
+    places = [(t, c, *random.random(4)) for t in range(timesteps) for c in range(CAMERAS)]
+
+    def write(place: tuple[int, int, float, float, float, float]) -> None:
+        timestep, camera, turn, zoom, left, top = place
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), 30 * turn - 15, 0.9 + 0.2 * zoom)
+        alpha = cv2.warpAffine(mask, matrix, (width, height))
+        picture = cv2.warpAffine(head, matrix, (width, height))
+        y, x = int(top * height), int(left * width)
+        picture = picture + noise[y : y + height, x : x + width]
+        picture = np.clip(255 + alpha[..., None] * (picture - 255), 0, 255).astype(np.uint8)
+        name = f"{timestep:05d}_{camera:02d}.png"
+        cv2.imwrite(str(folder / "images" / name), picture)
+        cv2.imwrite(str(folder / "fg_masks" / name), (255 * alpha).astype(np.uint8))
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for _ in pool.map(write, places):
+            pass
+    frames = [
+        {
+            "timestep_index": timestep, "camera_index": camera, "camera_id": f"cam{camera:02d}",
+            "w": width, "h": height, "fl_x": 2.0 * width, "transform_matrix": np.eye(4).tolist(),
+            "file_path": f"images/{timestep:05d}_{camera:02d}.png",
+            "fg_mask_path": f"fg_masks/{timestep:05d}_{camera:02d}.png",
+            "flame_param_path": f"flame_param/{timestep:05d}.npz",
+        }
+        for timestep, camera, *_ in places
+    ]  # fmt: skip
+    (folder / "transforms.json").write_text(json.dumps({"frames": frames}))
+
+
+def paint_head(random: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """A head's colours `[H, W, 3]` float32 and its coverage `[H, W]` float32 in [0, 1] with a soft edge."""
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    inside = 1 - (x / 0.62) ** 2 - (y / 0.8) ** 2
+    depth = np.sqrt(np.clip(inside, 0, None))
+    light = 0.25 + 0.75 * np.clip(0.8 * depth - 0.4 * x - 0.3 * y, 0, 1)
+    skin = np.array([110, 140, 205]) * light[..., None]
+    pores = sum(
+        cv2.resize(random.normal(0, 2 + 4 / octave, (octave * 6, octave * 5)), (width, height)) for octave in (1, 4, 16)
+    )
+    strands = 25 * np.sin(60 * np.arctan2(x, y + 2) + 3 * np.sin(7 * y)) + random.normal(0, 10, (height, width))
+    hair = np.clip((-0.35 - y) * 12 + 0.5 * np.sin(20 * x), 0, 1)[..., None]
+    color = (1 - hair) * (skin + np.asarray(pores)[..., None]) + hair * (np.array([30, 40, 50]) + strands[..., None])
+    coverage = cv2.GaussianBlur((inside > 0).astype(np.float32), (0, 0), 1.0)
+    return color.astype(np.float32), coverage
+
+
+if __name__ == "__main__":
+    main()
