@@ -61,7 +61,8 @@ rule adopt_avatar:
     resources:
         mem_mb=8000,
     params:
-        settings=pipeline.settings("adopt-avatar"),
+        # A function, because braces in a text would be filled in.
+        settings=lambda w: pipeline.settings("adopt-avatar"),
         code=pipeline.code("adopt-avatar"),
     shell:
         "exec osgap adopt-avatar {wildcards.subject} --config {params.settings:q} 2> {log}"
@@ -101,7 +102,8 @@ rule adopt_maps:
     conda:
         "../envs/osgap.yaml"
     params:
-        settings=pipeline.settings("adopt-maps"),
+        # A function, because braces in a text would be filled in.
+        settings=lambda w: pipeline.settings("adopt-maps"),
         code=pipeline.code("adopt-maps"),
     shell:
         "exec osgap adopt-maps {wildcards.subject} --config {params.settings:q} 2> {log}"
