@@ -21,6 +21,7 @@ import json
 import os
 import struct
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ from osgap.errors import UserError
 
 PROVENANCE_KEY = "provenance"
 _PLY_PREFIX = "osgap-provenance "
+_umask_lock = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -76,9 +78,11 @@ def _writer_alive(temporary: Path) -> bool:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    # It can only be read by setting it, for the whole process: two threads at once could leave it at 0.
+    with _umask_lock:
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask
 
 
 def _sync_folder(folder: Path) -> None:

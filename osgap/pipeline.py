@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.capture.config import URL_VARIABLE, CaptureConfig, SubjectEntry
 from osgap.capture.nersemble import participant_of
 from osgap.config import Config, validate
 from osgap.errors import UserError
@@ -22,8 +22,6 @@ from osgap.layout import Layout
 from osgap.provenance import code_digest
 from osgap.stages import STAGES
 from osgap.standin.config import StandinConfig
-
-URL_VARIABLE = "NERSEMBLE_DATA_URL"
 
 _SHOWN_PROBLEMS = 12  # with hundreds of subjects, one mistake is found hundreds of times
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from osgap.capture.download import URL_VARIABLE
+from osgap.capture.config import URL_VARIABLE
 from osgap.config import load_config
 from osgap.doctor import Finding, Report, examine, machine, show, to_json
 from osgap.doctor.space import existing_folder, space_needed

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from osgap.capture.config import URL_VARIABLE
 from osgap.config import deep_merge, load_config
 from osgap.errors import UserError
-from osgap.pipeline import URL_VARIABLE, Pipeline
+from osgap.pipeline import Pipeline
 from osgap.stages import STAGES
 
 ROOT = Path(__file__).parents[1]

@@ -12,6 +12,9 @@ from pydantic import Field, field_validator
 
 from osgap.section import Section
 
+URL_VARIABLE = "NERSEMBLE_DATA_URL"
+"""Environment variable with NeRSemble's data URL; the name is nersemble-data's own."""
+
 
 def short_name(sequence: str) -> str:
     """NeRSemble's short name of a sequence, which VHAP uses: `EXP-2-eyes` is `EXP-2`, `SEN-01-cramp_…` `SEN-01`."""

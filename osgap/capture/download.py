@@ -1,35 +1,34 @@
 """Stage `download`: one sequence of one NeRSemble participant, verified, in NeRSemble's own tree.
 
-Files get their final names when they are whole and a video plays to its end; the manifest, with the size and
-SHA-256 of each, comes last. The data URL is a secret that no message, log or file may show, which is why errors of
-the network are rewritten here and never chained.
+Files get their final names when they are whole and every frame of a video decodes. Beside each lies a record of what
+was verified (`.NAME.json`), so that a rerun compares a digest in place of decoding. The manifest, with the size and
+SHA-256 of each file, comes last. The data URL is a secret that no message, log or file may show.
 """
 
 from __future__ import annotations
 
-import collections
+import concurrent.futures
 import contextlib
+import dataclasses
 import filecmp
-import http
-import http.client
 import io
 import logging
 import os
 import re
 import shutil
-import time
-import urllib.error
+import tempfile
 import urllib.parse
-import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from nersemble_data.constants import NERSEMBLE_ACCESS_FORM_URL
 
-from osgap.artifacts import atomic_path, write_json
-from osgap.capture.config import CaptureConfig
+from osgap.artifacts import write_json
+from osgap.capture.config import URL_VARIABLE, VIDEO_SEQUENCES, CaptureConfig
 from osgap.capture.nersemble import (
     CATALOGUE,
     calibration_path,
@@ -39,20 +38,32 @@ from osgap.capture.nersemble import (
     sequences_of,
     video_path,
 )
+from osgap.capture.transfer import (
+    DATA_URL,
+    PATIENT,
+    UNUSABLE,
+    Client,
+    Partial,
+    Stamp,
+    Stop,
+    TransferSettings,
+    exclusive,
+    read_note,
+    writing,
+)
 from osgap.errors import UserError
 from osgap.progress import track
 from osgap.provenance import Provenance, file_digest
 
-URL_VARIABLE = "NERSEMBLE_DATA_URL"
+if TYPE_CHECKING:
+    import av
 
-_TIMEOUT_S = 60.0
-_WAITS_S = (1.0, 4.0, 15.0)  # before the second, third and fourth attempt
-_BLOCK = 1 << 20
-_WHERE = f"the data URL (capture.url in the config, or the environment variable {URL_VARIABLE})"
-_UNUSABLE = f"{_WHERE} is none that can be used (it is not shown: it is a secret); expected https://… or file:///…"
+_NAL_LENGTH_AT = {"h264": 4, "hevc": 21}  # byte of the decoder configuration record, ISO/IEC 14496-15, 5.3.3, 8.3.3
+_NAL_FORBIDDEN = re.compile(rb"\0\0[\0-\2]")  # inside a NAL unit, ITU-T H.264 and H.265, 7.4.1 and 7.4.2
+
+_DECODER_THREADS = max(2, min(os.cpu_count() or 1, 8))  # with one thread, neither kind of threading is in use
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,17 +99,26 @@ def run(
     seed: int,
     sequence: str,
     participant: int,
+    settings: TransferSettings = PATIENT,
 ) -> None:
     """Fetch the calibration and the videos (one per serial of the config) of one sequence.
 
-    Files that are already there and whole are kept. Several jobs may fetch the same participant's calibration at once.
+    Files that are already there and whole are kept, and what an earlier run has left of a file is continued. Several
+    jobs may fetch the same file at once: one does, the others wait for it. The first error ends the whole job.
+
+    Args:
+        settings: how patient the transfers are.
 
     Raises:
         UserError: no usable URL, a sequence that the participant has not recorded, a file that is missing or does not
             arrive whole. The message never shows the URL.
     """
-    source = _source(config)
-    available = sequences_of(io.BytesIO(source.read(CATALOGUE)), participant)
+    stop = Stop()
+    source = _source(config, settings, stop)
+    with tempfile.TemporaryDirectory() as folder:
+        catalogue = Path(folder) / Path(CATALOGUE).name
+        source.fetch(CATALOGUE, catalogue, _check_catalogue)
+        available = sequences_of(io.BytesIO(catalogue.read_bytes()), participant)
     if sequence not in available:
         raise UserError(
             f"participant {participant} has no sequence {sequence}; the catalogue lists "
@@ -106,25 +126,20 @@ def run(
         )
 
     calibration, colors = calibration_path(participant), color_calibration_path(participant)
-    _fetch_small(source, calibration, outputs.root, read_calibration)
-    _fetch_small(source, colors, outputs.root, read_color_calibration)
+    files = {
+        path: _obtain(source, path, outputs.root, check, stop)
+        for path, check in ((calibration, _check_with(read_calibration)), (colors, _check_with(read_color_calibration)))
+    }
     missing = sorted(set(config.serials) - set(read_calibration(outputs.root / calibration).serials))
     if missing:
         raise UserError(f"{calibration} lacks camera {', '.join(missing)}; remove it from capture.serials")
+    videos = [video_path(participant, sequence, serial) for serial in config.serials]
+    files |= _obtain_all(source, videos, outputs.root, config.connections, stop, f"{subject} {sequence}")
 
-    files: dict[str, dict[str, object]] = {path: {} for path in (calibration, colors)}
-    for serial in track(config.serials, f"{subject} {sequence}"):
-        path = video_path(participant, sequence, serial)
-        info = _fetch_video(source, path, outputs.root)
-        files[path] = {"frames": info.frames, "width": info.width, "height": info.height}
-    for path, entry in files.items():
-        local = outputs.root / path
-        entry |= {"size": local.stat().st_size, "sha256": file_digest(local)}
-
-    settings = {"participant": participant, "sequence": sequence, "serials": config.serials}
-    provenance = Provenance.collect("download", subject=subject, config=settings, inputs=[], seed=seed)
-    content = {"participant": participant, "sequence": sequence, "serials": config.serials, "files": files}
-    write_json(outputs.manifest, content, provenance.as_dict())
+    used = {"participant": participant, "sequence": sequence, "serials": config.serials}
+    provenance = Provenance.collect("download", subject=subject, config=used, inputs=[], seed=seed)
+    with writing(outputs.manifest):
+        write_json(outputs.manifest, {**used, "files": files}, provenance.as_dict())
     size = sum(int(str(entry["size"])) for entry in files.values())
     _log.info("%s %s: %d files, %.1f MB", subject, sequence, len(files), size / 1e6)
 
@@ -136,17 +151,36 @@ def check_url(config: CaptureConfig) -> None:
         UserError: saying where to set it, without showing it.
     """
     if config.download:
-        _source(config)
+        _source(config, PATIENT, Stop())
+
+
+def check_reachable(config: CaptureConfig, timeout_s: float = 5.0) -> None:
+    """Whether the data URL answers for the catalogue, which every download begins with.
+
+    Args:
+        timeout_s: longest wait for a connection, and for the answer.
+
+    Raises:
+        UserError: when it does not, or is not set; the message says what to do and does not show the URL.
+    """
+    if config.download:
+        _source(config, TransferSettings(timeout_s=timeout_s), Stop()).probe(CATALOGUE)
 
 
 def inspect_video(path: Path, name: str) -> VideoInfo:
-    """Read a video to its end and decode its first and last frame.
+    """Decode a video from its first frame to its last.
+
+    FFmpeg's HEVC decoder takes most damaged slices for good. So, besides what a decoder reports, the NAL units of
+    H.264 and HEVC must have their lengths, header bits and escapes in order, which a hole or a wrong splice does not;
+    and HEVC is decoded twice, frame by frame and row by row. Where its rows can be decoded in parallel (ITU-T H.265,
+    entropy coding synchronisation: x265's default), the first finds the beginning of a row at the end of the one
+    before, the second in the slice's header, so that damage makes the two differ.
 
     Args:
         name: what the message calls the file.
 
     Raises:
-        UserError: when it is no video, or ends before its end.
+        UserError: when it is no video, ends before its end, or is damaged in between.
     """
     import av
 
@@ -161,56 +195,159 @@ def inspect_video(path: Path, name: str) -> VideoInfo:
             if not container.streams.video:
                 raise broken("not a video (it has no picture stream)")
             stream = container.streams.video[0]
-            frames, last_key = 0, None
+            # The H.264 decoder marks the frames that it had to conceal only when it decodes frame by frame.
+            stream.thread_type, stream.thread_count = "FRAME", _DECODER_THREADS
+            codec = stream.codec_context.name
+            nal_length = _nal_length(codec, stream.codec_context.extradata)
+            packets = frames = width = height = 0
+            checksums = []
             for packet in container.demux(stream):
                 if packet.is_corrupt:
-                    raise broken(f"truncated: frame {frames} is incomplete")
+                    raise broken(f"truncated: frame {packets} is incomplete")
                 if packet.size:
-                    frames += 1
-                    if packet.is_keyframe:
-                        last_key = packet.pts
-            if frames == 0:
+                    packets += 1
+                    if nal_length and not _nal_units_are_sound(bytes(packet), nal_length, codec):
+                        raise broken(f"damaged: the data of frame {packets - 1} is no sequence of NAL units")
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise broken(f"damaged: frame {frames} does not decode")
+                    frames, width, height = frames + 1, frame.width, frame.height
+                    if codec == "hevc":
+                        checksums.append(_checksum(frame))
+            if packets == 0:
                 raise broken("the video has no frames")
-            if stream.frames and stream.frames != frames:
-                raise broken(f"truncated: its header promises {stream.frames} frames, {frames} are there")
-            container.seek(0, stream=stream)
-            first = next(container.decode(stream), None)
-            container.seek(last_key or 0, stream=stream)
-            last = collections.deque(container.decode(stream), maxlen=1)
-            if first is None or not last:
-                raise broken(f"its {'first' if first is None else 'last'} frame does not decode")
-            return VideoInfo(frames, first.width, first.height)
+            if stream.frames and stream.frames != packets:
+                raise broken(f"truncated: its header promises {stream.frames} frames, {packets} are there")
+            if frames != packets:
+                raise broken(f"damaged: {packets} frames are there, {frames} decode")
+        if codec == "hevc":
+            with av.open(str(path)) as container:
+                stream = container.streams.video[0]
+                stream.thread_type, stream.thread_count = "SLICE", _DECODER_THREADS
+                if checksums != [_checksum(frame) for frame in container.decode(stream)]:
+                    raise broken("damaged: the rows of a frame do not begin where its header says")
+        return VideoInfo(frames, width, height)
     except (av.FFmpegError, OSError) as error:
         raise broken(f"not a video that can be decoded ({error.strerror})") from None
+
+
+def _checksum(frame: av.VideoFrame) -> tuple[int, ...]:
+    """Of the pixels, without the padding of the rows, which is arbitrary."""
+    sample = 2 if frame.format.components[0].bits > 8 else 1
+    planes = (np.frombuffer(bytes(plane), np.uint8).reshape(-1, plane.line_size) for plane in frame.planes)
+    return tuple(
+        zlib.crc32(rows[: plane.height, : plane.width * sample].tobytes())
+        for rows, plane in zip(planes, frame.planes, strict=True)
+    )
+
+
+def _nal_length(codec: str, extradata: bytes | None) -> int | None:
+    """Bytes of the length before each NAL unit; None where the stream is not made of such units."""
+    at = _NAL_LENGTH_AT.get(codec)
+    if at is None or not extradata or len(extradata) <= at or extradata[0] != 1:
+        return None
+    return (extradata[at] & 3) + 1
+
+
+def _nal_units_are_sound(data: bytes, length_bytes: int, codec: str) -> bool:
+    position = 0
+    while position < len(data):
+        start = position + length_bytes
+        position = start + int.from_bytes(data[position:start], "big")
+        unit = data[start:position].rstrip(b"\0")
+        # The first bit is forbidden; a NAL unit of HEVC has a header of two bytes whose last three bits are not 0.
+        if position > len(data) or not unit or unit[0] & 0x80 or _NAL_FORBIDDEN.search(unit):
+            return False
+        if codec == "hevc" and (len(unit) < 2 or not unit[1] & 7):
+            return False
+    return True
 
 
 # files -------------------------------------------------------------------------------------------------------
 
 
-def _fetch_small(source: _Source, path: str, root: Path, check: Callable[[Path], object]) -> None:
-    """Fetch a small file if it is missing or differs; `check` reads it and raises if it is wrong."""
-    target = root / path
-    content = source.read(path)
-    if target.is_file() and target.read_bytes() == content:
-        return
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(content)
+_Check = Callable[[Path, str], dict[str, Any]]
+"""Reads a file, given what messages call it; returns what the manifest says of it, or raises `UserError`."""
+
+
+def _check_with(read: Callable[[Path], object]) -> _Check:
+    """A check of a small file by its reader."""
+
+    def check(path: Path, name: str) -> dict[str, Any]:
         try:
-            check(temporary)
+            read(path)
         except UserError as error:
-            raise UserError(str(error).replace(str(temporary), path)) from None
+            raise UserError(str(error).replace(str(path), name)) from None
+        return {}
+
+    return check
 
 
-def _fetch_video(source: _Source, path: str, root: Path) -> VideoInfo:
-    target = root / path
-    if target.is_file() and source.is_copy(path, target):
+def _check_video(path: Path, name: str) -> dict[str, Any]:
+    return dataclasses.asdict(inspect_video(path, name))
+
+
+def _check_catalogue(path: Path) -> None:
+    head = path.read_bytes().split(b"\n", 1)[0].decode("utf-8", "replace")
+    if not set(VIDEO_SEQUENCES) <= {cell.strip().strip('"') for cell in head.split(",")}:
+        raise UserError(
+            f"{CATALOGUE} is not NeRSemble's table of sequences (its first line does not name them); check that the "
+            f"data URL is the one from NeRSemble's mail"
+        )
+
+
+def _obtain_all(
+    source: _Source, paths: list[str], root: Path, connections: int, stop: Stop, label: str
+) -> dict[str, dict[str, Any]]:
+    """`_obtain` for several videos at once."""
+    with concurrent.futures.ThreadPoolExecutor(connections) as pool:
+        jobs = {pool.submit(_obtain, source, path, root, _check_video, stop): path for path in paths}
         try:
-            return inspect_video(target, path)
-        except UserError:
-            _log.info("%s is damaged; fetching it again", path)
-    with atomic_path(target) as temporary:
-        source.save(path, temporary)
-        return inspect_video(temporary, path)
+            done = track(concurrent.futures.as_completed(jobs), label, total=len(jobs))
+            found = {jobs[job]: job.result() for job in done}
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {path: found[path] for path in paths}
+
+
+def _obtain(source: _Source, path: str, root: Path, check: _Check, stop: Stop) -> dict[str, Any]:
+    """What the manifest says of a file, which is there and verified when this returns."""
+    target = root / path
+    record = target.with_name(f".{target.name}.json")
+    with exclusive(target, stop):
+        entry = _kept(source, path, target, read_note(record), check)
+        if entry is None:
+            found, stamp = source.fetch(path, target, lambda partial: check(partial, path))
+            entry = {"size": target.stat().st_size, "sha256": file_digest(target), **found}
+        else:
+            stamp = Stamp.of(read_note(record).get("stamp"))
+        content = {"entry": entry, "stamp": dataclasses.asdict(stamp)}
+        if read_note(record) != content:
+            with writing(record):
+                write_json(record, content)
+    return entry
+
+
+def _kept(source: _Source, path: str, target: Path, record: dict[str, Any], check: _Check) -> dict[str, Any] | None:
+    """What the manifest says of a file that is already there; None if it must be fetched."""
+    if not target.is_file() or not source.is_copy(path, target, Stamp.of(record.get("stamp"))):
+        return None
+    verified = record.get("entry")
+    try:
+        entry = {"size": target.stat().st_size, "sha256": file_digest(target)}
+    except OSError as error:
+        raise UserError(f"{target} cannot be read ({error.strerror}); check its permissions, or delete it") from None
+    if isinstance(verified, dict) and entry.items() <= verified.items():
+        return verified
+    try:
+        if verified is None:  # put there by something else
+            return {**entry, **check(target, path)}
+    except UserError:
+        pass
+    _log.info("%s is damaged; fetching it again", path)
+    return None
 
 
 # sources -----------------------------------------------------------------------------------------------------
@@ -219,17 +356,17 @@ def _fetch_video(source: _Source, path: str, root: Path) -> VideoInfo:
 class _Source(Protocol):
     """Where a NeRSemble tree is read from. All paths are relative to its root."""
 
-    def read(self, path: str) -> bytes:
-        """The content of a small file."""
+    def fetch(self, path: str, target: Path, check: Callable[[Path], Any]) -> tuple[Any, Stamp]:
+        """Bring a file to `target`, if `check` finds it good; returns what that returned and the source's state."""
 
-    def save(self, path: str, target: Path) -> None:
-        """Copy a file to `target`."""
+    def is_copy(self, path: str, target: Path, stamp: Stamp) -> bool:
+        """Whether `target`, fetched when the source's state was `stamp`, is that file as far as one can know."""
 
-    def is_copy(self, path: str, target: Path) -> bool:
-        """Whether `target` is that file, as far as the source lets one know."""
+    def probe(self, path: str) -> None:
+        """Raise `UserError` if the source does not answer for a file."""
 
 
-def _source(config: CaptureConfig) -> _Source:
+def _source(config: CaptureConfig, settings: TransferSettings, stop: Stop) -> _Source:
     """The source behind the URL of the config or the environment."""
     url = config.url or os.environ.get(URL_VARIABLE, "").strip() or _stored_url()
     if not url:
@@ -242,12 +379,12 @@ def _source(config: CaptureConfig) -> _Source:
         parts = urllib.parse.urlsplit(url)
         host = parts.hostname
     except ValueError:
-        raise UserError(_UNUSABLE) from None
+        raise UserError(UNUSABLE) from None
     if parts.scheme == "file":
         return _Folder(_folder_of(parts))
     if parts.scheme in ("http", "https") and host:
-        return _Server(url.rstrip("/"))
-    raise UserError(_UNUSABLE)
+        return _Server(Client(url, settings, stop))
+    raise UserError(UNUSABLE)
 
 
 def _stored_url() -> str:
@@ -261,12 +398,14 @@ def _stored_url() -> str:
 
 def _folder_of(parts: urllib.parse.SplitResult) -> Path:
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise UserError(f"{_WHERE} is a file URL without an absolute path; write three slashes: file:///folder")
+        raise UserError(f"{DATA_URL} is a file URL without an absolute path; write three slashes: file:///folder")
     root = Path(urllib.parse.unquote(parts.path))
     if not root.is_dir():
-        raise UserError(f"{_WHERE} names a local folder that does not exist; check it for typing errors")
+        raise UserError(f"{DATA_URL} names a local folder that does not exist; check it for typing errors")
     if not (root / CATALOGUE).is_file():
-        raise UserError(f"{_WHERE} names a local folder without {CATALOGUE}; it should be the root of NeRSemble's tree")
+        raise UserError(
+            f"{DATA_URL} names a local folder without {CATALOGUE}; it should be the root of NeRSemble's tree"
+        )
     return root
 
 
@@ -276,17 +415,26 @@ class _Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def read(self, path: str) -> bytes:
-        with _without_folder(path):
-            return (self._root / path).read_bytes()
+    def fetch(self, path: str, target: Path, check: Callable[[Path], Any]) -> tuple[Any, Stamp]:
+        partial = Partial(target)
+        partial.discard()
+        try:
+            with _without_folder(path):
+                shutil.copyfile(self._root / path, partial.path)
+            found = check(partial.path)
+        except UserError:
+            partial.discard()
+            raise
+        partial.publish()
+        return found, Stamp()
 
-    def save(self, path: str, target: Path) -> None:
-        with _without_folder(path):
-            shutil.copyfile(self._root / path, target)
-
-    def is_copy(self, path: str, target: Path) -> bool:
+    def is_copy(self, path: str, target: Path, stamp: Stamp) -> bool:
         with _without_folder(path):
             return filecmp.cmp(self._root / path, target, shallow=False)
+
+    def probe(self, path: str) -> None:
+        with _without_folder(path), (self._root / path).open("rb") as file:
+            file.read(1)
 
 
 @contextlib.contextmanager
@@ -302,109 +450,18 @@ def _without_folder(path: str) -> Iterator[None]:
         raise UserError(f"{path} cannot be copied ({error.strerror}); check permissions and disk space") from None
 
 
-class _TransientError(Exception):
-    """A failure that another attempt may not meet; the message does not show the URL."""
-
-
 class _Server:
     """NeRSemble's server, from an `http(s)://` URL."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
-    def read(self, path: str) -> bytes:
-        def attempt() -> bytes:
-            buffer = io.BytesIO()
-            self._transfer(path, buffer)
-            return buffer.getvalue()
+    def fetch(self, path: str, target: Path, check: Callable[[Path], Any]) -> tuple[Any, Stamp]:
+        return self._client.fetch(path, target, check)
 
-        return self._retrying(path, attempt)
+    def is_copy(self, path: str, target: Path, stamp: Stamp) -> bool:
+        now = self._client.head(path)
+        return now.total in (None, target.stat().st_size) and not now.differs(stamp)
 
-    def save(self, path: str, target: Path) -> None:
-        def attempt() -> None:
-            with target.open("wb") as file:
-                self._transfer(path, file)
-
-        self._retrying(path, attempt)
-
-    def is_copy(self, path: str, target: Path) -> bool:
-        def attempt() -> int | None:
-            with self._open(path, "HEAD") as response:
-                return _length(response)
-
-        return self._retrying(path, attempt) == target.stat().st_size
-
-    def _transfer(self, path: str, file: io.BufferedIOBase | io.BytesIO) -> None:
-        with self._open(path, "GET") as response:
-            expected, received = _length(response), 0
-            while True:
-                try:
-                    block = response.read(_BLOCK)
-                except (OSError, http.client.HTTPException) as error:
-                    raise _TransientError(f"the connection broke after {received} bytes ({_kind(error)})") from None
-                if not block:
-                    break
-                try:
-                    file.write(block)
-                except OSError as error:
-                    raise UserError(f"{path} cannot be written ({error.strerror}); check the disk space") from None
-                received += len(block)
-        if expected is not None and received != expected:
-            raise _TransientError(f"{received} of {expected} bytes arrived")
-
-    def _open(self, path: str, method: str) -> http.client.HTTPResponse:
-        try:
-            request = urllib.request.Request(f"{self._url}/{path}", method=method, headers={"User-Agent": "osgap"})
-            return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
-        except urllib.error.HTTPError as error:
-            error.close()
-            code = error.code
-        except urllib.error.URLError as error:
-            reason = error.reason
-            raise _TransientError(
-                f"no connection ({_kind(reason) if isinstance(reason, OSError) else 'refused'})"
-            ) from None
-        except (http.client.InvalidURL, ValueError):  # their messages hold the URL
-            raise UserError(_UNUSABLE) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _TransientError(f"no answer ({_kind(error)})") from None
-        answer = f"{code} {_phrase(code)}".strip()
-        if code in (408, 425, 429) or code >= 500:
-            raise _TransientError(f"the server answered {answer}")
-        if code in (401, 403):
-            raise UserError(f"the server refuses {path} ({answer}); check {_WHERE}, it may have changed")
-        raise UserError(f"the server has no {path} ({answer}); check {_WHERE}, or leave this sequence or camera out")
-
-    @staticmethod
-    def _retrying(path: str, attempt: Callable[[], T]) -> T:
-        for wait in (*_WAITS_S, None):
-            try:
-                return attempt()
-            except _TransientError as problem:
-                reason = str(problem)
-            if wait is None:
-                break
-            _log.info("%s: %s; trying again in %.0f s", path, reason, wait)
-            time.sleep(wait)
-        raise UserError(
-            f"{path} could not be fetched in {len(_WAITS_S) + 1} attempts: {reason}. Check the network and run again; "
-            f"complete files are kept."
-        )
-
-
-def _length(response: http.client.HTTPResponse) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() else None
-
-
-def _kind(error: BaseException) -> str:
-    """An error's kind and errno text: its own message may hold the host."""
-    number = getattr(error, "errno", None)
-    return f"{type(error).__name__}: {os.strerror(number)}" if number and number > 0 else type(error).__name__
-
-
-def _phrase(code: int) -> str:
-    try:
-        return http.HTTPStatus(code).phrase
-    except ValueError:
-        return ""
+    def probe(self, path: str) -> None:
+        self._client.probe(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from osgap.capture.download import URL_VARIABLE, check_reachable
+from osgap.capture.config import URL_VARIABLE
+from osgap.capture.download import check_reachable
 from osgap.capture.importer import check_tracking
 from osgap.config import load_config
 from osgap.doctor.findings import Finding, Status, gigabytes, some

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import math
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -375,55 +372,3 @@ def write_manifest(tree: Tree, sequence: str) -> Path:
     manifest = tree.root / f"{sequence}.json"
     manifest.write_text(json.dumps(content))
     return manifest
-
-
-class Server:
-    """Serves a tree below a secret path, as badly as it is told."""
-
-    def __init__(self, root: Path) -> None:
-        self.requests: list[tuple[str, str]] = []
-        """Method and path below the root, in order."""
-        self.faults: dict[str, list[str]] = {}
-        """What goes wrong with the next requests of a path: a status code, `drop`, `short` or `garbage`."""
-        server = self
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.answer("GET")
-
-            def do_HEAD(self) -> None:
-                self.answer("HEAD")
-
-            def answer(self, method: str) -> None:
-                name = self.path.removeprefix("/s3cret-token/")
-                server.requests.append((method, name))
-                fault = server.faults[name].pop(0) if server.faults.get(name) else None
-                if not self.path.startswith("/s3cret-token/") or (fault or "").isdecimal():
-                    self.send_error(int(fault or 403), explain=f"about {self.path}")
-                    return
-                if fault is None:
-                    self.path = f"/{name}"
-                    super().do_GET() if method == "GET" else super().do_HEAD()
-                    return
-                content = (root / name).read_bytes()
-                if fault == "drop":
-                    self.close_connection = True
-                    return
-                body = b"<html>busy</html>" if fault == "garbage" else content[: len(content) // 2]
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body if fault == "garbage" else content)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(root)))
-        self.url = f"http://127.0.0.1:{self._server.server_port}/s3cret-token"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

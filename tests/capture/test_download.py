@@ -7,8 +7,13 @@ import hashlib
 import json
 import logging
 import os
+import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +21,20 @@ import numpy as np
 import pytest
 from nersemble_data.constants import ASSETS
 
-from capture.exports import Exporter, Server, Tree, import_export, make_tree, write_video
+from capture.exports import Exporter, Tree, import_export, make_tree, write_video
+from capture.server import Fault, Server
 from osgap.artifacts import read_provenance
-from osgap.capture import download
 from osgap.capture.config import CaptureConfig
-from osgap.capture.download import DownloadInputs, DownloadOutputs, check_url, inspect_video, run
+from osgap.capture.download import (
+    DownloadInputs,
+    DownloadOutputs,
+    check_reachable,
+    check_url,
+    inspect_video,
+    run,
+)
 from osgap.capture.nersemble import (
+    CATALOGUE,
     participant_of,
     read_calibration,
     read_color_calibration,
@@ -29,18 +42,19 @@ from osgap.capture.nersemble import (
     video_path,
 )
 from osgap.capture.store import CaptureStore
+from osgap.capture.transfer import TransferSettings
 from osgap.errors import UserError
 
 SEQUENCE, OTHER = "EMO-1-shout+laugh", "EXP-2-eyes"
 SECRET = "s3cret"
+HURRIED = TransferSettings(timeout_s=0.5, attempts=4, wait_s=0.001, longest_wait_s=0.002)
 
 
 @pytest.fixture(autouse=True)
 def _no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the environment nor the home of whoever runs the tests names a URL; and nobody waits."""
+    """Neither the environment nor the home of whoever runs the tests names a URL."""
     monkeypatch.delenv("NERSEMBLE_DATA_URL", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(download, "_WAITS_S", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -59,19 +73,26 @@ def server(tree: Tree) -> Iterator[Server]:
 def fetch(tree: Tree, tmp_path: Path) -> Callable[..., Path]:
     """Run the stage; returns the manifest."""
 
-    def call(url: str | None = None, sequence: str = SEQUENCE, participant: int = 30, **settings: Any) -> Path:
+    def call(
+        url: str | None = None,
+        sequence: str = SEQUENCE,
+        participant: int = 30,
+        transfer: TransferSettings = HURRIED,
+        **settings: Any,
+    ) -> Path:
         config = CaptureConfig(url=url or tree.url, serials=tree.serials, **settings)
         outputs = DownloadOutputs(tmp_path / "raw", tmp_path / "raw" / "manifests" / "030" / f"{sequence}.json")
-        run(
-            config, DownloadInputs(), outputs, subject="030", seed=0, sequence=sequence, participant=participant
-        )  # fmt: skip
+        fixed: dict[str, Any] = {"subject": "030", "seed": 0, "settings": transfer}
+        run(config, DownloadInputs(), outputs, sequence=sequence, participant=participant, **fixed)
         return outputs.manifest
 
     return call
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All but hidden ones."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def expected_files(tree: Tree, sequence: str = SEQUENCE) -> set[str]:
@@ -129,11 +150,48 @@ def test_complete_files_are_kept(fetch: Callable[..., Path], tree: Tree, server:
     inode = kept.stat().st_ino
     lost.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-50])
-    server.requests.clear()
+    server.log.clear()
     check_download(fetch(server.url), tree)
     assert kept.stat().st_ino == inode
-    fetched = [path for method, path in server.requests if method == "GET" and path.endswith(".mp4")]
-    assert fetched == [video_path(30, SEQUENCE, serial) for serial in tree.serials[1:]]
+    fetched = {served.path for served in server.log if served.method == "GET"}
+    assert fetched == {CATALOGUE, *(video_path(30, SEQUENCE, serial) for serial in tree.serials[1:])}
+
+
+def test_complete_files_are_not_decoded_again(
+    fetch: Callable[..., Path], tree: Tree, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = fetch(server.url)
+    manifest.unlink()
+
+    def decoded(*_: Any) -> None:
+        raise AssertionError("a verified video was decoded again")
+
+    monkeypatch.setattr("osgap.capture.download.inspect_video", decoded)
+    check_download(fetch(server.url), tree)
+    (manifest.parents[2] / video_path(30, SEQUENCE, tree.serials[0])).unlink()
+    with pytest.raises(AssertionError, match="decoded again"):
+        fetch(server.url)
+
+
+def test_files_from_elsewhere_are_verified_once(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path
+) -> None:
+    """Copied into the tree by hand: a good one is taken, a damaged one is not."""
+    good, bad = (tmp_path / "raw" / video_path(30, SEQUENCE, serial) for serial in tree.serials[:2])
+    good.parent.mkdir(parents=True)
+    content = tree.video(SEQUENCE, tree.serials[1]).read_bytes()
+    good.write_bytes(tree.video(SEQUENCE, tree.serials[0]).read_bytes())
+    bad.write_bytes(content[: len(content) // 2] + bytes(200) + content[len(content) // 2 + 200 :])
+    check_download(fetch(server.url), tree)
+    assert server.sent(video_path(30, SEQUENCE, tree.serials[0])) == 0
+    assert server.sent(video_path(30, SEQUENCE, tree.serials[1])) == len(content)
+
+
+def test_a_file_that_was_replaced_on_the_server(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    """With one of the same size, which its ETag tells."""
+    fetch(server.url)
+    tree.calibration.write_text(tree.calibration.read_text().replace("8189.0", "8190.0"))
+    check_download(fetch(server.url), tree)
 
 
 def test_a_damaged_file_of_the_right_size_is_fetched_again(
@@ -169,13 +227,109 @@ def test_two_sequences_of_one_participant_at_once(fetch: Callable[..., Path], tr
         check_download(manifests[sequence], tree, sequence)
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "short"])
-def test_what_passes_is_tried_again(fetch: Callable[..., Path], tree: Tree, server: Server, fault: str) -> None:
-    server.faults = {
-        "metadata_sequences.csv": [fault],
-        video_path(30, SEQUENCE, tree.serials[0]): [fault, fault, fault],
-    }
+@pytest.mark.parametrize(
+    "fault", [Fault(500), Fault(503), Fault(429), Fault(silent=True), Fault(cut=500), Fault(cut=1000, stall=True)]
+)
+def test_what_passes_is_tried_again(fetch: Callable[..., Path], tree: Tree, server: Server, fault: Fault) -> None:
+    names = [CATALOGUE, *(video_path(30, SEQUENCE, serial) for serial in tree.serials)]
+    server.faults = {name: [fault] * 2 for name in names}
     check_download(fetch(server.url), tree)
+    for name in names:
+        assert server.sent(name) == (tree.root / name).stat().st_size
+
+
+def test_a_video_that_is_damaged_on_the_way(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    """Its length is right; it is fetched again."""
+    name = video_path(30, SEQUENCE, tree.serials[0])
+    middle = (tree.root / name).stat().st_size // 2
+    server.faults[name] = [Fault(change=lambda data: data[:middle] + bytes(200) + data[middle + 200 :])]
+    check_download(fetch(server.url), tree)
+    assert server.starts(name) == [0, 0]
+
+
+def test_two_jobs_for_the_same_files(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    """Each file is fetched by one of them."""
+    threads = [threading.Thread(target=fetch, args=(server.url,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    check_download(fetch(server.url), tree)
+    for name in expected_files(tree):
+        assert server.sent(name) == (tree.root / name).stat().st_size
+
+
+def test_a_killed_download_is_continued(fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path) -> None:
+    names = [video_path(30, SEQUENCE, serial) for serial in tree.serials]
+    server.faults = {names[0]: [Fault(cut=5000, stall=True)], names[1]: [Fault(cut=3000, stall=True)]}
+    script = f"""
+from pathlib import Path
+from osgap.capture.config import CaptureConfig
+from osgap.capture.download import DownloadInputs, DownloadOutputs, run
+root = Path({str(tmp_path / "raw")!r})
+run(CaptureConfig(serials={tree.serials!r}), DownloadInputs(), DownloadOutputs(root, root / "manifest.json"),
+    subject="030", seed=0, sequence={SEQUENCE!r}, participant=30)
+"""
+    victim = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "NERSEMBLE_DATA_URL": server.url})
+    try:
+        files = [tmp_path / "raw" / name for name in names]
+        partial = [file.with_name(f".{file.name}.part") for file in files[:2]]
+        wait_for(lambda: [p.is_file() and p.stat().st_size for p in partial] == [5000, 3000] and files[2].is_file())
+    finally:
+        victim.kill()
+        victim.wait()
+    assert not files[0].exists()
+    assert not files[1].exists()
+    check_download(fetch(server.url), tree)
+    assert server.starts(names[0]) == [0, 5000]
+    assert server.starts(names[1]) == [0, 3000]
+    for name in expected_files(tree):
+        assert server.sent(name) == (tree.root / name).stat().st_size
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_videos_are_fetched_at_once(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    """All but one connection stall until a request for each video has come."""
+    names = [video_path(30, SEQUENCE, serial) for serial in tree.serials]
+    begun: set[str] = set()
+
+    def come(name: str) -> Callable[[], None]:
+        def wait() -> None:
+            begun.add(name)
+            wait_for(lambda: len(begun) == 3, 10)
+
+        return wait
+
+    server.faults = {name: [Fault(cut=1000, then=come(name))] for name in names}
+    check_download(fetch(server.url, connections=3, transfer=replace(HURRIED, timeout_s=15)), tree)
+    assert begun == set(names)
+
+
+def test_the_first_error_ends_the_job(fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path) -> None:
+    first, second, third = (video_path(30, SEQUENCE, serial) for serial in tree.serials)
+    partial = (tmp_path / "raw" / first).with_name(f".cam_{tree.serials[0]}.mp4.part")
+
+    def half_there() -> bool:
+        return partial.is_file() and partial.stat().st_size == 2000
+
+    server.faults = {
+        first: [Fault(cut=2000, stall=True)],
+        second: [Fault(cut=0, then=lambda: wait_for(half_there, 10)), Fault(404)],
+    }
+    began = time.monotonic()
+    message = refused(fetch, tmp_path, server.url, connections=2, transfer=replace(HURRIED, timeout_s=15))
+    assert message.startswith(f"the server has no {second} (404 Not Found)")
+    assert time.monotonic() - began < 5
+    assert partial.stat().st_size == 2000
+    assert third not in {served.path for served in server.log}
+    check_download(fetch(server.url), tree)
+    assert server.sent(first) == (tree.root / first).stat().st_size
 
 
 # what is refused ---------------------------------------------------------------------------------------------
@@ -195,26 +349,33 @@ def refused(fetch: Callable[..., Path], tmp_path: Path, *arguments: Any, **setti
     return str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["500", "drop", "short"])
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Fault(500), "500 Internal Server Error"),
+        (Fault(silent=True), "no answer"),
+        (Fault(cut=0), "0 of [0-9]+ bytes arrived"),
+    ],
+)
 def test_what_stays_wrong_is_given_up(
-    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path, fault: str
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path, fault: Fault, expected: str
 ) -> None:
     name = video_path(30, SEQUENCE, tree.serials[1])
-    server.faults[name] = [fault] * 9
-    message = refused(fetch, tmp_path, server.url)
+    server.always[name] = fault
+    message = refused(fetch, tmp_path, server.url, connections=1)
     assert f"{name} could not be fetched in 4 attempts" in message
-    assert {"500": "500 Internal Server Error", "drop": "no answer", "short": "bytes arrived"}[fault] in message
+    assert re.search(expected, message)
     assert not (tmp_path / "raw" / name).exists()
     assert (tmp_path / "raw" / video_path(30, SEQUENCE, tree.serials[0])).is_file()
 
 
-@pytest.mark.parametrize(("fault", "expected"), [("404", "the server has no"), ("403", "the server refuses")])
+@pytest.mark.parametrize(("status", "expected"), [(404, "the server has no"), (403, "the server refuses")])
 def test_a_refusal_is_not_tried_again(
-    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path, fault: str, expected: str
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path, status: int, expected: str
 ) -> None:
     name = video_path(30, SEQUENCE, tree.serials[0])
-    server.faults[name] = [fault]
-    assert f"{expected} {name} ({fault}" in refused(fetch, tmp_path, server.url)
+    server.faults[name] = [Fault(status)]
+    assert f"{expected} {name} ({status}" in refused(fetch, tmp_path, server.url)
 
 
 def test_a_page_in_place_of_a_file_is_refused(
@@ -222,11 +383,11 @@ def test_a_page_in_place_of_a_file_is_refused(
 ) -> None:
     video = video_path(30, SEQUENCE, tree.serials[0])
     for name, expected in (
-        ("metadata_sequences.csv", "not NeRSemble's table of sequences"),
+        (CATALOGUE, "not NeRSemble's table of sequences"),
         (ASSETS["per_person"]["calibration"].format(p_id=30), "not valid JSON"),
         (video, "not a video that can be decoded"),
     ):
-        server.faults = {name: ["garbage"]}
+        server.always = {name: Fault(change=lambda _: b"<html>busy</html>")}
         message = refused(fetch, tmp_path, server.url)
         assert message.startswith(name)
         assert expected in message
@@ -260,15 +421,37 @@ def test_urls_that_cannot_be_used(fetch: Callable[..., Path], tmp_path: Path, ur
 def test_an_unset_url_says_where_to_set_it() -> None:
     with pytest.raises(UserError) as caught:
         check_url(CaptureConfig())
+    with pytest.raises(UserError, match="no NeRSemble data URL is set"):
+        check_reachable(CaptureConfig())
     for part in ("NERSEMBLE_DATA_URL", "capture.url", "https://docs.google.com/forms/", "download: false"):
         assert part in str(caught.value)
     check_url(CaptureConfig(download=False))
+    check_reachable(CaptureConfig(download=False))
+
+
+def test_whether_the_url_answers(tree: Tree, server: Server) -> None:
+    check_reachable(CaptureConfig(url=server.url))
+    check_reachable(CaptureConfig(url=tree.url))
+    assert server.sent(CATALOGUE) <= 1
+    server.always[CATALOGUE] = Fault(stall=True, silent=True)
+    for url, expected in (
+        (server.url, "does not answer for metadata_sequences.csv: no answer"),
+        (f"http://127.0.0.1:9/{SECRET}", "does not answer for metadata_sequences.csv: no connection"),
+        (server.url.replace("-token", "-taken"), "the server has no metadata_sequences.csv"),
+        (f"file:///nowhere/{SECRET}", "names a local folder that does not exist"),
+    ):
+        began = time.monotonic()
+        with pytest.raises(UserError, match=expected) as caught:
+            check_reachable(CaptureConfig(url=url), timeout_s=0.3)
+        assert time.monotonic() - began < 3
+        assert SECRET not in str(caught.value)
+        assert "127.0.0.1" not in str(caught.value)
 
 
 def test_nothing_is_logged_of_the_url(
     fetch: Callable[..., Path], tree: Tree, server: Server, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    server.faults[video_path(30, SEQUENCE, tree.serials[0])] = ["500"]
+    server.faults[video_path(30, SEQUENCE, tree.serials[0])] = [Fault(500)]
     with caplog.at_level(logging.DEBUG):
         manifest = fetch(server.url)
     assert "trying again" in caplog.text
@@ -343,6 +526,68 @@ def test_a_video_that_ends_between_two_frames(tmp_path: Path) -> None:
     os.truncate(tmp_path / "video.mp4", starts[29] or 0)
     with pytest.raises(UserError, match="its header promises 30 frames, 29 are there"):
         inspect_video(tmp_path / "video.mp4", "the name")
+
+
+def write_coded(path: Path, codec: str, frames: int = 24) -> list[tuple[int, int]]:
+    """A video of moving noise; returns where the data of each frame begins and how long it is."""
+    import av
+
+    random = np.random.default_rng(0)
+    big = random.integers(0, 256, (40, 20, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    options = {"g": "12", "x265-params": "log-level=0"} if codec == "libx265" else {"g": "12"}
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=24, options=options)
+        stream.width, stream.height, stream.pix_fmt = 160, 240, "yuv420p"
+        for number in range(frames):
+            picture = big[number : number + 240] // 2 + random.integers(0, 64, (240, 160, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        return [(packet.pos or 0, packet.size) for packet in container.demux(container.streams.video[0]) if packet.size]
+
+
+def spoil(path: Path, start: int, replacement: bytes) -> None:
+    with path.open("rb+") as file:
+        file.seek(start)
+        file.write(replacement)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("kind", ["hole", "block", "shifted"])
+def test_damage_in_the_middle(tmp_path: Path, codec: str, kind: str) -> None:
+    """A hole of zeros, a block of other bytes over the border of two frames, and frames that are shifted by a byte."""
+    video = tmp_path / "video.mp4"
+    packets = write_coded(video, codec)
+    assert inspect_video(video, "the name").frames == 24
+    size = video.stat().st_size
+    (start, length), (after, _) = sorted(packets)[9:11]
+    if kind == "hole":
+        spoil(video, start + length // 2, bytes(64))
+    elif kind == "block":
+        spoil(video, after - 100, np.random.default_rng(1).bytes(200))
+    else:
+        spoil(video, start + 1, video.read_bytes()[start : packets[-1][0]])
+    assert video.stat().st_size == size
+    with pytest.raises(UserError, match=r"^the name: (damaged|not a video that can be decoded)"):
+        inspect_video(video, "the name")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_bytes_that_changed_within_a_frame(tmp_path: Path, codec: str) -> None:
+    """Not every such change can be told from what an encoder might have written; most can."""
+    video = tmp_path / "video.mp4"
+    packets = write_coded(video, codec)
+    content = video.read_bytes()
+    found = 0
+    for number in range(12):
+        start, length = packets[number * 2]
+        video.write_bytes(content)
+        spoil(video, start + length // 3, np.random.default_rng(number).bytes(16))
+        try:
+            inspect_video(video, "the name")
+        except UserError as error:
+            found += str(error).startswith(("the name: damaged", "the name: not a video that can be decoded"))
+    assert found >= 9
 
 
 # the tree ----------------------------------------------------------------------------------------------------
