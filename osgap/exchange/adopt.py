@@ -21,6 +21,7 @@ from osgap.capture.store import CaptureStore
 from osgap.errors import UserError
 from osgap.exchange.color import check_color_space, to_sh_dc
 from osgap.exchange.config import ColorSpace, ExchangeConfig
+from osgap.exchange.layout import USUAL_SIZES, find_layout
 from osgap.exchange.resample import resample_maps
 from osgap.exchange.viewers import load_foreign_avatar
 from osgap.fit.bake import canonical
@@ -34,9 +35,6 @@ from osgap.provenance import Provenance
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.uv_maps import load_uv_gt, save_uv_gt
-
-USUAL_SIZES = (300, 256, 512, 128, 64)
-"""UV sizes that an avatar without a note of its own is tried with; the reference fits at 300 and learns at 256."""
 
 _SAME_MOTION = 0.005  # metres between vertices; a fit moves its tracking by a millimetre or two
 _COMPARED = 32  # timesteps
@@ -214,16 +212,12 @@ def binding_of(faces: Tensor, head: HeadModel, uv_size: int, path: Path) -> Texe
     Raises:
         UserError: when they are not the texels of any of these maps.
     """
-    counts = {}
-    for size in dict.fromkeys((uv_size, *USUAL_SIZES)):
-        binding = bind_texels(head.uvs, head.uv_faces, size)
-        if torch.equal(binding.faces, faces):
-            return binding
-        counts[size] = len(binding)
-    listed = ", ".join(f"{count} at {size}" for size, count in counts.items())
+    binding, tried = find_layout(faces, head, (uv_size, *USUAL_SIZES))
+    if binding is not None:
+        return binding
     raise UserError(
         f"{path}: its {len(faces)} Gaussians are not one per texel of a UV map on this head, in the order of the "
-        f"texels (expected: {listed}). If the fit has densified, or is of GaussianAvatars itself, it cannot become a "
+        f"texels (expected: {tried}). If the fit has densified, or is of GaussianAvatars itself, it cannot become a "
         f"UV map: leave the subject out of exchange.avatars, and export the avatar as it is with "
         f"`osgap export-splats`. Otherwise set fit.uv_size to the size of its maps, and flame.assets to the head model "
         f"that it was fitted on."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from osgap.errors import UserError
 from osgap.exchange.axes import Up
 from osgap.exchange.config import ColorSpace
 from osgap.exchange.frames import parse_frames
+from osgap.exchange.layout import USUAL_SIZES, find_layout
 from osgap.exchange.mesh import SAVERS, posed_mesh
 from osgap.exchange.splats import save_splats
 from osgap.exchange.viewers import ViewerName, load_foreign_avatar, save_for_viewer
@@ -28,15 +29,12 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams, load_flame_param
-from osgap.head.texels import TexelBinding, bind_texels
+from osgap.head.texels import TexelBinding
 from osgap.progress import track
 from osgap.provenance import file_digest
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.uv_maps import save_uv_gt
-
-_UV_SIZES = (300, 256, 64, 128, 512)
-"""Sizes of UV maps that are tried where nothing says which one it is: the reference's, then common ones."""
 
 logger = logging.getLogger(__name__)
 
@@ -259,26 +257,16 @@ def _likely_sizes(folder: Path) -> list[int]:
     try:
         return [int(json.loads((folder / "fit.json").read_text())["uv_size"])]
     except (OSError, ValueError, KeyError, TypeError):
-        return list(_UV_SIZES)
+        return list(USUAL_SIZES)
 
 
 def _binding(opened: _Opened, sizes: list[int]) -> TexelBinding:
     """The texels of the first size whose Gaussians these are."""
-    found = []
-    for binding in _bindings(opened.head, sizes):
-        if torch.equal(binding.faces, opened.avatar.faces):
-            return binding
-        found.append(f"{len(binding)} at size {binding.size}")
-    raise UserError(
-        f"{opened.folder}: its {len(opened.avatar.faces)} Gaussians are not those of the texels of a UV map on this "
-        f"head ({', '.join(found) or 'none is covered'}). Maps exist for avatars with one Gaussian per texel only; "
-        f"where it is one, name its UV size and the head model that it was made with."
-    )
-
-
-def _bindings(head: HeadModel, sizes: list[int]) -> Iterator[TexelBinding]:
-    for size in sizes:
-        try:
-            yield bind_texels(head.uvs, head.uv_faces, size)
-        except UserError:  # no texel of so small a map is covered
-            continue
+    binding, tried = find_layout(opened.avatar.faces, opened.head, sizes)
+    if binding is None:
+        raise UserError(
+            f"{opened.folder}: its {len(opened.avatar.faces)} Gaussians are not those of the texels of a UV map on "
+            f"this head (texels: {tried}). Maps exist for avatars with one Gaussian per texel only; where it is one, "
+            f"name its UV size and the head model that it was made with."
+        )
+    return binding

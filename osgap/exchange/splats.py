@@ -134,7 +134,11 @@ def _logit(opacities: Tensor) -> Tensor:
 
 
 def _unit(quaternions: Tensor) -> Tensor:
-    """Unit quaternions `[..., 4]`; a zero one, which renderers take for no rotation, becomes the identity."""
-    length = quaternions.norm(dim=-1, keepdim=True)
-    identity = quaternions.new_tensor([1.0, 0.0, 0.0, 0.0])
-    return torch.where(length > 0, quaternions / length.clamp_min(_SMALLEST), identity)
+    """Unit quaternions `[..., 4]`; a zero one, which renderers take for no rotation, becomes the identity.
+
+    In float64, because the squares of small float32 numbers are zero in float32.
+    """
+    precise = quaternions.double()
+    length = precise.norm(dim=-1, keepdim=True)
+    identity = precise.new_tensor([1.0, 0.0, 0.0, 0.0])
+    return torch.where(length > 0, precise / length.clamp_min(torch.finfo(torch.float64).tiny), identity).float()

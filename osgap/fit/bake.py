@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from osgap.errors import UserError
+from osgap.fit.config import MAX_UV_SIZE
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import TexelBinding, bind_texels
@@ -19,8 +20,6 @@ from osgap.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.uv_maps import COLOR_SPACE, save_uv_gt
-
-_LARGEST_UV_SIZE = 1024  # of `osgap.fit.config`
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def canonical(rotation: Tensor) -> Tensor:
 def _uv_size(metrics: Path) -> int:
     try:
         size = int(json.loads(metrics.read_text())["uv_size"])
-        if not 1 <= size <= _LARGEST_UV_SIZE:
+        if not 1 <= size <= MAX_UV_SIZE:
             raise ValueError(f"found {size}")
         return size
     except FileNotFoundError:

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from osgap.section import Section
 
+MAX_UV_SIZE = 1024
+"""Largest size of a UV map, in texels along either axis."""
+
 
 class LearningRates(Section):
     """Adam's step sizes. The defaults are GaussianAvatars' for one image per step."""
@@ -58,7 +61,7 @@ class FitConfig(Section):
     The defaults visit 600,000 images, as GaussianAvatars does, in batches of four.
     """
 
-    uv_size: int = Field(default=256, ge=8, le=1024)
+    uv_size: int = Field(default=256, ge=8, le=MAX_UV_SIZE)
     """Rows and columns of the UV map, in texels: one Gaussian per covered texel (59,073 at 256 on FLAME)."""
     iterations: int = Field(default=150_000, ge=1)
     """Optimiser steps."""
