@@ -60,9 +60,18 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name_file(error, path)
         raise
+
+
+def _name_file(error: BaseException | None, path: Path) -> None:
+    """Say which file could not be written: an error of a write, unlike one of an open, does not know."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        error = error.__context__
 
 
 def _writer_alive(temporary: Path) -> bool:

@@ -45,16 +45,34 @@ class Checkpoints:
         self._lock.release()
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state of this very computation, or None. Tensors are on the CPU."""
+        """The last saved state of this very computation, or None. Tensors are on the CPU.
+
+        Raises:
+            UserError: when the file is damaged.
+        """
         if not self._file.is_file():
             return None
-        saved = torch.load(self._file, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(self._file, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # torch raises half a dozen types on a file that is not its own
+            raise self._foreign(error) from error
+        if not (isinstance(saved, dict) and {"key", "state"} <= saved.keys()):
+            raise self._foreign(saved)
         return saved["state"] if saved["key"] == self.key else None
+
+    def _foreign(self, found: object) -> UserError:
+        return UserError(
+            f"{self._file}: not a checkpoint that this program wrote ({type(found).__name__}); delete it to start this "
+            f"stage from its beginning"
+        )
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state` (tensors, numbers, strings, and lists and dicts of them)."""
-        with atomic_path(self._file) as temporary:
-            torch.save({"key": self.key, "state": state}, temporary)
+        # A file object, not a path: then an error of writing is Python's own, and says what it was.
+        with atomic_path(self._file) as temporary, temporary.open("wb") as file:
+            torch.save({"key": self.key, "state": state}, file)
 
     def clear(self) -> None:
         """Remove the checkpoints once the stage's outputs are in place (the lock stays held)."""

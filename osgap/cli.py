@@ -518,7 +518,7 @@ def _explain(error: OSError) -> str:
     advice = {
         errno.ENOSPC: "free space there, or write elsewhere (`results` in the config)",
         errno.EDQUOT: "your quota is used up: free space there, or write elsewhere (`results` in the config)",
-        errno.EFBIG: "the file would be larger than this machine allows (ulimit -f, or the file system)",
+        errno.EFBIG: "it would be larger than this machine allows: raise the limit (ulimit -f), or write elsewhere",
         errno.EACCES: "check its permissions",
         errno.EPERM: "check its permissions",
         errno.EROFS: "write elsewhere (`results` in the config)",

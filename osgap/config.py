@@ -171,7 +171,10 @@ def _read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
         name = "the inline config" if inline else source
         raise UserError(f"{name}: not valid YAML{_position(error)}; correct it") from None
     if not isinstance(content, Mapping):
-        raise UserError(f"{source}: expected `key: value` lines at the top, found a {type(content).__name__}")
+        found = type(content).__name__
+        raise UserError(
+            f"{source}: expected `key: value` lines at the top, found a {found}; check the path given with --config"
+        )
     return content
 
 

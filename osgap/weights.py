@@ -44,4 +44,4 @@ def read_weights(file: WeightFile, key: str) -> Any:
     try:
         return torch.load(file.path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{key}: {file.path} is no PyTorch state dict: {error}") from error
+        raise UserError(f"{key}: {file.path} is no PyTorch state dict ({error}). Fetch it again.") from error

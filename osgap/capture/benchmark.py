@@ -221,7 +221,9 @@ def _cameras(files: BenchmarkFiles, calibration: Calibration) -> list[str]:
         counts = ", ".join(
             f"{s.name} has {', '.join(sorted(p))}" for s, p in zip(files.sequences, present, strict=True)
         )
-        raise UserError(f"{files.sequences[0].folder.parent}: no camera has a video of every sequence ({counts})")
+        raise UserError(
+            f"{files.sequences[0].folder.parent}: no camera has a video of every sequence ({counts}). Fetch more."
+        )
     unknown = sorted(common - set(calibration.serials))
     if unknown:
         raise UserError(
@@ -306,7 +308,9 @@ def _read_track(path: Path) -> _Track:
     arrays = _read_arrays(path)
     count = len(arrays["expression"]) if arrays["expression"].ndim else 0
     if count == 0:
-        raise UserError(f"{path}: expression has shape {arrays['expression'].shape}, so that nothing is tracked")
+        raise UserError(
+            f"{path}: expression has shape {arrays['expression'].shape}, so that nothing is tracked. Fetch it again."
+        )
     expected: dict[str, tuple[int, ...]] = {key: (count, width) for key, (_, width) in _MOTION.items()}
     expected |= {"rotation": (count, 3), "rotation_matrices": (count, 3, 3), "frames": (count,), "shape": (_N_SHAPE,)}
     if arrays["shape"].shape == (1, _N_SHAPE):
@@ -338,6 +342,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
             arrays = {name: archive[name] for name in known if name in names}
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except Exception as error:  # a damaged archive can raise nearly anything
         raise UserError(f"{path}: not a readable .npz file of tracking ({error}). Fetch it again.") from error
     missing = [name for name in needed if name not in arrays]

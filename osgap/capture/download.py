@@ -192,9 +192,13 @@ def inspect_video(path: Path, name: str) -> VideoInfo:
 
     try:
         with av.open(str(path)) as container:
+            if "mp4" not in container.format.name.split(","):
+                raise broken(f"not a video in MP4 (but {container.format.name})")
             if not container.streams.video:
                 raise broken("not a video (it has no picture stream)")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise broken("not a video that can be decoded (its codec is none that FFmpeg knows)")
             # The H.264 decoder marks the frames that it had to conceal only when it decodes frame by frame.
             stream.thread_type, stream.thread_count = "FRAME", _DECODER_THREADS
             codec = stream.codec_context.name

@@ -260,10 +260,15 @@ def _check_against_raw(export: Recording, raw: Path, manifests: tuple[Path, ...]
             listed, video = content["files"].get(relative), raw / relative
             if not isinstance(listed, dict) or not video.is_file() or video.stat().st_size != listed.get("size"):
                 raise UserError(f"{video}: missing, or not as {manifest} lists it; delete the manifest and run again")
-            if listed.get("frames", 0) < timesteps:
+            frames = listed.get("frames")
+            if not isinstance(frames, int):
                 raise UserError(
-                    f"{export.folder}: {name} is tracked up to timestep {timesteps - 1}, but {video} has "
-                    f"{listed.get('frames', 0)} frames; the export is of another recording"
+                    f"{manifest}: does not say how many frames {relative} has; delete the manifest and run again"
+                )
+            if frames < timesteps:
+                raise UserError(
+                    f"{export.folder}: {name} is tracked up to timestep {timesteps - 1}, but {video} has {frames} "
+                    f"frames; the export is of another recording. Export the tracking of this one."
                 )
 
 

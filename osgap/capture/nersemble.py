@@ -194,7 +194,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=_without_twins)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; check the path, or make or fetch it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except (ValueError, RecursionError) as error:  # of which JSONDecodeError and UnicodeDecodeError are kinds
@@ -205,7 +205,9 @@ def read_json(path: Path) -> dict[str, Any]:
             f"fetch the file anew"
         ) from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object at the top, found a {type(content).__name__}")
+        raise UserError(
+            f"{path}: expected a JSON object at the top, found a {type(content).__name__}; make or fetch it anew"
+        )
     return content
 
 

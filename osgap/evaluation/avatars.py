@@ -23,7 +23,9 @@ def open_store(path: Path, subject: str) -> CaptureStore:
     """
     store = CaptureStore(path)
     if store.subject != subject:
-        raise UserError(f"{path}: holds the capture of subject {store.subject}, but {subject} is asked for")
+        raise UserError(
+            f"{path}: holds the capture of subject {store.subject}, but {subject} is asked for; import {subject} again"
+        )
     return store
 
 
@@ -44,7 +46,15 @@ def load_avatar(method: str, path: Path, head: HeadModel, tracked: FlameParams) 
     if method == "mean_avatar":
         maps = load_uv_gt(path)
         return mean_avatar(maps, bind_texels(head.uvs, head.uv_faces, maps.shape[0]), tracked)
-    return Avatar.load(path)
+    avatar = Avatar.load(path)
+    head.check_fits(avatar.params, path / FLAME_PARAM)
+    last = int(avatar.faces.max())
+    if last >= len(head.faces):
+        raise UserError(
+            f"{path / POINT_CLOUD}: is bound to triangle {last}, but the head model (flame.assets) has "
+            f"{len(head.faces)} triangles. Set flame.assets to the head model that the avatar was made with."
+        )
+    return avatar
 
 
 def avatar_files(method: str, path: Path) -> list[Path]:

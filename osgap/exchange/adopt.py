@@ -98,7 +98,7 @@ def run_maps(
             `exchange.color` says.
     """
     if not inputs.source.is_file():
-        raise UserError(f"{inputs.source}: no such file; attribute maps are expected there (exchange.uv_gt).")
+        raise UserError(f"{inputs.source}: no such file; attribute maps are expected there. Correct exchange.uv_gt.")
     maps = load_uv_gt(inputs.source)
     head = load_head(inputs.head)
     binding = bind_texels(head.uvs, head.uv_faces, maps.shape[0])
@@ -144,7 +144,9 @@ def run_avatar(
     files = [folder / POINT_CLOUD, folder / FLAME_PARAM, inputs.capture, *_head_files(inputs.head)]
     store = CaptureStore(inputs.capture)
     if store.subject != subject:
-        raise UserError(f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be adopted.")
+        raise UserError(
+            f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be adopted. Import {subject} again."
+        )
     head = load_head(inputs.head)
     given = load_foreign_avatar(folder, config.color, len(head.faces), head.vertex_count)
     source = binding_of(given.faces, head, uv_size, folder / POINT_CLOUD)

@@ -80,7 +80,9 @@ def load_foreign_avatar(
 
     path = Path(folder) / POINT_CLOUD
     if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder; an avatar ({POINT_CLOUD} and {FLAME_PARAM}) is expected there.")
+        raise UserError(
+            f"{folder}: no such folder; an avatar ({POINT_CLOUD} and {FLAME_PARAM}) is expected there. Check the path."
+        )
     colors, marked = read_colors(path)
     known: ColorSpace | None = "sh_dc" if marked else _color_from_provenance(path)
     if known is None:

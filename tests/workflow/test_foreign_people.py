@@ -68,7 +68,9 @@ def test_people_of_another_topology_become_avatars(shared: Path, tmp_path: Path)
 
     avatar = Avatar.load(results / "oneshot" / "subject_001")
     assert len(avatar.faces) == len(Avatar.load(results / "avatars" / "subject_000").faces)
-    assert read_provenance(results / "oneshot" / "subject_001" / "point_cloud.ply")["subject"] == "subject_001"
+    provenance = read_provenance(results / "oneshot" / "subject_001" / "point_cloud.ply")
+    assert provenance is not None
+    assert provenance["subject"] == "subject_001"
     summary = json.loads((results / "metrics" / "summary.json").read_text())
     assert summary["fit"]["self_reenactment"]["psnr"] > summary["mean_avatar"]["self_reenactment"]["psnr"]
     assert (results / "videos" / "subject_001.mp4").stat().st_size > 0
