@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -499,12 +500,16 @@ def _why(arguments: list[str]) -> None:
 def main() -> None:
     """Entry point of the command line."""
     arguments = sys.argv[1:]
+    # A scheduler's SIGTERM ends the process as an exception, so that nothing half-written is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if arguments[:1] == ["why"]:  # its arguments are Snakemake's, options and all
             _why(arguments[1:])
         else:
             _run(app, arguments)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except (UserError, OSError) as error:
         if "--traceback" in arguments:
             raise

@@ -85,6 +85,16 @@ class Pipeline:
         return self.config.standin is not None
 
     def entry(self, subject: str) -> SubjectEntry:
+        """What the config says of a subject.
+
+        Raises:
+            UserError: nobody of that name is in the config's lists (jobs of a run are told no lists).
+        """
+        known = self.config.subjects.all
+        if known and subject not in known:
+            raise UserError(
+                f"subject {subject} is in neither subjects.train nor subjects.test; check the name, or add it there"
+            )
         return self.config.subjects.entry(subject)
 
     def participant(self, subject: str) -> int:

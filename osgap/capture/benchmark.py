@@ -26,7 +26,7 @@ import numpy as np
 from nersemble_data.constants import SERIALS
 
 from osgap.capture.nersemble import Calibration, read_calibration, rigid_problem, sequence_in
-from osgap.capture.recording import HELD_OUT_INDEX, Clip, Recording, Timestep, plausible, tested
+from osgap.capture.recording import CENTER_RANGE, HELD_OUT_INDEX, Clip, Recording, Timestep, plausible, tested
 from osgap.capture.store import SPLITS
 from osgap.capture.video import read_info
 from osgap.errors import UserError
@@ -43,7 +43,6 @@ _POSE_TOLERANCE = 1e-3  # between two ways in which the tracking tells a rotatio
 _SCALE_TOLERANCE = 1e-3  # relative, between sequences that share their cameras
 _IDENTITY_TOLERANCE = 1e-4  # of shape coefficients
 _LARGEST_SCALE = 1e4
-_CENTER_RANGE = (0.1, 0.9)  # of the image, in which a principal point may lie
 
 # Name in the file -> name in `FlameParams`, and its width.
 _MOTION = {
@@ -274,7 +273,7 @@ def _check_videos(
 
 
 def _check_centers(intrinsics: np.ndarray, serials: Sequence[str], width: int, height: int, path: Path) -> None:
-    low, high = _CENTER_RANGE
+    low, high = CENTER_RANGE
     for serial, matrix in zip(serials, intrinsics, strict=True):
         center = matrix[:2, 2]
         if not all(low * length < value < high * length for value, length in zip(center, (width, height), strict=True)):

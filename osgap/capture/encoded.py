@@ -72,16 +72,22 @@ def check_frame(data: bytes, name: str, width: int, height: int) -> Header:
     Raises:
         UserError: saying what is wrong with it.
     """
-    return _check(data, name, width, height, ("rgb", "rgba"), "8-bit RGB", bits=(8,))
+    return _check(data, name, width, height, ("rgb", "rgba"), "8-bit RGB", bits=(8,))[0]
 
 
-def check_mask(data: bytes, name: str, width: int, height: int) -> Header:
+def check_mask(data: bytes, name: str, width: int, height: int) -> np.ndarray:
     """Check that a mask is whole, has one channel of at most 8 bits and the expected size, and decodes.
+
+    Returns:
+        `[H, W]` uint8, 255 where the person is.
 
     Raises:
         UserError: saying what is wrong with it.
     """
-    return _check(data, name, width, height, ("grey",), "8-bit grey (one channel)", bits=(1, 2, 4, 8))
+    _, pixels = _check(data, name, width, height, ("grey",), "8-bit grey (one channel)", bits=(1, 2, 4, 8))
+    if pixels.max() == 1:
+        raise UserError(f"{name}: its values are 0 and 1; expected are 0 to 255. {_AGAIN}, or scale the masks.")
+    return pixels
 
 
 def decode_frame(data: bytes, name: str) -> np.ndarray:
@@ -123,7 +129,7 @@ def on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def _check(
     data: bytes, name: str, width: int, height: int, colors: tuple[str, ...], wanted: str, bits: tuple[int, ...]
-) -> Header:
+) -> tuple[Header, np.ndarray]:
     header = read_header(data, name)
     if header.color not in colors or header.bits not in bits:
         raise UserError(f"{name}: a {header.bits}-bit {header.color} image; expected {wanted}. {_AGAIN} as such.")
@@ -138,7 +144,7 @@ def _check(
         raise UserError(
             f"{name}: decodes to {pixels.dtype} of shape {pixels.shape}, its header says {header.color}. {_AGAIN}."
         )
-    return header
+    return header, pixels
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:
@@ -175,7 +181,7 @@ def _png(data: bytes, name: str) -> Header:
             break
         kind = data[position + 4 : position + 8]
         if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise UserError(f"{name}: damaged (the checksum of its {kind!r} chunk at byte {position} fails). {_AGAIN}.")
+            raise UserError(f"{name}: damaged (a checksum fails at byte {position}). {_AGAIN}.")
         if kind == b"IHDR" and length == 13:
             width, height, bits, color = struct.unpack(">IIBB", data[position + 8 : position + 18])
             header = Header(width, height, bits, _PNG_COLOR.get(color, f"type-{color}"))

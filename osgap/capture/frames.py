@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 
 import cv2
@@ -75,20 +76,28 @@ def encoded_frames(recording: Recording, width: int, height: int, description: s
         UserError: while iterating, naming the file: an image, mask or video that is broken, missing or of another size
             than the recording says.
     """
-    frames = recording.frames
+    frames, person = recording.frames, Event()
     if isinstance(frames, Pictures):
         order = list(np.ndindex(len(recording.timesteps), len(recording.serials)))
         verbatim = (width, height) == (recording.width, recording.height)
         pairs = [(frames.images[t][c], frames.masks[t][c]) for t, c in order]
         size = sum(_file_size(path) for pair in pairs for path in pair if path) if verbatim else None
         tasks: Iterator[Callable[[], Encoded]] = (
-            partial(_of_files, image, mask, recording, None if verbatim else (width, height)) for image, mask in pairs
+            partial(_of_files, image, mask, recording, None if verbatim else (width, height), person)
+            for image, mask in pairs
         )
     else:
         order = [(t, clip.camera) for clip in frames for t in clip.timesteps]
         size = None
-        tasks = (task for clip in frames for task in _of_clip(clip, recording, (width, height)))
-    return EncodedFrames(order, size, iter(track(_ahead(tasks), f"{description} import", total=len(order))))
+        tasks = (task for clip in frames for task in _of_clip(clip, recording, (width, height), person))
+    contents = track(_ahead(tasks), f"{description} import", total=len(order))
+    return EncodedFrames(order, size, _with_somebody(contents, recording, person))
+
+
+def _with_somebody(contents: Iterable[Encoded], recording: Recording, person: Event) -> Iterator[Encoded]:
+    yield from contents
+    if not person.is_set():
+        raise UserError(f"{recording.folder}: all masks are black, so that nobody is in it. Export the masks anew.")
 
 
 def _workers() -> int:
@@ -123,53 +132,66 @@ def _file_size(path: Path) -> int:
 # from files --------------------------------------------------------------------------------------------------
 
 
-def _of_files(image: Path, mask: Path | None, recording: Recording, size: tuple[int, int] | None) -> Encoded:
+def _of_files(
+    image: Path, mask: Path | None, recording: Recording, size: tuple[int, int] | None, person: Event
+) -> Encoded:
     """A frame that is an image file and a mask file, or an image with alpha; `size` None: as they are."""
     content = read_file(image)
     header = check_frame(content, str(image), recording.width, recording.height)
     if mask is None and header.color != "rgba":
         raise UserError(f"{image}: has neither a mask in fg_masks nor an alpha channel. Export the tracking anew.")
-    mask_content = _checked_mask(mask, recording) if mask else b""
+    if mask:
+        mask_content, alpha = _checked_mask(mask, recording)
+    else:
+        mask_content, alpha = b"", decode_mask(content, str(image))
+    _seen(alpha, person)
     if size is None:
         return content, mask_content
     pixels = decode_frame(content, str(image))
-    alpha = decode_mask(mask_content or content, str(mask or image))
     return encode_png(_resized(pixels, size)), encode_png(_resized(alpha, size))
 
 
-def _checked_mask(mask: Path, recording: Recording) -> bytes:
+def _checked_mask(mask: Path, recording: Recording) -> tuple[bytes, np.ndarray]:
     content = read_file(mask)
-    check_mask(content, str(mask), recording.width, recording.height)
-    return content
+    return content, check_mask(content, str(mask), recording.width, recording.height)
+
+
+def _seen(alpha: np.ndarray, person: Event) -> None:
+    """Take note of a mask that shows somebody."""
+    if not person.is_set() and alpha.any():
+        person.set()
 
 
 # from videos -------------------------------------------------------------------------------------------------
 
 
-def _of_clip(clip: Clip, recording: Recording, size: tuple[int, int]) -> Iterator[Callable[[], Encoded]]:
+def _of_clip(clip: Clip, recording: Recording, size: tuple[int, int], person: Event) -> Iterator[Callable[[], Encoded]]:
     """What is to be done for each frame of a clip, with the decoded frames at hand."""
     threads = _workers()
     pictures = decode(clip.video, clip.numbers, threads)
     if isinstance(clip.masks, Path):
         for picture, alpha in zip(pictures, decode(clip.masks, clip.numbers, threads), strict=True):
-            yield partial(_of_frames, picture, alpha, clip, size)
+            yield partial(_of_frames, picture, alpha, clip, size, person)
     else:
         for picture, mask in zip(pictures, clip.masks, strict=True):
-            yield partial(_of_frame_and_file, picture, mask, clip, recording, size)
+            yield partial(_of_frame_and_file, picture, mask, clip, recording, size, person)
 
 
-def _of_frames(picture: av.VideoFrame, alpha: av.VideoFrame, clip: Clip, size: tuple[int, int]) -> Encoded:
+def _of_frames(
+    picture: av.VideoFrame, alpha: av.VideoFrame, clip: Clip, size: tuple[int, int], person: Event
+) -> Encoded:
     """A frame from a video of colours and one of alpha, which is grey."""
     mask = _resized(cv2.cvtColor(rgb(alpha), cv2.COLOR_RGB2GRAY), size)
+    _seen(mask, person)
     return encode_png(on_white(_picture(picture, clip, size), mask)), encode_png(mask)
 
 
 def _of_frame_and_file(
-    picture: av.VideoFrame, mask: Path, clip: Clip, recording: Recording, size: tuple[int, int]
+    picture: av.VideoFrame, mask: Path, clip: Clip, recording: Recording, size: tuple[int, int], person: Event
 ) -> Encoded:
     """A frame from a video of colours and a mask file."""
-    content = _checked_mask(mask, recording)
-    alpha = decode_mask(content, str(mask))
+    content, alpha = _checked_mask(mask, recording)
+    _seen(alpha, person)
     if size != (recording.width, recording.height):
         alpha = _resized(alpha, size)
         content = encode_png(alpha)

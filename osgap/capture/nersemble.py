@@ -22,6 +22,7 @@ CATALOGUE: str = ASSETS["global"]["metadata_sequences"]
 """Path, below the root, of the table of who performed which sequence."""
 
 _ROTATION_TOLERANCE = 1e-3
+_SKEW_TOLERANCE = 1e-4  # of the focal length
 
 
 def calibration_path(participant: int) -> str:
@@ -145,6 +146,12 @@ def read_calibration(path: Path) -> Calibration:
         if not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or (matrix[2] != [0, 0, 1]).any():
             of = f" of camera {serials[number]}" if intrinsics.ndim == 3 else ""
             raise UserError(f"{path}: `intrinsics`{of} is no camera matrix. Delete the file and download it again.")
+        if abs(matrix[0, 1]) > _SKEW_TOLERANCE * matrix[0, 0] or matrix[1, 0] != 0:
+            raise UserError(
+                f"{path}: `intrinsics`{' of camera ' + serials[number] if intrinsics.ndim == 3 else ''} has skew "
+                f"({matrix[0, 1]:g} pixels), which no renderer of Gaussians knows. Undistort the frames, or use the "
+                f"dataset's own calibration."
+            )
     return Calibration(serials, world_to_camera, intrinsics)
 
 

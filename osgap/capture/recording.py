@@ -24,6 +24,8 @@ TRAIN_FRACTION = 0.7
 """Of one sequence's timesteps, where a layout has no split of its own (VHAP)."""
 HELD_OUT_INDEX = 8
 """Number of NeRSemble's frontal camera, held out where no camera has the wished serial (VHAP, GaussianAvatars)."""
+CENTER_RANGE = (0.1, 0.9)
+"""Part of an image's width and height in which a principal point may lie; beyond it, scales are mixed up."""
 UNION_GROUP = 10
 """Sequences of which one is held out, where a layout has no split of its own (VHAP)."""
 

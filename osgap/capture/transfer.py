@@ -11,6 +11,7 @@ rewritten here and never chained.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import email.utils
@@ -26,6 +27,7 @@ import ssl
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import weakref
 from collections.abc import Callable, Iterator
@@ -278,11 +280,21 @@ class _BogusRangeError(_TransientError):
     """The answer holds other bytes than those asked for."""
 
 
+def _without_credentials(url: str) -> tuple[str, dict[str, str]]:
+    """A URL without `user:password@`, and the header that says the same (RFC 7617)."""
+    parts = urllib.parse.urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+    return urllib.parse.urlunsplit(parts._replace(netloc=host)), {"Authorization": f"Basic {token}"}
+
+
 class Client:
     """Fetches files below one `http(s)://` URL; may be used by several threads."""
 
     def __init__(self, url: str, settings: TransferSettings, stop: Stop) -> None:
-        self._url = url.rstrip("/")
+        self._url, self._secrets = _without_credentials(url.rstrip("/"))
         self._settings = settings
         self._stop = stop
         self._opener = _opener(stop)
@@ -460,6 +472,8 @@ class Client:
         headers = {"User-Agent": "osgap", "Accept-Encoding": "identity", **headers}
         try:
             request = urllib.request.Request(f"{self._url}/{name}", method=method, headers=headers)
+            for key, value in self._secrets.items():
+                request.add_unredirected_header(key, value)
             return self._opener.open(request, timeout=self._settings.timeout_s)
         except urllib.error.HTTPError as error:  # of redirections only: other answers are returned
             error.close()

@@ -33,7 +33,7 @@ from nersemble_data.constants import SERIALS
 
 from osgap.capture.encoded import read_file, read_header
 from osgap.capture.nersemble import read_json, rigid_problem, sequence_in
-from osgap.capture.recording import HELD_OUT_INDEX, Pictures, Recording, Timestep, plausible, tested
+from osgap.capture.recording import CENTER_RANGE, HELD_OUT_INDEX, Pictures, Recording, Timestep, plausible, tested
 from osgap.capture.store import SPLITS
 from osgap.errors import UserError
 
@@ -52,6 +52,8 @@ _EXTENSIONS = (".png", ".jpg", ".jpeg")
 
 # A folder's name tells of NeRSemble's sequences (`074_EMO-1_v16`, `UNION10_306_EMO1234EXP234589_v16`).
 _NERSEMBLE = re.compile(r"(?<![A-Za-z])(EMO|EXP|SEN)-?\d")
+
+_SCALE_TOLERANCE = 0.01  # of a focal length, between what two keys say of it
 
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -133,7 +135,7 @@ def read_export(folder: Path, subject: str, held_out_camera: str, vertex_count: 
         intrinsics=np.stack([first[c].camera.matrix for c in cameras]),
         width=frames[0].camera.width,
         height=frames[0].camera.height,
-        timesteps=_timesteps(moments),
+        timesteps=_timesteps(moments, reader.root),
         params=read_flame([moment.flame for moment in moments], vertex_count),
         splits={name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in splits.items()},
         frames=Pictures(
@@ -361,17 +363,7 @@ def _camera(
 ) -> _Camera:
     told = [_size(entry, shared, key, where) for key in ("w", "h")]
     width, height = (told[i] or image_size()[i] for i in range(2))
-    focal_x = _number(entry, shared, "fl_x", where)
-    if focal_x is None:
-        angle = _number(entry, shared, "camera_angle_x", where)
-        if angle is None or not 0 < angle < math.pi:
-            raise UserError(f"{where} has neither fl_x nor a camera_angle_x in (0, pi). Export the tracking anew.")
-        focal_x = width / (2 * math.tan(angle / 2))
-    focal_y = _number(entry, shared, "fl_y", where)
-    focal = (focal_x, focal_x if focal_y is None else focal_y)
-    if min(focal) <= 0:
-        raise UserError(f"{where}: focal lengths {focal} are not positive. Export the tracking anew.")
-    center_x, center_y = (_number(entry, shared, key, where) for key in ("cx", "cy"))
+    focal, center = _pinhole(entry, shared, where, width, height)
     try:
         pose = np.array(entry.get("transform_matrix"), np.float64)
     except (TypeError, ValueError):
@@ -381,13 +373,45 @@ def _camera(
     problem = rigid_problem(pose)
     if problem:
         raise UserError(f"{where}: transform_matrix {problem}. Export the tracking anew.")
-    return _Camera(
-        width=width,
-        height=height,
-        focal=focal,
-        center=(width / 2 if center_x is None else center_x, height / 2 if center_y is None else center_y),
-        pose=pose,
+    return _Camera(width=width, height=height, focal=focal, center=center, pose=pose)
+
+
+def _pinhole(
+    entry: Mapping[str, Any], shared: Mapping[str, Any], where: str, width: int, height: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Focal lengths and principal point in pixels of an image of that size.
+
+    What the frame says comes before what the file says of all frames. The angle always fits the image, while lengths
+    are seen to be left over from another scale; they are then scaled to it.
+    """
+    own = any(entry.get(key) is not None for key in ("fl_x", "camera_angle_x"))
+    source = entry if own else shared
+    focal_x, angle, focal_y = (_number(source, {}, key, where) for key in ("fl_x", "camera_angle_x", "fl_y"))
+    if focal_x is None and (angle is None or not 0 < angle < math.pi):
+        raise UserError(f"{where} has neither fl_x nor a camera_angle_x in (0, pi). Export the tracking anew.")
+    center_x, center_y = (_number(entry, shared, key, where) for key in ("cx", "cy"))
+    scale = 1.0
+    if angle is not None and 0 < angle < math.pi:
+        fitting = width / (2 * math.tan(angle / 2))
+        if focal_x is not None and focal_x > 0 and abs(fitting / focal_x - 1) > _SCALE_TOLERANCE:
+            scale = fitting / focal_x
+        focal_x = fitting if focal_x is None else focal_x
+    assert focal_x is not None
+    focal = (scale * focal_x, scale * (focal_x if focal_y is None else focal_y))
+    if min(focal) <= 0:
+        raise UserError(f"{where}: focal lengths {focal} are not positive. Export the tracking anew.")
+    center = (
+        width / 2 if center_x is None else scale * center_x,
+        height / 2 if center_y is None else scale * center_y,
     )
+    low, high = CENTER_RANGE
+    if not (low * width <= center[0] <= high * width and low * height <= center[1] <= high * height):
+        scaled = f" (scaled by {scale:.3g}, because fl_x and camera_angle_x disagree)" if scale != 1 else ""
+        raise UserError(
+            f"{where}: the principal point ({center[0]:.6g}, {center[1]:.6g}){scaled} is not near the middle of an "
+            f"image of {width}x{height} pixels; intrinsics and images are of different scales. Export anew."
+        )
+    return focal, center
 
 
 def _number(entry: Mapping[str, Any], shared: Mapping[str, Any], key: str, where: str) -> float | None:
@@ -576,15 +600,34 @@ def _timestep_order(moments: list[_Moment], split_of: Mapping[int, str]) -> list
     return sorted(ordered, key=only_tested)
 
 
-def _timesteps(moments: list[_Moment]) -> list[Timestep]:
+def _originals(export: Path) -> dict[str, int]:
+    """Number in the recording of each file of FLAME parameters, as the transforms of one sequence say."""
+    path = export / "transforms.json"
+    listed = read_json(path).get("frames") if path.is_file() else None
+    pairs = [
+        (entry.get("flame_param_path"), _maybe_integer(entry.get("timestep_index_original")))
+        for entry in (listed if isinstance(listed, list) else [])
+        if isinstance(entry, dict)
+    ]
+    return {posixpath.basename(name): number for name, number in pairs if isinstance(name, str) and number is not None}
+
+
+def _timesteps(moments: list[_Moment], root: Path) -> list[Timestep]:
     sequences = _by_sequence(moments)
     names = {base: sequence_in(base.name) or base.name for base in sequences}
     if len(set(names.values())) < len(names):  # two takes of one sequence
         names = {base: base.name for base in sequences}
     indices: dict[int, int] = {}
-    for members in sequences.values():
-        # What the export says is the number in the recording, else what the file's name says, else the rank.
-        candidates = ([m.original for m in members], [_maybe_integer(m.flame.stem) for m in members])
+    for base, members in sequences.items():
+        # What the export says is the number in the recording (of a union: what the export beside it says), else what
+        # the file's name says, else the rank.
+        originals = [m.original for m in members]
+        if None in originals and base != root:
+            numbers = _originals(base)
+            originals = [numbers.get(m.flame.name) for m in members]
+        candidates = (originals, [_maybe_integer(m.flame.stem) for m in members])
+        if None in originals:
+            _log.info("%s: does not say which frames of the recording these are; files are numbered like them", base)
         chosen = next((c for c in candidates if None not in c and len(set(c)) == len(c)), range(len(members)))
         indices |= {id(moment): index for moment, index in zip(members, chosen, strict=True) if index is not None}
     return [Timestep(names[moment.base], indices[id(moment)]) for moment in moments]

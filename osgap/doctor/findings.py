@@ -12,7 +12,7 @@ from nersemble_data.constants import NERSEMBLE_ACCESS_FORM_URL
 
 Status = Literal["ok", "warning", "missing"]
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\")]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?!…|/…)[^\s'\")]+")  # not the kinds of URL that advice names
 _URL_KEY = re.compile(r"""(\burl["']?\s*[:=]\s*)["']?[^\s"',}]+["']?""", re.IGNORECASE)
 
 

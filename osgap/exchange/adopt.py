@@ -151,6 +151,11 @@ def run_avatar(
     given = load_foreign_avatar(folder, config.color, len(head.faces), head.vertex_count)
     source = binding_of(given.faces, head, uv_size, folder / POINT_CLOUD)
     binding = bind_texels(head.uvs, head.uv_faces, uv_size)
+    if source.size != uv_size:
+        logger.warning(
+            "%s: fitted at UV size %d, resampled to %d, which costs quality; set fit.uv_size to %d to keep it as it is",
+            folder, source.size, uv_size, source.size,
+        )  # fmt: skip
     maps = resample_maps(given.attributes.to_uv(source), head, uv_size)
     params, kept = motion_on(given.params, store.params, head)
     avatar = Avatar(GaussianAttributes.from_uv(maps, binding), binding.faces, params)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import string
-from typing import Literal
 
 from pydantic import field_validator
 
 from osgap.section import Section
-
-ColorSpace = Literal["sh_dc", "rgb"]
-"""What a file's colours are: SH DC coefficients (rgb = 0.5 + 0.282 dc), or plain RGB in [0, 1], which OSGAP's own
-renderers and viewer expect under the same names."""
+from osgap.splat.color_space import ColorSpace
 
 
 class ExchangeConfig(Section):

@@ -109,7 +109,7 @@ def export_splats(
     """Write world-space Gaussians that any splat viewer opens; see `osgap.exchange.splats`.
 
     Args:
-        output: a `.ply` file for one frame; a folder for several, which get `00000.ply` and so on by timestep.
+        output: a `.ply` file for one frame; or a folder for any number, which get `00000.ply` and so on by timestep.
         frames: see `parse_frames`; of the motion where there is one.
         motion: a `flame_param.npz` whose motion drives the avatar. Default is the avatar's own.
 
@@ -148,7 +148,7 @@ def export_mesh(
     """Write the head mesh of the same frames as OBJ, PLY or GLB; see `osgap.exchange.mesh`.
 
     Args:
-        output: a `.obj`, `.ply` or `.glb` file for one frame; a folder for several.
+        output: a `.obj`, `.ply` or `.glb` file for one frame; or a folder for any number.
         frames: see `parse_frames`; of the motion where there is one.
         motion: a `flame_param.npz` whose motion drives the avatar. Default is the avatar's own.
         suffix: which format the files in a folder have.
@@ -229,8 +229,8 @@ def _one_set(opened: _Opened, params: FlameParams, timestep: int) -> Gaussians:
 
 
 def _frame_paths(output: Path, timesteps: list[int], suffix: str, suffixes: tuple[str, ...]) -> Mapping[int, Path]:
-    """Where each timestep goes: one into a file, several into a folder."""
-    if len(timesteps) == 1:
+    """Where each timestep goes: one into a file, if that is what the output is called; else into a folder."""
+    if len(timesteps) == 1 and output.suffix:
         _check_file(output, suffixes)
         return {timesteps[0]: output}
     if output.suffix in suffixes:

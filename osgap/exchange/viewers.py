@@ -15,9 +15,9 @@ from typing import Any, Literal
 from osgap.artifacts import read_provenance
 from osgap.errors import UserError
 from osgap.exchange.config import ColorSpace
-from osgap.head.params import load_flame_param, save_flame_param
+from osgap.head.params import load_flame_param
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
-from osgap.splat.ply import VIEWER_SH_DEGREE, load_ply, read_colors, save_ply
+from osgap.splat.ply import VIEWER_SH_DEGREE, load_ply, read_colors
 
 ViewerName = Literal["gaussianavatars", "osgap"]
 
@@ -46,16 +46,7 @@ def save_for_viewer(
     """
     folder = Path(folder)
     expected = VIEWERS[viewer]
-    # A viewer takes the point cloud for an avatar if the parameters are beside it: write them first.
-    save_flame_param(folder / FLAME_PARAM, avatar.params, provenance)
-    save_ply(
-        folder / POINT_CLOUD,
-        avatar.attributes,
-        avatar.faces,
-        provenance,
-        sh_degree=expected.sh_degree,
-        color_space=expected.color_space,
-    )
+    avatar.save(folder, provenance, sh_degree=expected.sh_degree, color_space=expected.color_space)
     return [folder / POINT_CLOUD, folder / FLAME_PARAM]
 
 

@@ -197,6 +197,8 @@ def read_pickle(path: Path | str) -> dict[str, Any]:
         raise UserError(f"{path}: no such file; a pickle in FLAME's format is expected there. Check flame.assets.")
     try:
         raw = path.read_bytes()
+        if not raw:
+            raise ValueError("the file is empty")
         _check_opcodes(raw)
         content = _RestrictedUnpickler(io.BytesIO(raw), encoding="latin1").load()
     except _RefusedError as error:

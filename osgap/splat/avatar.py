@@ -18,8 +18,9 @@ from osgap.errors import UserError
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams, Timesteps, load_flame_param, save_flame_param
 from osgap.splat.attributes import GaussianAttributes
+from osgap.splat.color_space import ColorSpace
 from osgap.splat.gaussians import Gaussians
-from osgap.splat.ply import load_ply, save_ply
+from osgap.splat.ply import VIEWER_SH_DEGREE, load_ply, save_ply
 from osgap.splat.rig import BoundTriangles, pose
 
 POINT_CLOUD = "point_cloud.ply"
@@ -36,11 +37,26 @@ class Avatar:
     """`[N]` int64 triangle of each Gaussian."""
     params: FlameParams
 
-    def save(self, folder: Path | str, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write `point_cloud.ply` and `flame_param.npz` into `folder`."""
+    def save(
+        self,
+        folder: Path | str,
+        provenance: Mapping[str, Any] | None = None,
+        *,
+        sh_degree: int = VIEWER_SH_DEGREE,
+        color_space: ColorSpace = "sh_dc",
+    ) -> None:
+        """Write `point_cloud.ply` (see `save_ply`) and `flame_param.npz` into `folder`, or neither."""
+        folder = Path(folder)
         # The viewer takes the point cloud for an avatar if the parameters are beside it: write them first.
-        save_flame_param(Path(folder) / FLAME_PARAM, self.params, provenance)
-        save_ply(Path(folder) / POINT_CLOUD, self.attributes, self.faces, provenance)
+        save_flame_param(folder / FLAME_PARAM, self.params, provenance)
+        try:
+            save_ply(
+                folder / POINT_CLOUD, self.attributes, self.faces, provenance,
+                sh_degree=sh_degree, color_space=color_space,
+            )  # fmt: skip
+        except BaseException:
+            (folder / FLAME_PARAM).unlink()
+            raise
 
     @classmethod
     def load(cls, folder: Path | str) -> Avatar:

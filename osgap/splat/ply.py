@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from osgap.artifacts import atomic_path, ply_comments
 from osgap.errors import UserError
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0, GaussianAttributes
+from osgap.splat.color_space import ColorSpace
 
 VIEWER_SH_DEGREE = 3
 """The degree that GaussianAvatars' viewer expects unless told otherwise."""
@@ -39,9 +40,6 @@ _REQUIRED = tuple(column for columns in _COLUMNS.values() for column in columns)
 _REST = "f_rest_"
 _BINDING = "binding_0"
 _SH_DC = ("sh_dc_0", "sh_dc_1", "sh_dc_2")
-
-ColorSpace = Literal["sh_dc", "rgb"]
-"""What `f_dc` holds: the SH coefficient of degree 0, or plain RGB."""
 
 
 def rest_count(sh_degree: int) -> int:

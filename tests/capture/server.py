@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -71,6 +72,8 @@ class Server:
         self.always: dict[str, Fault] = {}
         """Of those that follow."""
         self.etags = True
+        self.credentials: str | None = None
+        """`user:password` that a request must carry."""
         self.released = threading.Event()
         """Ends all stalls."""
         self._lock = threading.Lock()
@@ -106,6 +109,9 @@ class Server:
                 """Status, headers, where in the file the body begins, and the body."""
                 file = root / name
                 status = fault.status or (200 if self.path.startswith(f"/{TOKEN}/") and file.is_file() else 404)
+                if server.credentials is not None:
+                    token = base64.b64encode(server.credentials.encode()).decode()
+                    status = status if self.headers.get("Authorization") == f"Basic {token}" else 401
                 if status != 200:
                     return status, {"Content-Length": "0", **fault.headers}, 0, b""
                 content = file.read_bytes()

@@ -200,10 +200,68 @@ def test_optional_keys_may_be_missing(exporter: Exporter, do_import: Importer) -
 def test_keys_may_stand_at_the_top_of_the_file(exporter: Exporter, do_import: Importer) -> None:
     export = exporter.single()
     shared = {"w": WIDTH, "h": HEIGHT, "fl_x": 80.0, "fl_y": 81.0, "cx": 9.0, "cy": 14.0}
-    frames = [{k: v for k, v in frame.items() if k not in shared} for frame in export.frames]
+    absent = {*shared, "camera_angle_x", "camera_angle_y"}
+    frames = [{k: v for k, v in frame.items() if k not in absent} for frame in export.frames]
     write_transforms(export.folder / "transforms.json", frames, **shared)
     store = CaptureStore(do_import(export.folder))
     assert store.cameras.intrinsics[2].tolist() == [[80, 0, 9], [0, 81, 14], [0, 0, 1]]
+
+
+def test_a_frames_own_angle_comes_before_lengths_of_the_whole_file(exporter: Exporter, do_import: Importer) -> None:
+    export = exporter.single()
+    frames = [{k: v for k, v in frame.items() if k not in ("fl_x", "fl_y")} for frame in export.frames]
+    for frame in frames:
+        frame["camera_angle_x"] = 0.2 + 0.1 * int(frame["camera_index"])
+    write_transforms(export.folder / "transforms.json", frames, fl_x=80.0, fl_y=81.0)
+    found = CaptureStore(do_import(export.folder)).cameras.intrinsics.double().numpy()
+    expected = WIDTH / (2 * np.tan((0.2 + 0.1 * np.arange(3)) / 2))
+    np.testing.assert_allclose(found[:, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[:, 1, 1], expected, rtol=1e-6)
+
+
+def test_intrinsics_left_over_from_another_scale_are_scaled(exporter: Exporter, do_import: Importer) -> None:
+    """The angle fits any size of the image; lengths in pixels do not."""
+    export = exporter.single()
+    expected = CaptureStore(do_import(export.folder)).cameras.intrinsics
+    lengths = ("fl_x", "fl_y", "cx", "cy")
+    export.edit(lambda frames: [frame.update({key: 2 * frame[key] for key in lengths}) for frame in frames])
+    found = CaptureStore(do_import(export.folder)).cameras.intrinsics
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("damage", [{"cx": 5000.0}, {"cy": -3.0}, {"fl_x": 1e9}, {"camera_angle_x": 2.9}])
+def test_a_principal_point_far_from_the_middle_is_refused(
+    exporter: Exporter, do_import: Importer, damage: dict[str, float]
+) -> None:
+    export = exporter.single()
+    export.edit(lambda frames: [frame.update(damage) for frame in frames])
+    with pytest.raises(UserError, match=r"transforms\.json: frame 0 .*the principal point .* different scales"):
+        do_import(export.folder)
+
+
+def test_a_union_asks_its_members_which_frames_of_the_recording_they_tracked(
+    exporter: Exporter, do_import: Importer
+) -> None:
+    union, members = exporter.union({"EMO-1": 3, "EXP-2": 2}, held_out="EXP-2")
+    for step, member in zip((2, 3), members.values(), strict=True):
+        member.edit(
+            lambda frames, step=step: [  # type: ignore[misc]
+                frame.update(timestep_index_original=step * frame["timestep_index"]) for frame in frames
+            ]
+        )
+    store = CaptureStore(do_import(union.folder))
+    assert [index for _, index in store.timesteps] == [0, 2, 4, 0, 3]
+
+
+def test_masks_that_show_nobody_are_refused(exporter: Exporter, do_import: Importer) -> None:
+    export = exporter.single(timesteps=1)
+    cv2.imwrite(str(export.path("fg_masks", 0, 1)), np.ones((HEIGHT, WIDTH), np.uint8))
+    with pytest.raises(UserError, match=r"00000_01\.png: its values are 0 and 1; expected are 0 to 255"):
+        do_import(export.folder)
+    for camera in range(3):
+        cv2.imwrite(str(export.path("fg_masks", 0, camera)), np.zeros((HEIGHT, WIDTH), np.uint8))
+    with pytest.raises(UserError, match=r"030_EMO-1_v16: all masks are black"):
+        do_import(export.folder)
 
 
 def test_alpha_stands_in_for_missing_masks(exporter: Exporter, do_import: Importer) -> None:

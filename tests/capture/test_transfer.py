@@ -277,6 +277,18 @@ def test_a_connection_that_drips_is_dropped(fetch: Callable[..., bytes], server:
     assert partial(tmp_path).stat().st_size > 4
 
 
+def test_a_url_with_credentials(fetch: Callable[..., bytes], server: Server, content: bytes) -> None:
+    server.credentials = "us er:p@ss"
+    url = server.url.replace("://", "://us%20er:p%40ss@")
+    assert fetch(url=url) == content
+
+
+def test_a_url_with_wrong_credentials(fetch: Callable[..., bytes], server: Server) -> None:
+    server.credentials = "us er:p@ss"
+    with pytest.raises(UserError, match=r"the server refuses .*401"):
+        fetch(url=server.url.replace("://", "://us%20er:other@"))
+
+
 def test_an_empty_file(fetch: Callable[..., bytes], tmp_path: Path) -> None:
     (tmp_path / "source" / NAME).write_bytes(b"")
     assert fetch() == b""

@@ -158,8 +158,7 @@ def test_maps_of_an_avatar_without_texels(ball: Ball, tmp_path: Path) -> None:
     ("export", "output", "options", "message"),
     [
         (export_splats, "a.splat", {}, r"a\.splat: a file name that ends in \.ply is expected"),
-        (export_splats, "a", {}, r"a file name that ends in \.ply"),
-        (export_splats, "folder", {}, r"folder: is a folder; a file \(\.ply\) is written here"),
+        (export_splats, "folder.ply", {}, r"folder\.ply: is a folder; a file \(\.ply\) is written here"),
         (export_splats, "file/a.ply", {}, r"file: is a file"),
         (export_splats, "file", {"frames": "all"}, r"file: is a file"),
         (export_splats, "a.ply", {"frames": "0:2"}, r"a\.ply: 2 frames need a folder"),
@@ -181,7 +180,7 @@ def test_nothing_is_written_where_something_is_wrong(
     ball: Ball, tmp_path: Path, export: Export, output: str, options: dict[str, Any], message: str
 ) -> None:
     ball.avatar.save(tmp_path / "avatar", {"stage": "fit"})
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.ply").mkdir()
     (tmp_path / "file").write_text("x")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(UserError, match=message):
@@ -200,6 +199,23 @@ def test_avatars_of_other_heads_are_refused(ball: Ball, tmp_path: Path, export: 
     with pytest.raises(UserError, match=r"vertices"):
         export(tmp_path / "vertices", tmp_path / name, ball.assets)
     assert not (tmp_path / name).exists()
+
+
+def test_one_frame_goes_into_a_folder_too(ball: Ball, tmp_path: Path) -> None:
+    paths = export_splats(ball.folder, tmp_path / "frames", ball.assets, frames="2")
+    assert paths == [tmp_path / "frames" / "00002.ply"]
+    (mesh,) = export_mesh(ball.folder, tmp_path / "meshes", ball.assets, suffix=".glb")
+    assert mesh == tmp_path / "meshes" / "00000.glb"
+
+
+def test_an_avatar_is_written_whole_or_not_at_all(ball: Ball, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("osgap.splat.avatar.save_ply", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_avatar(ball.folder, tmp_path / "out", ball.assets)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_headers_stay_short(ball: Ball, tmp_path: Path) -> None:
