@@ -1,12 +1,17 @@
 """Time the renderer on Gaussians that cover a head-sized ellipsoid, as a fit sees them.
 
     python benchmarks/rasterize.py                          # a demo fit's size, in a batch too, and the full size
-    python benchmarks/rasterize.py --case 3700 88x128 1 --threads 1 --opacity trained
+    python benchmarks/rasterize.py --device cuda            # the full size in batches of 1, 4 and 16
+    python benchmarks/rasterize.py --case 3700 88x128 1 --threads 1 --opacity trained --channels 3
 
-Prints JSON: per case the fastest of `repeats` calls in milliseconds, forward only and forward with backward (gradients
-of all Gaussian parameters), and the time of the very first call, which compiles or loads the compiled code. `plain` is
-the same picture at toy size by the tests' reference (every Gaussian at every pixel in torch operations, float32) and
-how many times longer it takes; both run one after the other in this process.
+Every image of a batch has geometry and a camera of its own. Prints JSON: per case the fastest of `repeats` calls in
+milliseconds, forward only and forward with backward (gradients of all Gaussian parameters), and the same for a plain
+loop in the manner of the reference code: one image per call and a wait for the device after each. Both must give the
+same images and nearly the same gradients; the largest differences are in the result. Times on CUDA are those between
+two events. `first_call_ms` is the very first call, which compiles or loads the compiled code.
+
+`plain` (on the CPU) is the same picture at toy size by the tests' reference (every Gaussian at every pixel in torch
+operations, float32) and how many times longer it takes; both run one after the other in this process.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import argparse
 import importlib.util
 import json
 import math
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -29,14 +35,24 @@ from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import render
 
-DEFAULT_CASES = [("3700", "88x128", "1"), ("3700", "88x128", "8"), ("81548", "550x802", "1")]
+DEFAULT_CASES = {
+    "cpu": [("3700", "88x128", "1"), ("3700", "88x128", "8"), ("81548", "550x802", "1")],
+    "cuda": [("81548", "550x802", "1"), ("81548", "550x802", "4"), ("81548", "550x802", "16")],
+}
+DEFAULT_CHANNELS = {"cpu": [3], "cuda": [3, 34]}
 TOY = (60, 44, 64)  # Gaussians, width, height: what the plain renderer does in seconds
 REFERENCE = Path(__file__).parents[1] / "tests" / "splat" / "reference.py"
+SAME_IMAGE = 1e-5  # absolute, colours and features being of order 1
+SAME_GRADIENT = 1e-3  # of the largest: sums over images and, on CUDA, pixels come in another order
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs=3, action="append", metavar=("GAUSSIANS", "WxH", "CAMERAS"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--case", nargs=3, action="append", metavar=("GAUSSIANS", "WxH", "IMAGES"))
+    parser.add_argument(
+        "--channels", nargs="+", type=int, help="colours and features together; default 3, on CUDA 34 too"
+    )
     parser.add_argument("--opacity", choices=("fresh", "trained"), default="fresh")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=20)
@@ -45,31 +61,39 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
 
     start = time.perf_counter()
-    gaussians, cameras = make_head(*TOY, 1, options.opacity, options.seed)
-    backward(gaussians, cameras, image_gradient(cameras))
+    gaussians, cameras = make_head(*TOY, 1, options.opacity, options.seed, device=options.device)
+    backward(gaussians, cameras, image_gradient(gaussians, cameras))
+    wait(options.device)
     first_call = time.perf_counter() - start
     cases = []
-    for count, size, batch in options.case or DEFAULT_CASES:
+    for count, size, batch in options.case or DEFAULT_CASES[options.device]:
         width, height = (int(side) for side in size.split("x"))
-        cases.append(measure(int(count), width, height, int(batch), options))
+        for channels in options.channels or DEFAULT_CHANNELS[options.device]:
+            cases.append(measure(int(count), width, height, int(batch), channels, options))
     result = {
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or "cpu",
+        "torch": torch.__version__,
         "seed": options.seed,
         "threads": options.threads,
         "opacity": options.opacity,
         "repeats": options.repeats,
         "first_call_ms": 1e3 * first_call,
         "cases": cases,
-        "plain": measure_plain(options),
     }
+    if options.device == "cpu":
+        result["plain"] = measure_plain(options)
     json.dump(result, sys.stdout, indent=1)
     print()
 
 
-def make_head(count: int, width: int, height: int, batch: int, opacity: str, seed: int) -> tuple[Gaussians, Cameras]:
+def make_head(
+    count: int, width: int, height: int, batch: int, opacity: str, seed: int, channels: int = 3, device: str = "cpu"
+) -> tuple[Gaussians, Cameras]:
     """Gaussians tiling an ellipsoid that covers some 60 % of the image: flat along the surface, all about one size.
 
     Opacities are uniform in 0.1 to 0.99 (`fresh`), or nine in ten above 0.95 (`trained`). The cameras, on an arc of
-    70 degrees, look at its centre.
+    70 degrees, look at its centre. Each image has the ellipsoid in another shape (means, rotations and scales with a
+    leading dimension); what does not depend on the shape is shared.
     """
     random = torch.Generator().manual_seed(seed)
     radii = torch.tensor([0.80, 1.10, 0.90])
@@ -90,52 +114,134 @@ def make_head(count: int, width: int, height: int, batch: int, opacity: str, see
     world_to_camera[:, 2, 3] = 6.0
     focal = 2.2 * height
     intrinsics = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]).repeat(batch, 1, 1)
-    gaussians = Gaussians(direction * radii, rotations, scales, opacities, torch.rand(count, 3, generator=random))
-    return gaussians, Cameras(world_to_camera, intrinsics, width, height)
+    stretch = 1 + 0.02 * torch.randn(batch, 1, 3, generator=random)
+    features = torch.rand(count, channels - 3, generator=random) if channels > 3 else None
+    gaussians = Gaussians(
+        direction * radii * stretch,
+        rotations.repeat(batch, 1, 1),
+        scales * stretch,
+        opacities,
+        torch.rand(count, 3, generator=random),
+        features,
+    )
+    return gaussians.to(device), Cameras(world_to_camera, intrinsics, width, height).to(device)
 
 
 def leaves(gaussians: Gaussians) -> list[Tensor]:
     tensors = (gaussians.means, gaussians.rotations, gaussians.scales, gaussians.opacities, gaussians.colors)
-    return [tensor.detach().requires_grad_() for tensor in tensors]
+    others = () if gaussians.features is None else (gaussians.features,)
+    return [tensor.detach().requires_grad_() for tensor in (*tensors, *others)]
 
 
+def image(gaussians: Gaussians, cameras: Cameras) -> Tensor:
+    """`[B, H, W, channels]`: colours over white, then features over zero."""
+    rendered = render(gaussians, cameras, gaussians.means.new_ones(3), features=gaussians.features is not None)
+    return rendered.rgb if rendered.features is None else torch.cat((rendered.rgb, rendered.features), dim=-1)
+
+
+@torch.no_grad()
 def forward(gaussians: Gaussians, cameras: Cameras) -> Tensor:
-    with torch.no_grad():
-        return render(gaussians, cameras, torch.ones(3)).alpha
+    return image(gaussians, cameras)
 
 
-def backward(gaussians: Gaussians, cameras: Cameras, gradient: Tensor) -> None:
+def backward(gaussians: Gaussians, cameras: Cameras, gradient: Tensor) -> tuple[Tensor, ...]:
     tensors = leaves(gaussians)
-    torch.autograd.grad(render(Gaussians(*tensors), cameras, torch.ones(3)).rgb, tensors, gradient)
+    return torch.autograd.grad(image(Gaussians(*tensors), cameras), tensors, gradient)
 
 
-def image_gradient(cameras: Cameras) -> Tensor:
-    return torch.ones(len(cameras), cameras.height, cameras.width, 3)
+def image_gradient(gaussians: Gaussians, cameras: Cameras) -> Tensor:
+    channels = 3 if gaussians.features is None else 3 + gaussians.features.shape[-1]
+    return gaussians.means.new_ones(len(cameras), cameras.height, cameras.width, channels)
 
 
-def measure(count: int, width: int, height: int, batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Times of one case in ms, and the part of the image that the head covers."""
-    scene = make_head(count, width, height, batch, options.opacity, options.seed)
-    gradient = image_gradient(scene[1])
+def one_by_one_forward(gaussians: Gaussians, cameras: Cameras) -> Tensor:
+    """The batch in the reference's manner: one image per call, and a wait for each."""
+    images = []
+    for b in range(len(cameras)):
+        images.append(forward(single(gaussians, b), cameras[[b]]))
+        wait(images[-1].device.type)
+    return torch.cat(images)
+
+
+def one_by_one_backward(gaussians: Gaussians, cameras: Cameras, gradient: Tensor) -> list[tuple[Tensor, ...]]:
+    gradients = []
+    for b in range(len(cameras)):
+        gradients.append(backward(single(gaussians, b), cameras[[b]], gradient[[b]]))
+        wait(gradient.device.type)
+    return gradients
+
+
+def single(gaussians: Gaussians, b: int) -> Gaussians:
+    return Gaussians(
+        gaussians.means[b],
+        gaussians.rotations[b],
+        gaussians.scales[b],
+        gaussians.opacities,
+        gaussians.colors,
+        gaussians.features,
+    )
+
+
+def measure(
+    count: int, width: int, height: int, batch: int, channels: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Times of one case in ms, of the loop over images too, and the part of the image that the head covers."""
+    device = options.device
+    scene = make_head(count, width, height, batch, options.opacity, options.seed, channels, device)
+    gradient = image_gradient(*scene)
+    with torch.no_grad():
+        covered = (render(*scene).alpha > 0.5).float().mean().item()
+    image_error = (forward(*scene) - one_by_one_forward(*scene)).abs().max().item()
+    gradient_error = largest_difference(backward(*scene, gradient), one_by_one_backward(*scene, gradient))
+    if not (image_error <= SAME_IMAGE and gradient_error <= SAME_GRADIENT):
+        sys.exit(
+            f"{count} Gaussians, {batch} images, {channels} channels: the batch and the loop over its images differ by "
+            f"{image_error:.1e} (allowed {SAME_IMAGE}) and in gradients by {gradient_error:.1e} ({SAME_GRADIENT})"
+        )
+    times = {
+        "forward_ms": fastest(lambda: forward(*scene), options.repeats, device),
+        "forward_backward_ms": fastest(lambda: backward(*scene, gradient), options.repeats, device),
+    }
+    loop = {
+        "forward_ms": fastest(lambda: one_by_one_forward(*scene), options.repeats, device),
+        "forward_backward_ms": fastest(lambda: one_by_one_backward(*scene, gradient), options.repeats, device),
+    }
     return {
         "gaussians": count,
         "width": width,
         "height": height,
-        "cameras": batch,
-        "covered": (forward(*scene) > 0.5).float().mean().item(),
-        "forward_ms": fastest(lambda: forward(*scene), options.repeats),
-        "forward_backward_ms": fastest(lambda: backward(*scene, gradient), options.repeats),
+        "images": batch,
+        "channels": channels,
+        "covered": covered,
+        **times,
+        "one_by_one": loop,
+        "ratio": {name: loop[name] / times[name] for name in times},
+        "largest_difference": {"images": image_error, "gradients": gradient_error},
     }
+
+
+def largest_difference(together: tuple[Tensor, ...], apart: list[tuple[Tensor, ...]]) -> float:
+    """Largest difference between gradients of a batch and of its images, relative to the largest gradient of a field.
+
+    Fields with a leading dimension get theirs image by image, the others the sum.
+    """
+    worst = 0.0
+    for whole, *parts in zip(together, *apart, strict=True):
+        own = whole.ndim > parts[0].ndim
+        expected = torch.stack(parts) if own else torch.stack(parts).sum(dim=0)
+        worst = max(worst, ((whole - expected).abs().max() / expected.abs().max()).item())
+    return worst
 
 
 def measure_plain(options: argparse.Namespace) -> dict[str, Any]:
     """Forward and backward of the plain renderer against this one, at toy size."""
     count, width, height = TOY
-    gaussians, cameras = make_head(count, width, height, 1, options.opacity, options.seed)
+    batched, cameras = make_head(count, width, height, 1, options.opacity, options.seed)
+    gaussians = single(batched, 0)
     reference = load(REFERENCE)
-    gradient = image_gradient(cameras)
+    gradient = image_gradient(gaussians, cameras)
 
-    def plain() -> None:
+    def plain() -> tuple[Tensor, ...]:
         tensors = leaves(gaussians)
         image = reference.render_reference(
             *tensors,
@@ -146,11 +252,11 @@ def measure_plain(options: argparse.Namespace) -> dict[str, Any]:
             width,
             height,
         ).rgb
-        torch.autograd.grad(image, tensors, gradient[0])
+        return torch.autograd.grad(image, tensors, gradient[0])
 
     repeats = min(3, options.repeats)
-    plain_ms = fastest(plain, repeats)
-    own_ms = fastest(lambda: backward(gaussians, cameras, gradient), options.repeats)
+    plain_ms = fastest(plain, repeats, "cpu")
+    own_ms = fastest(lambda: backward(gaussians, cameras, gradient), options.repeats, "cpu")
     return {
         "gaussians": count,
         "width": width,
@@ -171,13 +277,30 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def fastest(call: Callable[[], object], repeats: int) -> float:
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def fastest(call: Callable[[], object], repeats: int, device: str) -> float:
+    """Milliseconds of the fastest of `repeats` calls, after one that does not count."""
     best = math.inf
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return 1e3 * best
+    for repeat in range(repeats + 1):
+        wait(device)
+        if device == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            elapsed = start.elapsed_time(end)
+        else:
+            began = time.perf_counter()
+            call()
+            elapsed = 1e3 * (time.perf_counter() - began)
+        if repeat:
+            best = min(best, elapsed)
+    return best
 
 
 if __name__ == "__main__":

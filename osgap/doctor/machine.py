@@ -128,7 +128,7 @@ def _gsplat() -> Finding:
     version = _version("gsplat")
     spec = importlib.util.find_spec("gsplat") if version else None
     if version is None or spec is None or spec.origin is None:
-        return _finding("gsplat", "ok", "not installed; this version renders without it")
+        return _finding("gsplat", "ok", "not installed; rendering on a GPU needs it (pip install gsplat)")
     places = [(Path(spec.origin).parent, "csrc*.so"), (Path(spec.origin).parent, "gsplat_cuda*.so")]
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     extensions = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions")

@@ -31,11 +31,11 @@ from osgap.splat.gaussians import Gaussians
 
 
 def rasterize(
-    gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """`osgap.splat.render.Backend` on the CPU."""
+    gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, depth: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """`osgap.splat.render.Backend` on the CPU; the kernels blend the depth whether or not it is asked for."""
     features = gaussians.features
-    rgb, alpha, depth, blended = _Rasterize.apply(
+    rgb, alpha, blended_depth, blended = _Rasterize.apply(
         gaussians.means,
         gaussians.rotations,
         gaussians.scales,
@@ -48,7 +48,7 @@ def rasterize(
         (cameras.width, cameras.height),
         near,
     )
-    return rgb, alpha, depth, None if features is None else blended
+    return rgb, alpha, blended_depth if depth else None, None if features is None else blended
 
 
 _FIELDS = ("means", "rotations", "scales", "opacities", "colors", "features")
@@ -80,7 +80,7 @@ class _Rasterize(torch.autograd.Function):
         inputs = [tensor.detach().contiguous() for tensor in tensors]
         *fields, world_to_camera, intrinsics, background = [tensor.numpy() for tensor in inputs]
         batch, count, channels = len(world_to_camera), fields[0].shape[-2], fields[5].shape[-1]
-        binned = _bin(_per_camera(fields), count, channels, world_to_camera, intrinsics, width, height, near)
+        binned = _bin(per_camera(fields), count, channels, world_to_camera, intrinsics, width, height, near)
 
         dtype = fields[0].dtype
         rgb = np.empty((batch, height, width, 3), dtype)
@@ -122,7 +122,7 @@ class _Rasterize(torch.autograd.Function):
         _in_parallel(tiles, _tile_ranges(binned), binned.pairs)
 
         g_fields = [np.zeros_like(field) for field in fields]
-        sets, g_sets = _per_camera(fields), _per_camera(g_fields)
+        sets, g_sets = per_camera(fields), per_camera(g_fields)
         ranges = _ranges(count, kernels.CHUNK)
         g_cameras = np.zeros((len(ranges), batch, 16), dtype)
 
@@ -178,7 +178,7 @@ def _bin(
 
     _in_parallel(chunk, [(index,) for index in range(len(ranges))], batch * count)
     if (bad >= 0).any() or not (np.isfinite(world_to_camera).all() and np.isfinite(intrinsics).all()):
-        raise ValueError(_not_finite(sets, world_to_camera, intrinsics))
+        raise ValueError(not_finite(sets, world_to_camera, intrinsics))
 
     totals = pairs.sum(1)
     binned = _Binned(
@@ -203,7 +203,7 @@ def _bin(
     return binned
 
 
-def _per_camera(fields: list[np.ndarray]) -> list[Callable[[int], np.ndarray]]:
+def per_camera(fields: list[np.ndarray]) -> list[Callable[[int], np.ndarray]]:
     """For each field the set that camera b sees: its own, or the one without leading dimension that all share."""
 
     def accessor(field: np.ndarray, dims: int) -> Callable[[int], np.ndarray]:
@@ -212,7 +212,7 @@ def _per_camera(fields: list[np.ndarray]) -> list[Callable[[int], np.ndarray]]:
     return [accessor(field, 1 if name == "opacities" else 2) for name, field in zip(_FIELDS, fields, strict=True)]
 
 
-def _not_finite(sets: list[Callable[[int], np.ndarray]], *cameras: np.ndarray) -> str:
+def not_finite(sets: list[Callable[[int], np.ndarray]], *cameras: np.ndarray) -> str:
     """Say which value is not finite; called only when one is not."""
     for name, array in zip(("world_to_camera", "intrinsics"), cameras, strict=True):
         for b in np.flatnonzero(~np.isfinite(array).all((1, 2))).tolist():

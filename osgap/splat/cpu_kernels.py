@@ -24,7 +24,7 @@ from numba import types
 from numba.extending import overload
 
 # What defines the picture; `osgap.splat.render.render` says where each enters.
-ALPHA_CAP = 0.99
+ALPHA_CAP = 0.999
 ALPHA_CUT = 1 / 255
 TRANSMITTANCE_STOP = 1e-4
 LOW_PASS = 0.3  # added to the variances of the projected Gaussian, pixels squared

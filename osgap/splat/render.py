@@ -2,11 +2,15 @@
 
 The one entry point, `render`, picks a backend by the tensors' device; callers never name one. All backends compute
 what 3D Gaussian splatting defines (Kerbl et al. 2023, sections 4 and 6; Zwicker et al. 2001, "EWA volume splatting",
-for the projection), with the constants below.
+for the projection), with the constants below. The CPU's (`osgap.splat.cpu`) and gsplat's (`osgap.splat.gsplat_backend`)
+differ by rounding alone; diff_gauss, which stands in for gsplat where only that is installed, limits alphas to 0.99 and
+cuts Gaussians off at three standard deviations (`osgap.splat.diff_gauss_backend`).
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,11 +21,12 @@ from osgap.errors import UserError
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 
-Backend = Callable[[Gaussians, Cameras, Tensor, float], tuple[Tensor, Tensor, Tensor, Tensor | None]]
-"""(Gaussians, Cameras [B], background [B, 3], near) -> rgb [B,H,W,3], alpha [B,H,W], depth [B,H,W], features or None.
+Backend = Callable[[Gaussians, Cameras, Tensor, float, bool], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]
+"""(Gaussians, Cameras [B], background [B, 3], near, depth) -> rgb [B,H,W,3], alpha [B,H,W], depth [B,H,W], features.
 
-Everything a backend gets is on one device, in one floating-point type and checked for shape; each field of the
-Gaussians has the leading dimension B or none.
+The last two are None when they are not asked for: depth by the flag, features by Gaussians that have some. Everything
+a backend gets is on one device, in one floating-point type and checked for shape; each field of the Gaussians has the
+leading dimension B or none.
 """
 
 
@@ -33,8 +38,9 @@ class Rendered:
     """`[B, H, W, 3]` blended colours over the background."""
     alpha: Tensor
     """`[B, H, W]` 1 - transmittance, in [0, 1)."""
-    depth: Tensor
-    """`[B, H, W]` expected camera-space z of what is visible, in world units; 0 where nothing is."""
+    depth: Tensor | None
+    """`[B, H, W]` expected camera-space z of what is visible, in world units, 0 where nothing is; None when it was not
+    asked for."""
     features: Tensor | None
     """`[B, H, W, K]` blended features over zero, or None when they were not asked for."""
 
@@ -44,6 +50,7 @@ def render(
     cameras: Cameras,
     background: Tensor | None = None,
     features: bool = False,
+    depth: bool = False,
     near: float = 0.01,
 ) -> Rendered:
     """Render Gaussians into every camera; differentiable in all tensors, those of the cameras included.
@@ -55,24 +62,25 @@ def render(
         J = [[fx/z, 0, -fx x'/z], [0, fy/z, -fy y'/z]]
 
     and x', y' are x/z, y/z limited to 0.15 image widths (heights) outside the image. At distance d from the 2D mean
-    its alpha is `min(0.99, opacity exp(-d^T cov^-1 d / 2))`; below 1/255 it is skipped. Front to back in z (ties by
+    its alpha is `min(0.999, opacity exp(-d^T cov^-1 d / 2))`; below 1/255 it is skipped. Front to back in z (ties by
     index) the Gaussian gets the weight `w = alpha T` and leaves the transmittance `T (1 - alpha)`; the first one that
     would leave 1e-4 or less is not added and ends the pixel. Then `rgb = sum(w color) + T background`,
     `alpha = 1 - T`, `depth = sum(w z) / max(alpha, 1e-10)`, `features = sum(w feature)`.
 
-    The gradients are those of these formulas, with no gradient through an alpha that is limited to 0.99.
+    The gradients are those of these formulas, with no gradient through an alpha that is limited to 0.999.
 
     Args:
         gaussians: one set (without leading dimension, or with B = 1), shared by all cameras, or B sets, one per camera.
         cameras: B cameras, or one that all sets of Gaussians share.
         background: `[3]` or `[B, 3]` RGB. Default is black.
         features: also blend `gaussians.features`. Default is False.
+        depth: also blend the depth. Default is False.
         near: Gaussians with z below it are not drawn, in world units. Default is 0.01.
 
     Raises:
         ValueError: when shapes or devices do not fit, or a Gaussian or camera has a value that is not finite; the
             message names the field and the index.
-        UserError: when the tensors are on a device that no backend of this version renders on.
+        UserError: when the tensors are on a device that no backend renders on, or on a GPU without gsplat.
     """
     if features and gaussians.features is None:
         raise ValueError("render(features=True) needs Gaussians with features; these have none")
@@ -97,10 +105,11 @@ def render(
         cameras.width,
         cameras.height,
     )
-    rgb, alpha, depth, blended = backend(gaussians, cameras, _background(background, gaussians.means, size), near)
+    images = backend(gaussians, cameras, _background(background, gaussians.means, size), near, depth)
     if batch is None:
-        return Rendered(rgb[0], alpha[0], depth[0], None if blended is None else blended[0])
-    return Rendered(rgb, alpha, depth, blended)
+        rgb, alpha, *others = images
+        return Rendered(rgb[0], alpha[0], *(None if image is None else image[0] for image in others))
+    return Rendered(*images)
 
 
 def _batch(gaussians: Gaussians, cameras: Cameras) -> int | None:
@@ -149,7 +158,22 @@ def _backend(gaussians: Gaussians, cameras: Cameras, background: Tensor | None) 
         from osgap.splat import cpu  # compiled code: loaded by those who render on the CPU only
 
         return cpu.rasterize
+    if device.type == "cuda":
+        return _cuda_backend()
     raise UserError(
-        f"the Gaussians are on {device}, but this version of osgap renders on the CPU; move Gaussians and cameras "
-        f"with .to('cpu')"
+        f"the Gaussians are on {device}, but osgap renders on CPUs and CUDA devices; move Gaussians and cameras with "
+        f".to('cpu') or .to('cuda')"
     )
+
+
+@functools.cache
+def _cuda_backend() -> Backend:
+    """gsplat; or the reference code's renderer where only that is installed."""
+    if importlib.util.find_spec("gsplat") is None and importlib.util.find_spec("diff_gauss") is not None:
+        from osgap.splat import diff_gauss_backend
+
+        return diff_gauss_backend.rasterize
+    from osgap.splat import gsplat_backend
+
+    gsplat_backend.load()
+    return gsplat_backend.rasterize

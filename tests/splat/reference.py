@@ -77,14 +77,15 @@ def render_reference(
         offset = torch.stack([u - (fx * x / z + cx), v - (fy * y / z + cy)], dim=-1)
         power = 0.5 * ((offset @ torch.linalg.inv(projected)) * offset).sum(-1)
         raw = opacities[n] * torch.exp(-power)
-        alpha = torch.where(raw > 0.99, torch.full_like(raw, 0.99), raw)
+        alpha = torch.where(raw > 0.999, torch.full_like(raw, 0.999), raw)
 
         hit = running & (alpha >= 1 / 255)
         after = transmittance * (1 - alpha)
         ends = hit & (after <= 1e-4)
         adds = hit & ~ends
         with torch.no_grad():
-            distances = [(raw * 255 - 1).abs(), (raw / 0.99 - 1).abs()]
+            # Ten times the distance from the cap: there is only 0.001 of room above it.
+            distances = [(raw * 255 - 1).abs(), 10 * (raw / 0.999 - 1).abs()]
             distances.append(torch.where(hit, (after / 1e-4 - 1).abs(), torch.inf))
             for distance in distances:
                 margin = torch.where(running, torch.minimum(margin, distance), margin)

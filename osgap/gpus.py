@@ -1,0 +1,170 @@
+"""One GPU for each process, on a machine with several: a lease that is a lock on a file.
+
+Jobs that start side by side take different cards without being told: each holds the lock of its card's file until it
+ends, and the system releases what a killed process held. A scheduler that has chosen already (`CUDA_VISIBLE_DEVICES`)
+is obeyed, and so is this module's own choice in the processes that a leaseholder starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from osgap.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_POLL_SECONDS = 0.5
+
+
+@functools.cache
+def pick_device() -> torch.device:
+    """The device of this process until it ends: as `lease_gpu`, without giving the card back before.
+
+    Raises:
+        UserError: as `lease_gpu`.
+    """
+    return _until_exit.enter_context(lease_gpu())
+
+
+_until_exit = contextlib.ExitStack()  # never closed: the system releases the lock
+
+
+@contextlib.contextmanager
+def lease_gpu() -> Iterator[torch.device]:
+    """Hold one GPU that no other process of this user has leased; wait while all are taken.
+
+    Call it before anything asks torch for CUDA: it restricts the process (and those that it starts) to the card by
+    setting `CUDA_VISIBLE_DEVICES`, which CUDA reads once.
+
+    Yields:
+        `cuda:0`, the leased card, or the first of those that `CUDA_VISIBLE_DEVICES` lists where that is set; `cpu` on
+        a machine without GPUs or with a torch that cannot use them.
+
+    Raises:
+        UserError: when CUDA was in use already, so that the card could not be chosen; or as `lease`.
+    """
+    if _VISIBLE in os.environ:
+        yield _first_device()
+        return
+    gpus = list_gpus()
+    if not gpus:
+        yield _first_device()
+        return
+    with lease(gpus, lock_folder()) as gpu:
+        os.environ[_VISIBLE] = gpu
+        try:
+            device = _first_device()
+            if device.type == "cuda":
+                _check(gpu)
+            yield device
+        finally:
+            del os.environ[_VISIBLE]
+
+
+@contextlib.contextmanager
+def lease(gpus: Sequence[str], folder: Path) -> Iterator[str]:
+    """Lock the first of `gpus` (unique names) that no other process has locked in `folder`, waiting for one.
+
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
+    log = logging.getLogger(__name__)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        waited = False
+        while (held := _lock_one(gpus, folder)) is None:
+            if not waited:
+                log.info("all %d GPUs are leased by other processes (locks in %s); waiting for one", len(gpus), folder)
+                waited = True
+            time.sleep(_POLL_SECONDS)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: leases of GPUs are kept there, and it cannot be written ({error.strerror}). Choose a card "
+            f"yourself by setting {_VISIBLE}"
+        ) from error
+    gpu, lock = held
+    try:
+        log.info("using GPU %s", gpu)
+        yield gpu
+    finally:
+        lock.release()
+
+
+def _lock_one(gpus: Sequence[str], folder: Path) -> tuple[str, FileLock] | None:
+    for gpu in gpus:
+        lock = FileLock(folder / f"{gpu}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        return gpu, lock
+    return None
+
+
+def lock_folder() -> Path:
+    """Where this user's leases on this machine are.
+
+    In the temporary folder and not in `XDG_RUNTIME_DIR`, which is gone once the user has logged out while jobs run on.
+    """
+    return Path(tempfile.gettempdir()) / f"osgap-gpus-{os.getuid()}"
+
+
+def list_gpus() -> list[str]:
+    """Unique names (`GPU-...`) of the machine's NVIDIA GPUs as the driver's tool lists them; none without a driver.
+
+    A card that is partitioned counts as its partitions (`MIG-...`). CUDA is not initialised.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        answer = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return parse_gpus(answer)
+
+
+def parse_gpus(listing: str) -> list[str]:
+    """The unique names in what `nvidia-smi -L` prints: a line per card, followed by indented ones of its partitions."""
+    gpus: list[str] = []
+    whole = ""
+    for kind, name in re.findall(r"UUID: ((?:GPU|MIG)-)([\w/-]+)\)", listing):
+        if kind == "MIG-" and gpus and gpus[-1] == whole:
+            gpus.pop()
+        gpus.append(kind + name)
+        if kind == "GPU-":
+            whole = kind + name
+    return gpus
+
+
+def _first_device() -> torch.device:
+    import torch
+
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _check(gpu: str) -> None:
+    """CUDA may have read the environment before it was set here, and would then put every process on the first card."""
+    import torch
+
+    found = str(torch.cuda.get_device_properties(0).uuid)
+    if gpu.startswith("GPU-") and found != gpu.removeprefix("GPU-"):
+        raise UserError(
+            f"GPU {gpu} was leased, but CUDA has been in use in this process before and shows GPU-{found} as the "
+            f"first; set {_VISIBLE}={gpu} before starting it"
+        )

@@ -1,0 +1,111 @@
+"""The reference code's CUDA renderer (the `diff_gauss` package), for those who have it and not gsplat.
+
+One image at a time. Differences from `osgap.splat.render.render`, which this package's compiled kernels fix:
+
+* Alphas are limited to 0.99 (0.999 elsewhere), so an opaque Gaussian lets ten times as much light through.
+* A Gaussian ends at three standard deviations (3.33 elsewhere, where alpha falls to 1/255): up to 0.011 of alpha less.
+* The Jacobian is limited around the middle of the image, not around the principal point.
+* No gradients for cameras.
+
+It draws nothing nearer than 0.2 units; the world is scaled here so that this becomes `near`, which changes no image.
+Written against the package's interface and not run by this project's tests, which have no machine with it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from osgap.splat.cameras import Cameras
+from osgap.splat.gaussians import Gaussians
+
+_NEAR = 0.2
+_MOST_CHANNELS = 34
+_DEPTH_FLOOR = 1e-10
+
+
+def rasterize(
+    gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, depth: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """`osgap.splat.render.Backend` with diff_gauss.
+
+    Raises:
+        ValueError: when a camera requires gradients, or a value is not finite.
+    """
+    if cameras.world_to_camera.requires_grad or cameras.intrinsics.requires_grad:
+        raise ValueError("diff_gauss has no gradients for cameras; install gsplat, or render on the CPU")
+    dtype = gaussians.means.dtype
+    gaussians, cameras = gaussians.to(torch.float32), cameras.to(torch.float32)
+    for name, tensor in {**vars(gaussians), "intrinsics": cameras.intrinsics}.items():
+        if tensor is not None and not tensor.isfinite().all():
+            raise ValueError(f"Gaussians and cameras must be finite; found a value in {name} that is not")
+    images = [_image(gaussians, cameras, b, near, depth) for b in range(len(cameras))]
+    rgb, alpha, extra = (torch.stack(parts).to(dtype) for parts in zip(*images, strict=True))
+    return (
+        rgb + (1 - alpha)[..., None] * background[:, None, None],
+        alpha,
+        extra[..., -1] / alpha.clamp_min(_DEPTH_FLOOR) if depth else None,
+        extra[..., : extra.shape[-1] - depth] if gaussians.features is not None else None,
+    )
+
+
+def _image(gaussians: Gaussians, cameras: Cameras, b: int, near: float, depth: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Colour over black `[H, W, 3]`, alpha `[H, W]` and the further channels (features, then w z) `[H, W, K]`."""
+    from diff_gauss import GaussianRasterizationSettings, GaussianRasterizer
+
+    def of_image(field: Tensor, dims: int) -> Tensor:
+        return field[b] if field.ndim > dims else field
+
+    unit = _NEAR / near
+    means = of_image(gaussians.means, 2)
+    rotations = torch.nn.functional.normalize(of_image(gaussians.rotations, 2), dim=-1)  # the kernels do not
+    world_to_camera = cameras.world_to_camera[b].clone()
+    extra = []
+    if gaussians.features is not None:
+        extra.append(of_image(gaussians.features, 2))
+    if depth:
+        extra.append(means @ world_to_camera[2, :3, None] + world_to_camera[2, 3])
+    world_to_camera[:3, 3] *= unit
+    width, height = cameras.width, cameras.height
+    fx, fy, cx, cy = cameras.intrinsics[b][(0, 1, 0, 1), (0, 1, 2, 2)].tolist()
+    # Pixel u is at 2 u / width - 1 in clip space; the principal point is a shift that grows with z.
+    projection = means.new_tensor(
+        [
+            [2 * fx / width, 0, 2 * cx / width - 1, 0],
+            [0, 2 * fy / height, 2 * cy / height - 1, 0],
+            [0, 0, 1, 0],
+            [0, 0, 1, 0],
+        ]
+    )
+    settings = GaussianRasterizationSettings(
+        image_height=height,
+        image_width=width,
+        tanfovx=width / (2 * fx),
+        tanfovy=height / (2 * fy),
+        bg=means.new_zeros(3),
+        scale_modifier=1.0,
+        viewmatrix=world_to_camera.T.contiguous(),
+        projmatrix=(projection @ world_to_camera).T.contiguous(),
+        sh_degree=0,
+        campos=means.new_zeros(3),  # enters spherical harmonics and normals only
+        prefiltered=False,
+        debug=False,
+    )
+    rasterizer = GaussianRasterizer(raster_settings=settings)
+    channels = torch.cat(extra, dim=-1) if extra else None
+    images = []
+    for part in (None,) if channels is None else channels.split(_MOST_CHANNELS, dim=-1):
+        rgb, _, _, alpha, _, blended = rasterizer(
+            means3D=unit * means,
+            means2D=torch.zeros_like(means),
+            opacities=of_image(gaussians.opacities, 1)[:, None],
+            colors_precomp=of_image(gaussians.colors, 2),
+            scales=unit * of_image(gaussians.scales, 2),
+            rotations=rotations,
+            extra_attrs=None if part is None else part.contiguous(),
+        )
+        images.append((rgb, alpha, blended))
+    rgb, alpha, _ = images[0]
+    empty = rgb.new_zeros(0, height, width)
+    blended = empty if channels is None else torch.cat([image for _, _, image in images])
+    return rgb.permute(1, 2, 0), alpha[0], blended.permute(1, 2, 0)
