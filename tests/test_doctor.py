@@ -401,8 +401,12 @@ def test_gsplat_compiled_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             path.write_bytes(b"")
             monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     monkeypatch.setattr(machine, "_TOOLKIT", str(tmp_path / "no toolkit"))  # this machine may have one
+    monkeypatch.setattr(machine, "_driver", lambda: ("NVIDIA H200", "580.159"))
     found = machine._gsplat()
     assert (found.status, found.found) == expected
+    if compiled == "not, without nvcc":
+        monkeypatch.setattr(machine, "_driver", lambda: None)
+        assert machine._gsplat().found == "1.5.3, for machines with an NVIDIA GPU"
 
 
 def test_a_decoder_that_is_not_there_is_said() -> None:

@@ -137,6 +137,8 @@ def _gsplat() -> Finding:
     if compiled:
         return _finding("gsplat", "ok", f"{version}, compiled: {from_home(compiled[0])}")
     compiler = _compiler()
+    if compiler is None and _driver() is None:
+        return _finding("gsplat", "ok", f"{version}, for machines with an NVIDIA GPU")
     if compiler is None:
         fix = "Install the CUDA toolkit (nvcc) of torch's CUDA version, or a wheel of gsplat that is compiled already."
         return _finding("gsplat", "warning", f"{version}, not compiled, and no nvcc to compile it with", fix)

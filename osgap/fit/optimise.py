@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,11 @@ class Fit:
         moving = {name: value.requires_grad_() for name, value in self._learned.items() if starts[name] > 0}
         groups = [{"params": [value], "name": name} for name, value in moving.items()]
         self._adam = torch.optim.Adam(groups, lr=0.0, eps=_ADAM_EPS, fused=True)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it computes on the CPU."""
+        return self._initial.device.type == "cpu"
 
     @property
     def attributes(self) -> GaussianAttributes:
@@ -206,7 +211,8 @@ def optimise(
         seed,
         memory_mib=config.frame_memory_mib,
     )
-    with _deterministic(), _termination() as terminated:
+    # On a GPU the renderer's gradients are sums in no fixed order, so that nothing is gained there.
+    with _deterministic() if fit.on_cpu else nullcontext(), _termination() as terminated:
         for batch in track(steps, "fit", total=config.iterations, done=done):
             losses[batch.step] = fit.step(batch).cpu()
             done = batch.step + 1
@@ -220,7 +226,7 @@ def optimise(
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Let torch take deterministic algorithms only (on a GPU: where it has them)."""
+    """Let torch take deterministic algorithms only."""
     before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

@@ -21,6 +21,7 @@ from osgap.errors import UserError
 from osgap.fit.config import FitConfig
 from osgap.fit.measure import measure, preview, preview_frames
 from osgap.fit.optimise import Fit, Subject, optimise
+from osgap.gpus import lease_gpu
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import bind_texels
@@ -65,7 +66,7 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
     """
     files = [inputs.capture, inputs.head.model, inputs.head.masks, inputs.head.template]
     provenance = Provenance.collect("fit", subject=subject, config=config.model_dump(), inputs=files, seed=seed)
-    with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints:
+    with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints, lease_gpu() as device:
         store = CaptureStore(inputs.capture)
         splits = {name: np.asarray(store.split(name), np.int64).reshape(-1, 2) for name in ("train", "val", "test")}
         if store.subject != subject:
@@ -77,16 +78,17 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
             raise UserError(f"{inputs.capture}: has no training frames (split `train` is empty). Import it anew.")
         head = load_head(inputs.head)
         head.check_fits(store.params, inputs.capture)
-        binding = bind_texels(head.uvs, head.uv_faces, config.uv_size)
-        fit = Fit(config, Subject(head, binding, store.params, store.cameras, splits["train"]))
+        binding = bind_texels(head.uvs, head.uv_faces, config.uv_size).to(device)
+        head, cameras = head.to(device), store.cameras.to(device)
+        fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
         losses = optimise(config, fit, store, splits["train"], derive_seed(seed, "fit", subject), checkpoints)
 
         avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
-        metrics = {name: measure(avatar, head, store, store.cameras, splits[name]) for name in ("val", "test")}
-        frames = preview_frames(store.cameras, splits["val"], splits["test"])
+        metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
+        frames = preview_frames(cameras, splits["val"], splits["test"])
         source = provenance.as_dict()
         avatar.save(outputs.avatar, source)
-        write_png(outputs.preview, preview(avatar, head, store, store.cameras, frames), source)
+        write_png(outputs.preview, preview(avatar, head, store, cameras, frames), source)
         summary = {
             "subject": subject,
             "gaussians": len(binding),
