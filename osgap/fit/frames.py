@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from osgap.seeds import derive_seed
 
@@ -31,7 +33,7 @@ class Batch:
     step: int
     frames: np.ndarray
     """`[B, 2]` int64 timestep and camera."""
-    images: np.ndarray
+    images: Tensor
     """`[B, H, W, 3]` uint8 RGB on white."""
 
 
@@ -58,6 +60,7 @@ def batches(
     seed: int,
     *,
     memory_mib: float,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
     """The batches of `steps`, in order.
 
@@ -68,6 +71,7 @@ def batches(
         seed: of the choice.
         memory_mib: all frames are decoded once and kept when they need at most this many MiB; otherwise each batch is
             decoded in threads a few steps ahead. The batches are the same.
+        device: where frames are kept.
     """
 
     def indices(step: int) -> np.ndarray:
@@ -77,15 +81,15 @@ def batches(
         return
     sample = store.images(frames[:1])
     if len(frames) * sample.nbytes <= memory_mib * _MIB:
-        images = store.images(frames)
+        images = torch.from_numpy(store.images(frames)).to(device)
         for step in steps:
             index = indices(step)
-            yield Batch(step, frames[index], images[index])
+            yield Batch(step, frames[index], images[torch.from_numpy(index)])
         return
 
     def decode(step: int) -> Batch:
         batch = frames[indices(step)]
-        return Batch(step, batch, store.images(batch))
+        return Batch(step, batch, torch.from_numpy(store.images(batch)).to(device))
 
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="decode") as pool:
         pending: list[Future[Batch]] = [pool.submit(decode, step) for step in steps[:_AHEAD]]

@@ -83,9 +83,9 @@ class Fit:
         self._adam = torch.optim.Adam(groups, lr=0.0, eps=_ADAM_EPS, fused=True)
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether it computes on the CPU."""
-        return self._initial.device.type == "cpu"
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._initial.device
 
     @property
     def attributes(self) -> GaussianAttributes:
@@ -130,7 +130,7 @@ class Fit:
         cameras = self._subject.cameras[torch.from_numpy(batch.frames[:, 1])]
         rendered = render(gaussians, cameras, background=vertices.new_ones(3))
 
-        targets = torch.from_numpy(batch.images).to(vertices.device, torch.float32) / 255
+        targets = batch.images.to(vertices.device, torch.float32) / 255
         loss = photometric_loss(rendered.rgb, targets, weights.ssim)
         with torch.no_grad():
             reach = _SIGMAS * gaussians.scales.amax(dim=-1)
@@ -210,9 +210,10 @@ def optimise(
         range(done, config.iterations),
         seed,
         memory_mib=config.frame_memory_mib,
+        device=fit.device,
     )
     # On a GPU the renderer's gradients are sums in no fixed order, so that nothing is gained there.
-    with _deterministic() if fit.on_cpu else nullcontext(), _termination() as terminated:
+    with _deterministic() if fit.device.type == "cpu" else nullcontext(), _termination() as terminated:
         for batch in track(steps, "fit", total=config.iterations, done=done):
             losses[batch.step] = fit.step(batch).cpu()
             done = batch.step + 1

@@ -62,8 +62,8 @@ def ssim_map(images: Tensor, targets: Tensor) -> Tensor:
 
     The window is 11x11, Gaussian with sigma 1.5 px, and zero beyond the image border; C1 = 1e-4 and C2 = 9e-4
     (the definition of the 3D Gaussian splatting literature, whose borders differ from implementations that crop
-    or reflect). Differentiable in both arguments. Float32 images on the CPU take a compiled path, which has no second
-    derivatives; everything else is written in torch.
+    or reflect). Differentiable in both arguments. Float32 images take a compiled path, which has no second derivatives;
+    everything else is written in torch.
 
     Args:
         images: `[..., H, W, C]`.
@@ -76,9 +76,11 @@ def ssim_map(images: Tensor, targets: Tensor) -> Tensor:
         ValueError: when the shapes differ or are not images.
     """
     _check(images, targets)
-    compiled = images.device.type == "cpu" and images.dtype == targets.dtype == torch.float32
-    if compiled and not targets.requires_grad:
-        return _CompiledSsim.apply(images, targets)
+    if images.dtype == targets.dtype == torch.float32 and not targets.requires_grad:
+        if images.device.type == "cpu":
+            return _CompiledSsim.apply(images, targets)
+        if images.device.type == "cuda" and images.numel():
+            return _CudaSsim.apply(images, targets)
     return _ssim_map_in_torch(images, targets)
 
 
@@ -107,6 +109,29 @@ class _CompiledSsim(torch.autograd.Function):
         result = np.empty_like(x)
         ssim_kernels.backward(x, y, shape[-1], window, partials, _rows(gradient), result)
         return torch.from_numpy(result).view(shape), None
+
+
+class _CudaSsim(torch.autograd.Function):
+    """`ssim_map` by `osgap.splat.ssim_triton`; differentiable in the images only."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, targets: Tensor) -> Tensor:
+        from osgap.splat import ssim_triton  # compiled code: loaded by those who need it only
+
+        x, y = (values.detach().reshape(-1, *images.shape[-3:]).contiguous() for values in (images, targets))
+        window = _kernel(images.device, torch.float32)
+        values, partials = ssim_triton.forward(x, y, window, SSIM_C1, SSIM_C2, ctx.needs_input_grad[0])
+        ctx.saved = x, y, window, partials
+        return values.view(images.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        from osgap.splat import ssim_triton
+
+        x, y, window, partials = ctx.saved
+        result = ssim_triton.backward(x, y, window, partials, gradient.reshape(x.shape).contiguous())
+        return result.view(gradient.shape), None
 
 
 def _rows(images: Tensor) -> np.ndarray:

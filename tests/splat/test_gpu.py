@@ -22,6 +22,7 @@ from torch import Tensor
 
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
+from osgap.splat.image_metrics import ssim_map
 from osgap.splat.render import Rendered, render
 
 from .scenes import IMAGES, INPUTS, Scene, compare, make_scene
@@ -292,3 +293,20 @@ def test_two_processes_compile_once_though_a_third_was_killed_at_it(tmp_path: Pa
     assert third.returncode == 0
     assert "compil" not in error
     print(f"loaded in {time.monotonic() - began:.0f} s")
+
+
+@pytest.mark.parametrize("shape", [(2, 37, 53, 3), (1, 5, 7, 1), (3, 802, 550, 3), (20, 30, 3)])
+def test_ssim_agrees_with_torch_in_float64(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    exact = torch.rand(shape, generator=generator, dtype=torch.float64)
+    targets = (exact + 0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)).clamp(0, 1)
+    weights = torch.rand(shape, generator=generator, dtype=torch.float64)
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        images = exact.to(DEVICE, dtype).requires_grad_()
+        values = ssim_map(images, targets.to(DEVICE, dtype))
+        (values * weights.to(DEVICE, dtype)).sum().backward()
+        assert images.grad is not None
+        results.append((values.detach().double(), images.grad.double()))
+    for expected, found in zip(*results, strict=True):
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
