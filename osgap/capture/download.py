@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,6 +46,7 @@ from osgap.capture.transfer import (
     Partial,
     Stamp,
     Stop,
+    StoppedError,
     TransferSettings,
     exclusive,
     read_note,
@@ -303,17 +304,35 @@ def _check_catalogue(path: Path) -> None:
 def _obtain_all(
     source: _Source, paths: list[str], root: Path, connections: int, stop: Stop, label: str
 ) -> dict[str, dict[str, Any]]:
-    """`_obtain` for several videos at once."""
+    """`_obtain` for several videos at once; the first that fails ends the others."""
+
+    def obtain(path: str) -> dict[str, Any]:
+        try:
+            return _obtain(source, path, root, _check_video, stop)
+        except BaseException:
+            stop.set()  # here and now: this thread would begin the next video before the main one hears of it
+            raise
+
     with concurrent.futures.ThreadPoolExecutor(connections) as pool:
-        jobs = {pool.submit(_obtain, source, path, root, _check_video, stop): path for path in paths}
+        jobs = {pool.submit(obtain, path): path for path in paths}
         try:
             done = track(concurrent.futures.as_completed(jobs), label, total=len(jobs))
             found = {jobs[job]: job.result() for job in done}
+        except StoppedError:  # of one that was ended, and came to its end before the one that failed
+            pool.shutdown(cancel_futures=True)
+            raise next(_failures(jobs), StoppedError()) from None
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
     return {path: found[path] for path in paths}
+
+
+def _failures(jobs: Iterable[concurrent.futures.Future[Any]]) -> Iterator[BaseException]:
+    for job in jobs:
+        error = None if job.cancelled() else job.exception()
+        if error is not None and not isinstance(error, StoppedError):
+            yield error
 
 
 def _obtain(source: _Source, path: str, root: Path, check: _Check, stop: Stop) -> dict[str, Any]:

@@ -325,7 +325,7 @@ def test_the_first_error_ends_the_job(fetch: Callable[..., Path], tree: Tree, se
     began = time.monotonic()
     message = refused(fetch, tmp_path, server.url, connections=2, transfer=replace(HURRIED, timeout_s=15))
     assert message.startswith(f"the server has no {second} (404 Not Found)")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12  # without the stop it would be the 15 s of the stalled one
     assert partial.stat().st_size == 2000
     assert third not in {served.path for served in server.log}
     check_download(fetch(server.url), tree)
