@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MIN_LENGTH = 1e-10  # of an edge; keeps degenerate triangles finite
+MIN_LENGTH = 1e-10  # of an edge; keeps degenerate triangles finite
 
 
 def _outer_of_matrix() -> list[list[float]]:
@@ -108,4 +108,4 @@ def _quaternion_rows(rotation: Tensor) -> Tensor:
 
 def _lengths(vectors: Tensor) -> Tensor:
     """Lengths `[..., 1, F]` of vectors `[..., C, F]`; `torch.linalg.norm` is slow along this axis."""
-    return (vectors * vectors).sum(-2, keepdim=True).clamp_min(_MIN_LENGTH**2).sqrt()
+    return (vectors * vectors).sum(-2, keepdim=True).clamp_min(MIN_LENGTH**2).sqrt()

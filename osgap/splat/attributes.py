@@ -30,7 +30,7 @@ SH_C0 = 0.28209479177387814
 """The constant spherical harmonic, 1 / (2 sqrt(pi))."""
 
 
-_MIN_SQUARED_LENGTH = 1e-24  # of a quaternion
+MIN_SQUARED_LENGTH = 1e-24  # of a quaternion
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class GaussianAttributes:
     def rotations(self) -> Tensor:
         """`[..., N, 4]` unit quaternions wxyz."""
         squared = self.rotation.square().sum(-1, keepdim=True)
-        return self.rotation * squared.clamp_min(_MIN_SQUARED_LENGTH).rsqrt()
+        return self.rotation * squared.clamp_min(MIN_SQUARED_LENGTH).rsqrt()
 
     def scales(self) -> Tensor:
         """`[..., N, 3]` standard deviations in triangle scales."""

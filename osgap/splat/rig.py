@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ class BoundTriangles:
     slots: Tensor
     """`[N]` index into `triangles`."""
 
+    @cached_property
+    def corners(self) -> Tensor:
+        """`[N, 3]` vertex ids of each Gaussian's triangle."""
+        with torch.inference_mode(False):  # outlives the call; autograd refuses inference tensors
+            return self.triangles[self.slots]
+
 
 def bind_triangles(head_faces: Tensor, faces: Tensor) -> BoundTriangles:
     """Keep only the triangles that carry Gaussians, so that only their frames are computed.
@@ -34,7 +41,7 @@ def bind_triangles(head_faces: Tensor, faces: Tensor) -> BoundTriangles:
 
 
 def pose(attributes: GaussianAttributes, vertices: Tensor, bound: BoundTriangles) -> Gaussians:
-    """World-space Gaussians on a posed mesh; differentiable in attributes and vertices.
+    """World-space Gaussians on a posed mesh; differentiable in attributes and vertices (once, in float32 on CUDA).
 
     Args:
         attributes: `[N, C]`, or `[B, N, C]`.
@@ -44,7 +51,34 @@ def pose(attributes: GaussianAttributes, vertices: Tensor, bound: BoundTriangles
     Returns:
         Gaussians `[B, N, ...]`, or `[N, ...]` when neither input has a batch.
     """
+    channels = attributes.channels
+    if channels.is_cuda and channels.dtype == vertices.dtype == torch.float32 and max(channels.ndim, vertices.ndim) < 4:
+        return _pose_on_cuda(attributes, vertices, bound.corners)
     return to_world(attributes, triangle_frames(vertices, bound.triangles), bound.slots)
+
+
+def _pose_on_cuda(attributes: GaussianAttributes, vertices: Tensor, corners: Tensor) -> Gaussians:
+    from osgap.splat import rig_triton  # compiled code: loaded by those who need it only
+
+    if len(attributes) != corners.shape[0]:
+        raise ValueError(f"pose: {len(attributes)} Gaussians but {corners.shape[0]} triangles")
+    channels, batched = attributes.channels, attributes.channels.ndim == 3 or vertices.ndim == 3
+    meshes = vertices if vertices.ndim == 3 else vertices[None]
+    own = channels.ndim == 3 and channels.shape[0] > 1
+    if own:
+        meshes = meshes.expand(channels.shape[0], -1, -1)
+    means, rotations, scales, opacities, colors = rig_triton.pose(
+        channels if own or channels.ndim == 2 else channels[0], meshes, corners
+    )
+    lead = means.shape[:1] if batched else torch.Size()
+    return Gaussians(
+        means=means if batched else means[0],
+        rotations=rotations if batched else rotations[0],
+        scales=scales if batched else scales[0],
+        opacities=_with_batch(opacities, lead, 1),
+        colors=_with_batch(colors, lead, 2),
+        features=None if attributes.features is None else _with_batch(attributes.features, lead, 2),
+    )
 
 
 def to_world(attributes: GaussianAttributes, frames: TriangleFrames, faces: Tensor) -> Gaussians:

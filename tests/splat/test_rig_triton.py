@@ -1,0 +1,97 @@
+"""The rig's CUDA kernels against its definition in torch, in double precision.
+
+Without a GPU, Triton's interpreter runs the kernels' Python; what the compiler makes of them is tested on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from osgap.head.frames import triangle_frames
+from osgap.splat.attributes import GaussianAttributes
+from osgap.splat.rig import BoundTriangles, pose, to_world
+
+VERTICES = 60
+FACES = 90
+FIELDS = ("means", "rotations", "scales", "opacities", "colors")
+VALUES, GRADIENTS = 2e-6, 2e-5  # of the largest
+
+
+def random_case(seed: int, count: int, batch: int, width: int, own: bool) -> tuple[Tensor, Tensor, BoundTriangles]:
+    random = torch.Generator().manual_seed(seed)
+    channels = torch.randn(*([batch] if own else []), count, width, generator=random, dtype=torch.float64)
+    vertices = torch.randn(batch, VERTICES, 3, generator=random, dtype=torch.float64)
+    triangles = torch.stack([torch.randperm(VERTICES, generator=random)[:3] for _ in range(FACES)])
+    return channels, vertices, BoundTriangles(triangles, torch.randint(FACES, (count,), generator=random))
+
+
+def check(seed: int, count: int, batch: int, width: int, own: bool, device: str) -> None:
+    """Values and gradients, up to the sign of each quaternion, which the frames are free to choose."""
+    from osgap.splat import rig_triton
+
+    channels, vertices, bound = random_case(seed, count, batch, width, own)
+    channels.requires_grad_()
+    vertices.requires_grad_()
+    expected = to_world(GaussianAttributes(channels), triangle_frames(vertices, bound.triangles), bound.slots)
+    found = [value.detach().to(device, torch.float32).requires_grad_() for value in (channels, vertices)]
+    got = dict(zip(FIELDS, rig_triton.pose(*found, bound.corners.to(device)), strict=True))
+    random = torch.Generator().manual_seed(seed + 1)
+    losses = torch.zeros((), dtype=torch.float64), torch.zeros((), device=device)
+    for name, value in got.items():
+        want = getattr(expected, name)
+        want = want if value.ndim == want.ndim else want[0]  # shared by all images
+        error = (value.detach().cpu() - want.detach()).abs().max() / want.detach().abs().max()
+        assert error < VALUES, (name, error)
+        weights = torch.randn(want.shape, generator=random, dtype=torch.float64)
+        losses = losses[0] + (want * weights).sum(), losses[1] + (value * weights.to(value)).sum()
+    wanted = torch.autograd.grad(losses[0], (channels, vertices))
+    for name, gradient, want in zip(("channels", "vertices"), torch.autograd.grad(losses[1], found), wanted, strict=True):
+        # Slivers of triangles have gradients a thousand times the others': each is compared with its own size.
+        scale = want.abs().amax(dim=-1, keepdim=True) + 1e-3 * want.abs().max()
+        error = ((gradient.cpu() - want).abs() / scale).max()
+        print(name, f'{error:.1e}')
+        assert error < GRADIENTS, (name, error)
+
+
+CASES = [(0, 5, 1, 14, False), (1, 200, 3, 14, False), (2, 150, 2, 17, True), (3, 130, 1, 14, True)]
+
+
+@pytest.mark.slow
+def test_kernels_in_the_interpreter() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.splat.test_rig_triton"],
+        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", [*CASES, (4, 20_000, 5, 14, False)], ids=str)
+def test_kernels(case: tuple[int, int, int, int, bool]) -> None:
+    check(*case, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shapes", [("N", "V"), ("BN", "V"), ("N", "BV"), ("BN", "BV"), ("1N", "BV")], ids=str)
+def test_pose_takes_the_same_shapes(shapes: tuple[str, str]) -> None:
+    channels, vertices, bound = random_case(0, 40, 3, 17, True)
+    channels = {"N": channels[0], "BN": channels, "1N": channels[:1]}[shapes[0]].float()
+    vertices = (vertices if shapes[1] == "BV" else vertices[0]).float()
+    want = pose(GaussianAttributes(channels), vertices, bound)
+    on_gpu = BoundTriangles(bound.triangles.cuda(), bound.slots.cuda())
+    got = pose(GaussianAttributes(channels.cuda()), vertices.cuda(), on_gpu)
+    for name in (*FIELDS, "features"):
+        torch.testing.assert_close(getattr(got, name).cpu(), getattr(want, name), rtol=2e-4, atol=2e-4)
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        check(*case, device="cpu")
