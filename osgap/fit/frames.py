@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,9 +16,10 @@ from torch import Tensor
 
 from osgap.seeds import derive_seed
 
-_AHEAD = 4  # steps that are being decoded while one is computed
-_WORKERS = 4
+_AHEAD = 3  # chunks that are being decoded while one is in use
+_CHUNK = 16  # frames
 _MIB = 2**20
+_RESERVE_MIB = 6144  # of a GPU's memory, for everything but frames: five times what a step of 16 images was seen to use
 
 
 class FrameStore(Protocol):
@@ -34,7 +37,7 @@ class Batch:
     frames: np.ndarray
     """`[B, 2]` int64 timestep and camera."""
     images: Tensor
-    """`[B, H, W, 3]` uint8 RGB on white."""
+    """`[B, H, W, 3]` uint8 RGB on white, on the device that computes."""
 
 
 def chosen(count: int, per_step: int, step: int, seed: int) -> np.ndarray:
@@ -60,41 +63,128 @@ def batches(
     seed: int,
     *,
     memory_mib: float,
+    gpu_memory_mib: float | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """The batches of `steps`, in order.
+    """The batches of `steps`, in order; the same ones wherever frames are kept.
 
     Args:
         frames: `[M, 2]` int64 (timestep, camera), what may be chosen.
         per_step: frames in one batch.
         steps: which steps to yield.
         seed: of the choice.
-        memory_mib: all frames are decoded once and kept when they need at most this many MiB; otherwise each batch is
-            decoded in threads a few steps ahead. The batches are the same.
-        device: where frames are kept.
+        memory_mib: all frames are decoded once and kept in main memory when they need at most this many MiB.
+            Otherwise they are decoded ahead of the step that uses them.
+        gpu_memory_mib: the same for the memory of the GPU, which is tried first. Default is what it has free, less
+            what a fit needs for everything else.
+        device: where batches are used.
     """
-
-    def indices(step: int) -> np.ndarray:
-        return chosen(len(frames), per_step, step, seed)
-
     if not steps:
         return
-    sample = store.images(frames[:1])
-    if len(frames) * sample.nbytes <= memory_mib * _MIB:
-        images = torch.from_numpy(store.images(frames)).to(device)
-        for step in steps:
-            index = indices(step)
-            yield Batch(step, frames[index], images[torch.from_numpy(index)])
-        return
+    device = torch.device(device)
+    choose = functools.partial(chosen, len(frames), per_step, seed=seed)
+    need_mib = len(frames) * store.images(frames[:1]).nbytes / _MIB
+    if device.type == "cuda" and need_mib <= (_free_mib(device) if gpu_memory_mib is None else gpu_memory_mib):
+        yield from _from_device(read(store, frames, device), frames, steps, choose)
+    elif need_mib <= memory_mib:
+        kept = read(store, frames)
+        if device.type == "cpu":
+            yield from _from_device(kept, frames, steps, choose)
+        else:
+            yield from _streamed(_Kept(kept.numpy(), frames), frames, steps, choose, device)
+    else:
+        yield from _streamed(store, frames, steps, choose, device)
 
-    def decode(step: int) -> Batch:
-        batch = frames[indices(step)]
-        return Batch(step, batch, torch.from_numpy(store.images(batch)).to(device))
 
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="decode") as pool:
-        pending: list[Future[Batch]] = [pool.submit(decode, step) for step in steps[:_AHEAD]]
-        for step in steps:
-            batch = pending.pop(0).result()
-            if step + _AHEAD in steps:
-                pending.append(pool.submit(decode, step + _AHEAD))
-            yield batch
+def read(store: FrameStore, frames: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """`[M, H, W, 3]` uint8 images of frames `[M, 2]`, M > 0, decoded in threads."""
+    images: Tensor | None = None
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(frames), _CHUNK)]
+    for chunk, part in zip(chunks, read_ahead(store, (frames[chunk] for chunk in chunks), device), strict=True):
+        if images is None:
+            images = part.new_empty(len(frames), *part.shape[1:])
+        images[chunk] = part
+    assert images is not None
+    return images
+
+
+def read_ahead(store: FrameStore, chunks: Iterable[np.ndarray], device: torch.device | str = "cpu") -> Iterator[Tensor]:
+    """Images of chunks of frames, decoded in threads and copied to the device while earlier ones are in use.
+
+    Args:
+        chunks: of frames `[b, 2]`, b > 0, each.
+
+    Yields:
+        `[b, H, W, 3]` uint8 on the device, for each chunk.
+    """
+    device = torch.device(device)
+    pinned = device.type == "cuda"
+    copying = torch.cuda.Stream(device) if pinned else None
+    chunks = iter(chunks)
+    pending: deque[tuple[Tensor, list[Future[None]]]] = deque()
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        shape: tuple[int, ...] | None = None
+        while True:
+            while len(pending) < _AHEAD and (chunk := next(chunks, None)) is not None:
+                if shape is None:
+                    shape = store.images(chunk[:1]).shape[1:]
+                images = torch.empty(len(chunk), *shape, dtype=torch.uint8, pin_memory=pinned)
+                pending.append((images, [pool.submit(_decode, store, chunk, row, images) for row in range(len(chunk))]))
+            if not pending:
+                return
+            images, decoded = pending.popleft()
+            for future in decoded:
+                future.result()
+            if copying is None:
+                yield images
+                continue
+            using = torch.cuda.current_stream(device)
+            with torch.cuda.stream(copying):
+                copied = images.to(device, non_blocking=True)
+            using.wait_stream(copying)
+            copied.record_stream(using)
+            yield copied
+
+
+def _decode(store: FrameStore, frames: np.ndarray, row: int, into: Tensor) -> None:
+    into[row] = torch.from_numpy(store.images(frames[row : row + 1])[0])
+
+
+def _from_device(
+    images: Tensor, frames: np.ndarray, steps: range, choose: Callable[[int], np.ndarray]
+) -> Iterator[Batch]:
+    for step in steps:
+        index = choose(step)
+        rows = torch.from_numpy(index).to(images.device, non_blocking=True)
+        yield Batch(step, frames[index], images.index_select(0, rows))
+
+
+def _streamed(
+    store: FrameStore, frames: np.ndarray, steps: range, choose: Callable[[int], np.ndarray], device: torch.device
+) -> Iterator[Batch]:
+    images = read_ahead(store, (frames[choose(step)] for step in steps), device)
+    for step, part in zip(steps, images, strict=True):
+        yield Batch(step, frames[choose(step)], part)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Frames in main memory, read like a store."""
+
+    pixels: np.ndarray
+    """`[M, H, W, 3]` uint8."""
+    frames: np.ndarray
+    """`[M, 2]` (timestep, camera)."""
+
+    @functools.cached_property
+    def _rows(self) -> dict[tuple[int, int], int]:
+        return {(timestep, camera): row for row, (timestep, camera) in enumerate(self.frames.tolist())}
+
+    def images(self, frames: np.ndarray) -> np.ndarray:
+        """See `FrameStore`."""
+        return self.pixels[[self._rows[timestep, camera] for timestep, camera in frames.tolist()]]
+
+
+def _free_mib(device: torch.device) -> float:
+    return torch.cuda.mem_get_info(device)[0] / _MIB - _RESERVE_MIB

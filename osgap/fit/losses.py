@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from osgap.splat.cameras import Cameras
 from osgap.splat.image_metrics import ssim
+
+_SIGMAS = 3.0  # a Gaussian reaches this many standard deviations, as in 3D Gaussian splatting
+_MIN_DEPTH = 1e-6  # metres, least divisor of a projection
 
 
 def photometric_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Tensor:
@@ -13,9 +17,20 @@ def photometric_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Ten
 
     Args:
         images: `[B, H, W, 3]`, rendered, 0..1.
-        targets: `[B, H, W, 3]`, 0..1.
+        targets: `[B, H, W, 3]`: uint8 in 0..255, or floats in 0..1. Float32 images on CUDA with targets of bytes or
+            float32 take compiled kernels, which differentiate with respect to the images only, and once.
         ssim_weight: w; 0.2 in the paper.
+
+    Raises:
+        ValueError: when the shapes differ.
     """
+    compiled = images.dtype == torch.float32 and targets.dtype in (torch.uint8, torch.float32)
+    if compiled and images.is_cuda and images.numel() and ssim_weight and not targets.requires_grad:
+        from osgap.splat import ssim_triton  # compiled code: loaded by those who need it only
+
+        return ssim_triton.photometric_loss(images, targets, ssim_weight)
+    if targets.dtype == torch.uint8:
+        targets = targets.to(images.dtype) / 255
     l1 = (images - targets).abs().mean()
     if ssim_weight == 0:
         return l1
@@ -63,28 +78,31 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(1)
 
 
-def visibility(
-    means: Tensor, radii: Tensor, world_to_camera: Tensor, intrinsics: Tensor, size: tuple[int, int]
-) -> Tensor:
+def visibility(means: Tensor, scales: Tensor, cameras: Cameras) -> Tensor:
     """In how many images of a batch each Gaussian is seen: in front of the camera and not beyond the image.
 
-    Occlusion does not count, as in 3D Gaussian splatting (radius > 0).
+    A Gaussian reaches three standard deviations along its longest axis. Occlusion does not count, as in 3D Gaussian
+    splatting (radius > 0). Not differentiable.
 
     Args:
-        means: `[B, N, 3]`, world.
-        radii: `[B, N]`, three standard deviations along the longest axis, in world units.
-        world_to_camera: `[B, 4, 4]`, OpenCV axes.
-        intrinsics: `[B, 3, 3]`, pixels.
-        size: width and height in pixels.
+        means: `[B, N, 3]`, world units.
+        scales: `[B, N, 3]` standard deviations, world units.
+        cameras: `[B]`.
 
     Returns:
         `[N]` floats.
     """
+    means, scales = means.detach(), scales.detach()
+    if means.is_cuda and means.dtype == torch.float32:
+        from osgap.fit import visibility_triton  # compiled code: loaded by those who need it only
+
+        return visibility_triton.count(means, scales, cameras, _SIGMAS, _MIN_DEPTH)
+    world_to_camera, intrinsics = cameras.world_to_camera, cameras.intrinsics
     camera = means @ world_to_camera[:, :3, :3].transpose(1, 2) + world_to_camera[:, None, :3, 3]
-    depth = camera[..., 2].clamp_min(1e-6)
+    depth = camera[..., 2].clamp_min(_MIN_DEPTH)
     focal = intrinsics.diagonal(dim1=1, dim2=2)[:, None, :2]
     pixel = camera[..., :2] / depth[..., None] * focal + intrinsics[:, None, :2, 2]
-    reach = radii[..., None] / depth[..., None] * focal
-    bounds = torch.tensor(size, dtype=pixel.dtype, device=pixel.device)
+    reach = _SIGMAS * scales.amax(dim=-1)[..., None] / depth[..., None] * focal
+    bounds = pixel.new_tensor([cameras.width, cameras.height])
     inside = ((pixel + reach > 0) & (pixel - reach < bounds)).all(dim=-1) & (camera[..., 2] > 0)
     return inside.to(means.dtype).sum(dim=0)

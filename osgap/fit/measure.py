@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.fit.frames import FrameStore
+from osgap.fit.frames import FrameStore, read_ahead
 from osgap.head.model import HeadModel
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
@@ -45,11 +45,11 @@ def rendered_and_targets(
     avatar: Avatar, head: HeadModel, store: FrameStore, cameras: Cameras, frames: np.ndarray
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of `[b, H, W, 3]` renderings and captured images in 0..1, a few frames at a time."""
-    for start in range(0, len(frames), _FRAMES_AT_ONCE):
-        part = frames[start : start + _FRAMES_AT_ONCE]
+    parts = [frames[start : start + _FRAMES_AT_ONCE] for start in range(0, len(frames), _FRAMES_AT_ONCE)]
+    for part, targets in zip(parts, read_ahead(store, parts, cameras.world_to_camera.device), strict=True):
         gaussians = avatar.gaussians(head, torch.from_numpy(part[:, 0]))
         rendered = render(gaussians, cameras[torch.from_numpy(part[:, 1])], background=gaussians.means.new_ones(3)).rgb
-        yield rendered.clamp(0, 1), torch.from_numpy(store.images(part)).to(rendered) / 255
+        yield rendered.clamp(0, 1), targets.to(rendered) / 255
 
 
 def preview(avatar: Avatar, head: HeadModel, store: FrameStore, cameras: Cameras, frames: np.ndarray) -> np.ndarray:

@@ -14,25 +14,24 @@ import torch
 from torch import Tensor
 
 from osgap.checkpoint import Checkpoints
+from osgap.fit.adam import ColumnAdam
 from osgap.fit.config import FitConfig, LearningRates
 from osgap.fit.frames import Batch, FrameStore, batches
 from osgap.fit.initial import initial_attributes
 from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
 from osgap.head.model import HeadModel
-from osgap.head.params import FlameParams
+from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.head.texels import TexelBinding
 from osgap.progress import track
-from osgap.splat.attributes import CHANNELS, GaussianAttributes
+from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
 from osgap.splat.render import render
 from osgap.splat.rig import bind_triangles, pose
 
-_ADAM_EPS = 1e-15  # GaussianAvatars'; gradients of means over pixels are far below Adam's default of 1e-8
-_SIGMAS = 3.0  # a Gaussian reaches this many standard deviations, as in 3D Gaussian splatting
 _EXTENT_MARGIN = 1.1
 
-_FLAME = "flame."
-"""Prefix of learned FLAME parameters: both these and the Gaussians have a `rotation`."""
+_GAUSSIANS, _MOTION = "gaussians", "motion"
+"""The two tables that are learned: attributes `[N, 14]`, and FLAME motion `[R, 118]` of the timesteps with frames."""
 
 _MOTION_RATES: Mapping[str, str] = {
     "expr": "expression",
@@ -70,17 +69,16 @@ class Fit:
         """`[R]` int64, timesteps with training frames: those whose motion is refined."""
         self._row = np.full(subject.params.timesteps, -1)
         self._row[self.timesteps] = np.arange(len(self.timesteps))
-        rest = subject.head.vertices(subject.params.select(self.timesteps[:1]))[0]
-        initial = initial_attributes(subject.head, subject.binding, rest, config.initial_opacity)
-        self._initial = initial.channels
-        self._learned = {name: self._initial[:, channels].clone() for name, channels in CHANNELS.items()}
-        motion = subject.params.select(self.timesteps).motion
-        self._learned |= {_FLAME + name: value for name, value in motion.items()}
+        tracked = subject.params.select(self.timesteps)
+        rest = subject.head.vertices(tracked.select([0]))[0]
+        self._initial = initial_attributes(subject.head, subject.binding, rest, config.initial_opacity).channels
+        motion = torch.cat([tracked.motion[name] for name in MOTION_WIDTHS], dim=1)
+        self._tables = {_GAUSSIANS: self._initial.clone(), _MOTION: motion}
         self._extent = camera_extent(subject.cameras[torch.from_numpy(np.unique(subject.train[:, 1]))])
-        starts = rates(config.learning_rates, self._extent, 0.0)
-        moving = {name: value.requires_grad_() for name, value in self._learned.items() if starts[name] > 0}
-        groups = [{"params": [value], "name": name} for name, value in moving.items()]
-        self._adam = torch.optim.Adam(groups, lr=0.0, eps=_ADAM_EPS, fused=True)
+        for name, values in column_rates(config.learning_rates, self._extent, 0.0).items():
+            self._tables[name].requires_grad_(bool((values > 0).any()))
+        self._adam = ColumnAdam(self._tables)
+        self._graphs: dict[int, Callable[[Tensor], Tensor]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -90,18 +88,16 @@ class Fit:
     @property
     def attributes(self) -> GaussianAttributes:
         """The Gaussians as they are now."""
-        return GaussianAttributes.from_parts(**{name: self._learned[name] for name in CHANNELS})
+        return GaussianAttributes(self._tables[_GAUSSIANS])
 
     @property
     def params(self) -> FlameParams:
         """All timesteps: refined where there are training frames, tracked elsewhere."""
         motion = self._subject.params.motion
-        index = torch.from_numpy(self.timesteps).to(self._initial.device)
+        index = torch.from_numpy(self.timesteps).to(self.device)
+        refined = _split(self._tables[_MOTION].detach())
         return self._subject.params.replace(
-            **{
-                name: value.index_copy(0, index, self._learned[_FLAME + name].detach())
-                for name, value in motion.items()
-            }
+            **{name: value.index_copy(0, index, refined[name]) for name, value in motion.items()}
         )
 
     def step(self, batch: Batch) -> Tensor:
@@ -111,32 +107,26 @@ class Fit:
             The loss before the step, a detached scalar.
         """
         loss = self.loss(batch)
-        self._adam.zero_grad(set_to_none=True)
         loss.backward()
-        values = rates(self._config.learning_rates, self._extent, batch.step / self._config.iterations)
-        for group in self._adam.param_groups:
-            group["lr"] = values[group["name"]]
-        self._adam.step()
+        progress = batch.step / self._config.iterations
+        values = column_rates(self._config.learning_rates, self._extent, progress)
+        self._adam.step({name: value.to(self.device, non_blocking=True) for name, value in values.items()})
         return loss.detach()
 
     def loss(self, batch: Batch) -> Tensor:
         """The objective on one batch (scalar)."""
         weights = self._config.losses
-        rows = torch.from_numpy(self._row[batch.frames[:, 0]])
-        motion = {name: self._learned[_FLAME + name][rows] for name in _MOTION_RATES}
-        vertices = self._subject.head.vertices(self._subject.params.replace(**motion))
+        index = np.stack((self._row[batch.frames[:, 0]], batch.frames[:, 1]))
+        rows, seen_by = torch.from_numpy(index).to(self.device, non_blocking=True)
+        vertices = self._posed(self._tables[_MOTION].index_select(0, rows))
         attributes = self.attributes
         gaussians = pose(attributes, vertices, self._bound)
-        cameras = self._subject.cameras[torch.from_numpy(batch.frames[:, 1])]
+        cameras = self._subject.cameras[seen_by]
         rendered = render(gaussians, cameras, background=vertices.new_ones(3))
 
-        targets = batch.images.to(vertices.device, torch.float32) / 255
-        loss = photometric_loss(rendered.rgb, targets, weights.ssim)
-        with torch.no_grad():
-            reach = _SIGMAS * gaussians.scales.amax(dim=-1)
-            visible = visibility(
-                gaussians.means, reach, cameras.world_to_camera, cameras.intrinsics, (cameras.width, cameras.height)
-            )
+        loss = photometric_loss(rendered.rgb, batch.images.to(self.device, non_blocking=True), weights.ssim)
+        if weights.position or weights.scale:
+            visible = visibility(gaussians.means, gaussians.scales, cameras)
         if weights.position:
             loss = loss + weights.position * position_loss(attributes.position, visible, weights.position_threshold)
         if weights.scale:
@@ -145,19 +135,34 @@ class Fit:
             loss = loss + weights.anchor * anchor_loss(attributes.channels, self._initial)
         return loss
 
+    def _posed(self, motion: Tensor) -> Tensor:
+        """Vertices `[B, V, 3]` of rows `[B, 118]` of the motion table."""
+        if self.device.type != "cuda" or not (motion.requires_grad and torch.is_grad_enabled()):
+            return self._vertices(motion)
+        # Some 200 kernels of a microsecond each, forward and backward: launched as two graphs.
+        if len(motion) not in self._graphs:
+            example = motion.detach().clone().requires_grad_()
+            self._graphs[len(motion)] = torch.cuda.make_graphed_callables(self._vertices, (example,))
+        return self._graphs[len(motion)](motion)
+
+    def _vertices(self, motion: Tensor) -> Tensor:
+        return self._subject.head.vertices(self._subject.params.replace(**_split(motion)))
+
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, for a checkpoint."""
-        return {
-            "learned": {name: value.detach() for name, value in self._learned.items()},
-            "adam": self._adam.state_dict(),
-        }
+        return {"tables": {name: table.detach() for name, table in self._tables.items()}, "adam": self._adam.state()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
-        for name, value in self._learned.items():
-            value.copy_(state["learned"][name])
-        self._adam.load_state_dict(state["adam"])
+        for name, table in self._tables.items():
+            table.copy_(state["tables"][name])
+        self._adam.restore(state["adam"])
+
+
+def _split(motion: Tensor) -> dict[str, Tensor]:
+    """Rows `[B, 118]` of the motion table by the parameters' names."""
+    return dict(zip(MOTION_WIDTHS, motion.split(list(MOTION_WIDTHS.values()), dim=1), strict=True))
 
 
 def camera_extent(cameras: Cameras) -> float:
@@ -167,13 +172,15 @@ def camera_extent(cameras: Cameras) -> float:
     return _EXTENT_MARGIN * float((centers - centers.mean(dim=0)).norm(dim=-1).max())
 
 
-def rates(config: LearningRates, extent: float, progress: float) -> dict[str, float]:
-    """The learning rate of each parameter when `progress` (0..1) of the steps are done."""
+def column_rates(config: LearningRates, extent: float, progress: float) -> dict[str, Tensor]:
+    """The learning rate of every column of the two tables when `progress` (0..1) of the steps are done."""
     decay = config.final_fraction**progress
-    values = {name: getattr(config, name) * decay for name in CHANNELS if name != "position"}
-    values |= {_FLAME + name: getattr(config, rate) * decay for name, rate in _MOTION_RATES.items()}
-    values["position"] = extent * config.position ** (1 - progress) * config.position_final**progress
-    return values
+    gaussians = torch.empty(N_CHANNELS)
+    for name, channels in CHANNELS.items():
+        gaussians[channels] = getattr(config, name) * decay
+    gaussians[CHANNELS["position"]] = extent * config.position ** (1 - progress) * config.position_final**progress
+    motion = [torch.full((width,), getattr(config, _MOTION_RATES[name])) for name, width in MOTION_WIDTHS.items()]
+    return {_GAUSSIANS: gaussians, _MOTION: torch.cat(motion) * decay}
 
 
 def optimise(
@@ -193,11 +200,11 @@ def optimise(
     Raises:
         SystemExit: on SIGTERM, with status 143.
     """
-    losses = torch.zeros(config.iterations)
+    losses = torch.zeros(config.iterations, device=fit.device)  # read at the end: reading waits for the device
     done = 0
     saved = checkpoints.load()
     if saved is not None:
-        done, losses = int(saved["done"]), saved["losses"]
+        done, losses = int(saved["done"]), saved["losses"].to(fit.device)
         fit.restore(saved["fit"])
 
     def save() -> None:
@@ -210,19 +217,20 @@ def optimise(
         range(done, config.iterations),
         seed,
         memory_mib=config.frame_memory_mib,
+        gpu_memory_mib=config.gpu_frame_memory_mib,
         device=fit.device,
     )
     # On a GPU the renderer's gradients are sums in no fixed order, so that nothing is gained there.
     with _deterministic() if fit.device.type == "cpu" else nullcontext(), _termination() as terminated:
         for batch in track(steps, "fit", total=config.iterations, done=done):
-            losses[batch.step] = fit.step(batch).cpu()
+            losses[batch.step] = fit.step(batch)
             done = batch.step + 1
             stop = terminated()
             if stop or done % config.checkpoint_every == 0 or done == config.iterations:
                 save()
             if stop:
                 raise SystemExit(128 + signal.SIGTERM)
-    return losses
+    return losses.cpu()
 
 
 @contextmanager

@@ -228,7 +228,7 @@ def _joint_transforms(rotations: Tensor, joints: Tensor, parents: tuple[int, ...
         joints: `[T, J, 3]` at rest.
         parents: of each joint; parents come before children.
     """
-    bones = joints - joints[:, [max(parent, 0) for parent in parents]]
+    bones = joints - torch.stack([joints[:, max(parent, 0)] for parent in parents], dim=1)
     local = torch.cat((rotations, bones[..., None]), dim=-1)
     turns, origins = [rotations[:, 0]], [joints[:, 0, :, None]]
     for joint, parent in enumerate(parents[1:], start=1):

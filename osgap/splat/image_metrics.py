@@ -36,7 +36,7 @@ def psnr(images: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: when the shapes differ or are not images.
     """
-    _check(images, targets)
+    check_images(images, targets)
     error = (images - targets).square().mean(dim=(-3, -2, -1))
     return -10.0 * torch.log10(error.clamp_min(_PERFECT_MSE))
 
@@ -75,12 +75,14 @@ def ssim_map(images: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: when the shapes differ or are not images.
     """
-    _check(images, targets)
+    check_images(images, targets)
     if images.dtype == targets.dtype == torch.float32 and not targets.requires_grad:
         if images.device.type == "cpu":
             return _CompiledSsim.apply(images, targets)
         if images.device.type == "cuda" and images.numel():
-            return _CudaSsim.apply(images, targets)
+            from osgap.splat import ssim_triton  # compiled code: loaded by those who need it only
+
+            return ssim_triton.ssim_map(images, targets)
     return _ssim_map_in_torch(images, targets)
 
 
@@ -92,7 +94,7 @@ class _CompiledSsim(torch.autograd.Function):
         from osgap.splat import ssim_kernels  # compiled code: loaded by those who need it only
 
         x, y = _rows(images), _rows(targets)
-        window = _kernel(torch.device("cpu"), torch.float32).numpy()
+        window = gaussian_window(torch.device("cpu"), torch.float32).numpy()
         values = np.empty_like(x)
         partials = np.empty((len(x) if ctx.needs_input_grad[0] else 0, 3, *x.shape[1:]), np.float32)
         constants = np.float32(SSIM_C1), np.float32(SSIM_C2)
@@ -109,29 +111,6 @@ class _CompiledSsim(torch.autograd.Function):
         result = np.empty_like(x)
         ssim_kernels.backward(x, y, shape[-1], window, partials, _rows(gradient), result)
         return torch.from_numpy(result).view(shape), None
-
-
-class _CudaSsim(torch.autograd.Function):
-    """`ssim_map` by `osgap.splat.ssim_triton`; differentiable in the images only."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, targets: Tensor) -> Tensor:
-        from osgap.splat import ssim_triton  # compiled code: loaded by those who need it only
-
-        x, y = (values.detach().reshape(-1, *images.shape[-3:]).contiguous() for values in (images, targets))
-        window = _kernel(images.device, torch.float32)
-        values, partials = ssim_triton.forward(x, y, window, SSIM_C1, SSIM_C2, ctx.needs_input_grad[0])
-        ctx.saved = x, y, window, partials
-        return values.view(images.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        from osgap.splat import ssim_triton
-
-        x, y, window, partials = ctx.saved
-        result = ssim_triton.backward(x, y, window, partials, gradient.reshape(x.shape).contiguous())
-        return result.view(gradient.shape), None
 
 
 def _rows(images: Tensor) -> np.ndarray:
@@ -154,7 +133,7 @@ def _ssim_map_in_torch(images: Tensor, targets: Tensor) -> Tensor:
 def _blur(planes: Tensor) -> Tensor:
     """Separable Gaussian blur of `[..., H, W]` with zeros beyond the border."""
     height, width = planes.shape[-2:]
-    kernel = _kernel(planes.device, planes.dtype)
+    kernel = gaussian_window(planes.device, planes.dtype)
     flat = planes.reshape(-1, 1, height, width)
     flat = functional.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, SSIM_WINDOW // 2))
     flat = functional.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(SSIM_WINDOW // 2, 0))
@@ -162,13 +141,15 @@ def _blur(planes: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _kernel(device: torch.device, dtype: torch.dtype) -> Tensor:
+def gaussian_window(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The window of SSIM in one direction, `[11]`, symmetric, of sum 1."""
     offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
     weights = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
     return (weights / weights.sum()).to(device, dtype)
 
 
-def _check(images: Tensor, targets: Tensor) -> None:
+def check_images(images: Tensor, targets: Tensor) -> None:
+    """Raise ValueError unless both are `[..., H, W, C]` of one shape."""
     if images.shape != targets.shape or images.ndim < 3:
         raise ValueError(
             f"expected two batches of images [..., H, W, C] of one shape, got {tuple(images.shape)} and "

@@ -9,9 +9,11 @@ from fit.people import UV_SIZE, World
 from osgap.capture.store import CaptureStore
 from osgap.fit.config import FitConfig, LearningRates
 from osgap.fit.initial import initial_attributes
-from osgap.fit.optimise import camera_extent, rates
+from osgap.fit.optimise import camera_extent, column_rates
 from osgap.head.assets import load_head
+from osgap.head.params import MOTION_WIDTHS
 from osgap.head.texels import bind_texels
+from osgap.splat.attributes import CHANNELS
 from osgap.splat.rig import bind_triangles, pose
 
 
@@ -48,25 +50,24 @@ def test_extent_is_relative_to_the_mean_camera(world: World) -> None:
 
 
 def test_default_rates_are_gaussianavatars() -> None:
-    first, middle, last = (rates(LearningRates(), 2.0, progress) for progress in (0.0, 0.5, 1.0))
-    assert first["position"] == pytest.approx(0.01)
-    assert middle["position"] == pytest.approx(0.001)  # log-linear
-    assert last["position"] == pytest.approx(0.0001)
+    first, middle, last = (column_rates(LearningRates(), 2.0, progress) for progress in (0.0, 0.5, 1.0))
+    assert torch.allclose(first["gaussians"][CHANNELS["position"]], torch.tensor(0.01))
+    assert torch.allclose(middle["gaussians"][CHANNELS["position"]], torch.tensor(0.001))  # log-linear
+    assert torch.allclose(last["gaussians"][CHANNELS["position"]], torch.tensor(0.0001))
     for values in (first, last):
-        others = {name: value for name, value in values.items() if name != "position"}
-        assert others == pytest.approx(
-            {
-                "color": 0.0025, "opacity": 0.05, "scale": 0.017, "rotation": 0.001, "flame.expr": 1e-3,
-                "flame.rotation": 1e-5, "flame.neck_pose": 1e-5, "flame.jaw_pose": 1e-5, "flame.eyes_pose": 1e-5,
-                "flame.translation": 1e-6,
-            }
-        )  # fmt: skip
+        for name, rate in {"color": 0.0025, "opacity": 0.05, "scale": 0.017, "rotation": 0.001}.items():
+            assert torch.allclose(values["gaussians"][CHANNELS[name]], torch.tensor(rate))
+        motion = dict(zip(MOTION_WIDTHS, values["motion"].split(list(MOTION_WIDTHS.values())), strict=True))
+        assert torch.allclose(motion.pop("expr"), torch.tensor(1e-3))
+        assert torch.allclose(motion.pop("translation"), torch.tensor(1e-6))
+        assert all(torch.allclose(rates, torch.tensor(1e-5)) for rates in motion.values())
 
 
 def test_short_schedules_can_let_all_rates_fall() -> None:
     config = LearningRates(final_fraction=0.01)
-    assert rates(config, 1.0, 0.5)["color"] == pytest.approx(0.1 * config.color)
-    assert rates(config, 1.0, 1.0)["flame.expr"] == pytest.approx(0.01 * config.expression)
+    half, end = (column_rates(config, 1.0, progress) for progress in (0.5, 1.0))
+    assert torch.allclose(half["gaussians"][CHANNELS["color"]], torch.tensor(0.1 * config.color))
+    assert end["motion"][0] == pytest.approx(0.01 * config.expression)
 
 
 def test_default_visits_are_gaussianavatars() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
+from osgap.splat.cameras import Cameras
 from osgap.splat.image_metrics import ssim
 
 
@@ -22,6 +23,21 @@ def test_photometric_loss_mixes_l1_and_ssim() -> None:
     expected = 0.7 * l1 + 0.3 * (1 - ssim(x, y).mean().item())
     assert photometric_loss(x, y, 0.3).item() == pytest.approx(expected, abs=1e-12)
     assert photometric_loss(x, y, 0.0).item() == pytest.approx(l1, abs=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_photometric_loss_takes_bytes(dtype: torch.dtype, weight: float) -> None:
+    x = normal(2, 12, 14, 3).sigmoid().to(dtype).requires_grad_()
+    y = (255 * normal(2, 12, 14, 3, seed=1).sigmoid()).to(torch.uint8)
+    results = []
+    for targets in (y, torch.from_numpy(y.numpy() / 255).to(dtype)):
+        loss = photometric_loss(x, targets, weight)
+        assert loss.dtype == dtype
+        results.append((loss, *torch.autograd.grad(loss, x)))
+    for found, expected in zip(*results, strict=True):
+        assert expected.abs().max() > 0
+        assert torch.equal(found, expected)
 
 
 def test_position_loss_counts_visible_gaussians_beyond_the_threshold() -> None:
@@ -72,6 +88,6 @@ def test_visibility_counts_images_in_view() -> None:
     intrinsics = torch.tensor([[focal, 0, 10.0], [0, focal, 5.0], [0, 0, 1]]).repeat(2, 1, 1)
     edge = 10.0 * distance / focal  # the half image in world units
     means = torch.tensor([[0, 0, 0], [edge + 0.05, 0, 0], [edge + 0.2, 0, 0], [0, -0.5 * edge - 0.05, 0], [0, 0, -9.0]])
-    radii = torch.full((2, 5), 0.1)
-    found = visibility(means.expand(2, 5, 3), radii, world_to_camera, intrinsics, (width, height))
+    scales = torch.tensor([0.1 / 3, 0.01, 0.02]).expand(2, 5, 3)
+    found = visibility(means.expand(2, 5, 3), scales, Cameras(world_to_camera, intrinsics, width, height))
     assert found.tolist() == [1, 1, 0, 1, 1]

@@ -51,11 +51,13 @@ def check(seed: int, count: int, batch: int, width: int, own: bool, device: str)
         weights = torch.randn(want.shape, generator=random, dtype=torch.float64)
         losses = losses[0] + (want * weights).sum(), losses[1] + (value * weights.to(value)).sum()
     wanted = torch.autograd.grad(losses[0], (channels, vertices))
-    for name, gradient, want in zip(("channels", "vertices"), torch.autograd.grad(losses[1], found), wanted, strict=True):
+    for name, gradient, want in zip(
+        ("channels", "vertices"), torch.autograd.grad(losses[1], found), wanted, strict=True
+    ):
         # Slivers of triangles have gradients a thousand times the others': each is compared with its own size.
         scale = want.abs().amax(dim=-1, keepdim=True) + 1e-3 * want.abs().max()
         error = ((gradient.cpu() - want).abs() / scale).max()
-        print(name, f'{error:.1e}')
+        print(name, f"{error:.1e}")
         assert error < GRADIENTS, (name, error)
 
 

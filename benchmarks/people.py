@@ -1,0 +1,293 @@
+"""What the benchmarks of fitting and rendering are about: stand-in people; and where they ran: the machine.
+
+    python benchmarks/people.py WORK --size 550x802 --timesteps 63
+
+renders one person's capture into the folder WORK (minutes at this size; in `--workers` processes), or finds it there.
+`benchmarks/fit.py` does the same by itself. `--timesteps` counts those of one sequence; there are three sequences,
+one of them kept for the test, and 16 cameras, one of them kept for validation: 63 timesteps make 3,024 images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
+
+from osgap.artifacts import write_json
+from osgap.head.config import HeadAssets
+from osgap.provenance import code_digest
+from osgap.standin import stage, tracking
+from osgap.standin.config import StandinConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from osgap.fit.frames import FrameStore
+    from osgap.head.model import HeadModel
+    from osgap.head.params import FlameParams
+    from osgap.splat.cameras import Cameras
+
+SUBJECT = "101"
+_HEAD_FILES = {"model": "flame2023.pkl", "masks": "FLAME_masks.pkl", "template": "head_template_mesh.obj"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    add_options(parser)
+    add_workers(parser)
+    options = parser.parse_args(arguments)
+    make(options.work, standin_config(options.size, options.timesteps, options.seed), options.workers)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", default="550x802", metavar="WxH")
+    parser.add_argument("--timesteps", type=int, default=63, help="per sequence, of three")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that render")
+
+
+def standin_config(size: str, timesteps: int, seed: int) -> StandinConfig:
+    width, height = (int(side) for side in size.split("x"))
+    return StandinConfig(seed=seed, width=width, height=height, timesteps_per_sequence=timesteps)
+
+
+# a person's capture -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Files of one person."""
+
+    store: Path
+    """The capture store."""
+    head: HeadAssets
+
+
+def find_or_make(work: Path, options: argparse.Namespace) -> Capture:
+    """The stand-in person in `work`, rendered there first (in a process of its own) if there is none as asked for."""
+    command = [sys.executable, __file__, str(work), "--size", options.size, "--timesteps", str(options.timesteps)]
+    command += ["--seed", str(options.seed), "--workers", str(options.workers)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return Capture(_store(work), head_assets(work / "head"))
+
+
+def head_assets(folder: Path) -> HeadAssets:
+    """The three files in a folder, by FLAME's names or those of the stand-in."""
+    return HeadAssets(**{role: folder / name for role, name in _HEAD_FILES.items()})
+
+
+def make(work: Path, config: StandinConfig, workers: int) -> None:
+    """Render a person and import the capture, unless `person.json`, written last, says that they are there."""
+    made = {"config": config.model_dump(mode="json")}
+    note = work / "person.json"
+    if note.is_file() and json.loads(note.read_text()) == made:
+        _log(f"{work}: the person is there")
+        return
+    note.unlink(missing_ok=True)
+    from osgap.capture import importer
+    from osgap.capture.config import CaptureConfig, SubjectEntry
+
+    images = 16 * len(config.sequences) * config.timesteps_per_sequence
+    _log(f"{work}: rendering {images} images of {config.width}x{config.height} in {workers} processes")
+    work.mkdir(parents=True, exist_ok=True)
+    write_head(work / "head")
+    assets = head_assets(work / "head")
+    exports = Path(tempfile.mkdtemp(prefix="exports-", dir=work))
+    try:
+        outputs = stage.PersonOutputs(exports / "nersemble", exports / "tracking", exports / "manifest.json")
+        stage.run(config, assets, outputs, subject=SUBJECT, seed=0, workers=workers)
+        union = tracking.union_folder(outputs.tracking, SUBJECT, config.sequences)
+        inputs = importer.ImportInputs(union, head=assets)
+        entry = SubjectEntry()
+        importer.run(
+            CaptureConfig(), inputs, importer.ImportOutputs(_store(work)), subject=SUBJECT, seed=0, entry=entry
+        )
+    finally:
+        shutil.rmtree(exports)
+    write_json(note, made)
+
+
+def _store(work: Path) -> Path:
+    return work / f"{SUBJECT}.h5"
+
+
+class Decoded:
+    """Frames of a store, decoded once: as a store that need not decode."""
+
+    def __init__(self, store: FrameStore, frames: np.ndarray) -> None:
+        """
+        Args:
+            frames: `[M, 2]` int64 (timestep, camera) that will be asked for; repetitions are kept once.
+        """
+        unique = np.unique(frames, axis=0)
+        parts = np.array_split(unique, max(1, len(unique) // 16))
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            self._images = np.concatenate(list(pool.map(store.images, parts)))
+        self._rows = {(int(timestep), int(camera)): row for row, (timestep, camera) in enumerate(unique)}
+
+    def images(self, frames: np.ndarray) -> np.ndarray:
+        """`[B, H, W, 3]` uint8 RGB of frames `[B, 2]`."""
+        return self._images[[self._rows[int(timestep), int(camera)] for timestep, camera in frames]]
+
+
+def spread(frames: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` frames, evenly spaced over all."""
+    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64)
+    return frames[np.unique(chosen)]
+
+
+# a person without pictures ----------------------------------------------------------------------------------------
+
+
+def write_head(folder: Path) -> None:
+    """Write the stand-in head's three files."""
+    stage.run_head(stage.HeadOutputs(folder))
+
+
+def performance(head: HeadModel, config: StandinConfig) -> tuple[FlameParams, Cameras]:
+    """A stand-in person's identity and motion on the stand-in head, and the studio's cameras."""
+    import torch
+
+    from osgap.head.params import FlameParams
+    from osgap.standin.motion import make_motion
+    from osgap.standin.person import make_person
+
+    motions = [
+        make_motion(sequence, config.timesteps_per_sequence, config.seed).arrays() for sequence in config.sequences
+    ]
+    moving = {name: torch.from_numpy(np.concatenate([motion[name] for motion in motions])) for name in motions[0]}
+    shape = torch.from_numpy(make_person(config.seed, config).shape)
+    return FlameParams(shape, torch.zeros(head.vertex_count, 3), **moving), studio(config)
+
+
+def studio(config: StandinConfig) -> Cameras:
+    """The sixteen cameras."""
+    import torch
+
+    from osgap.splat.cameras import Cameras
+    from osgap.standin.rig import make_rig
+
+    rig = make_rig(config.width, config.height, config.seed)
+    world_to_camera = torch.from_numpy(rig.world_to_camera).float()
+    intrinsics = torch.from_numpy(rig.intrinsics).float().expand(len(world_to_camera), 3, 3)
+    return Cameras(world_to_camera, intrinsics, config.width, config.height)
+
+
+# the machine ------------------------------------------------------------------------------------------------------
+
+
+def pick(name: str) -> torch.device:
+    """The device: a card that no other process has leased."""
+    import torch
+
+    from osgap.gpus import pick_device
+
+    if name == "cpu":
+        return torch.device("cpu")
+    device = pick_device()
+    if device.type != "cuda":
+        sys.exit("--device cuda: torch finds no GPU that it can use; `osgap doctor` says why")
+    return device
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was told."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def describe(script: str, arguments: Sequence[str], modules: Sequence[str], device: torch.device) -> dict[str, Any]:
+    """What a result depends on besides its numbers' own settings: command, code and machine; no paths, no names.
+
+    Args:
+        script: `__file__` of the benchmark.
+        modules: of osgap that are measured; the digest of each is of it and all that it imports.
+        device: torch.device that it runs on.
+    """
+    shown = [Path(argument).name if os.sep in argument else argument for argument in arguments]
+    sources = sorted(Path(script).parent.glob("*.py"))
+    benchmark = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    return {
+        "command_line": ["python", f"benchmarks/{Path(script).name}", *shown],
+        "code": {**{module: code_digest(module) for module in modules}, "benchmarks": benchmark},
+        "machine": _machine(device),
+    }
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    import torch
+
+    versions = {name: _version(name) for name in ("torch", "gsplat", "triton", "numpy", "numba")}
+    machine: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "python": platform.python_version(),
+        **{name: version for name, version in versions.items() if version is not None},
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        machine |= {
+            "gpu": properties.name,
+            "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+            "driver": _driver(),
+        }
+    return machine
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines: Iterable[str] = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = ()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None
+
+
+def _log(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A toy-sized stand-in person, rendered once, and the benchmarks as modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIZE = ["--size", "64x88", "--timesteps", "2"]
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stand-in person: 3 sequences of 2 timesteps, 16 cameras, 64x88 pixels."""
+    folder = tmp_path_factory.mktemp("person")
+    command = [sys.executable, "benchmarks/people.py", str(folder), *SIZE, "--workers", "1"]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    return folder
+
+
+Run = Callable[[str, Sequence[str]], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Runs a benchmark in a process of its own and returns its JSON."""
+
+    def run_benchmark(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+        command = [sys.executable, f"benchmarks/{name}.py", *SIZE, "--threads", "1", *arguments]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout)
+
+    return run_benchmark
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], ModuleType]:
+    """Loads a benchmark as a module."""
+
+    def load_benchmark(name: str) -> ModuleType:
+        full = f"benchmarks.{name}"
+        if full not in sys.modules:
+            spec = importlib.util.spec_from_file_location(full, REPOSITORY / "benchmarks" / f"{name}.py")
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[full] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[full])
+        return sys.modules[full]
+
+    return load_benchmark

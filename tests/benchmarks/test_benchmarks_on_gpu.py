@@ -1,0 +1,35 @@
+"""The benchmarks of fitting and rendering at small size on a CUDA device: both programs agree there, too."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(importlib.util.find_spec("gsplat") is None, reason="needs gsplat"),
+]
+
+Run = Callable[[str, Sequence[str]], dict[str, Any]]
+
+
+def test_fit(run: Run, work: Path) -> None:
+    timing = ["--batches", "1", "4", "--images", "16", "--rounds", "2", "--visits", "64"]
+    over_time = ["--plain-seconds", "3", "--evaluations", "3", "--evaluation-frames", "4"]
+    result = run("fit", ["--device", "cuda", "--work", str(work), "--uv-size", "64", *timing, *over_time])
+    assert result["machine"]["gpu"]
+    assert max(result["throughput"]["agreement"]["gradient_errors"].values()) < 1e-2
+    for measured in result["memory"].values():
+        assert 0 < measured["allocated_mib"] <= measured["reserved_mib"]
+    assert result["command"]["metrics"]["val"]["psnr"] > 5
+
+
+def test_render(run: Run) -> None:
+    result = run("render", ["--device", "cuda", "--uv-size", "64", "--frames", "32", "--repeats", "2"])
+    assert result["agreement"]["16"]["mean"] < 1e-5
