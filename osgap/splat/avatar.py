@@ -6,7 +6,7 @@ On disk it is a folder with `point_cloud.ply` and `flame_param.npz`, which Gauss
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.color_space import ColorSpace
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.ply import VIEWER_SH_DEGREE, load_ply, save_ply
-from osgap.splat.rig import BoundTriangles, pose
+from osgap.splat.rig import BoundTriangles, bind_triangles, pose
 
 POINT_CLOUD = "point_cloud.ply"
 FLAME_PARAM = "flame_param.npz"
@@ -36,6 +36,8 @@ class Avatar:
     faces: Tensor
     """`[N]` int64 triangle of each Gaussian."""
     params: FlameParams
+    # The triangles of the last head (known by its faces) that it was posed on.
+    _last_bound: list[tuple[Tensor, BoundTriangles]] = field(default_factory=list, init=False, repr=False)
 
     def save(
         self,
@@ -92,15 +94,16 @@ class Avatar:
                 f"The avatar is bound to triangle {self._last_face}, but the head model has {len(head.faces)} "
                 f"triangles. Use the head model that the avatar was made with."
             )
-        vertices = head.vertices(self.params if params is None else params, timesteps)
-        used, slots = self._used_faces
-        return pose(self.attributes, vertices, BoundTriangles(head.faces[used], slots))
+        return pose(
+            self.attributes, head.vertices(self.params if params is None else params, timesteps), self._bound(head)
+        )
+
+    def _bound(self, head: HeadModel) -> BoundTriangles:
+        if not self._last_bound or self._last_bound[0][0] is not head.faces:
+            with torch.inference_mode(False):  # the result outlives the call; autograd refuses inference tensors
+                self._last_bound[:] = [(head.faces, bind_triangles(head.faces, self.faces))]
+        return self._last_bound[0][1]
 
     @cached_property
     def _last_face(self) -> int:
         return int(self.faces.max()) if len(self.faces) else -1
-
-    @cached_property
-    def _used_faces(self) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False):  # the result outlives the call; autograd refuses inference tensors
-            return torch.unique(self.faces, return_inverse=True)
