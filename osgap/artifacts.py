@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import struct
 import tempfile
 import threading
@@ -29,8 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from osgap.errors import UserError
 
 PROVENANCE_KEY = "provenance"
 _PLY_PREFIX = "osgap-provenance "
@@ -46,11 +45,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.tmp-*"):
-        if not _writer_alive(stale):
-            stale.unlink(missing_ok=True)
-    prefix = f".{path.name}.tmp-{os.getpid()}-"
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+    _remove_stale(path)
+    handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -64,6 +60,51 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         _name_file(error, path)
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it is synced and renamed to `path`, on error removed.
+
+    A folder that is at `path` already is replaced as a whole: whether it may be is the caller's to check.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
+    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), dir=path.parent))
+    replaced = temporary.with_name(f"{temporary.name}-replaced")
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        _sync_folder(temporary)
+        temporary.chmod(0o777 & ~_umask())
+        if path.is_dir():
+            path.rename(replaced)
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        _name_file(error, path)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name}.tmp-{os.getpid()}-"
+
+
+def _remove_stale(path: Path) -> None:
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+        if not _writer_alive(stale):
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
 
 
 def _name_file(error: BaseException | None, path: Path) -> None:
@@ -130,19 +171,24 @@ def write_npz(
 
 
 def write_png(path: Path | str, image: np.ndarray, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write `image` (`[H, W, 3]` RGB or `[H, W]` grey, uint8) as PNG."""
+    """Write an image as PNG, see `encode_png`."""
+    data = encode_png(image, provenance)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def encode_png(image: np.ndarray, provenance: Mapping[str, Any] | None = None) -> bytes:
+    """A PNG file of `image`: `[H, W, 3]` RGB, `[H, W, 4]` RGB with straight alpha, or `[H, W]` grey, uint8."""
     import cv2
 
     if image.dtype != np.uint8:
-        raise TypeError(f"write_png takes uint8, got {image.dtype} of shape {image.shape}")
-    ok, encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+        raise TypeError(f"PNG takes uint8, got {image.dtype} of shape {image.shape}")
+    channels = {(3, 3): [2, 1, 0], (3, 4): [2, 1, 0, 3]}.get((image.ndim, image.shape[-1]))  # OpenCV has BGR
+    ok, encoded = cv2.imencode(".png", image if channels is None else image[..., channels])
     if not ok:
-        raise UserError(f"{path}: OpenCV could not encode an image of shape {image.shape} as PNG")
+        raise ValueError(f"OpenCV could not encode an image of shape {image.shape} as PNG")
     data = encoded.tobytes()
-    if provenance is not None:
-        data = _png_with_text(data, PROVENANCE_KEY, json.dumps(provenance, sort_keys=True))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+    return data if provenance is None else _png_with_text(data, PROVENANCE_KEY, json.dumps(provenance, sort_keys=True))
 
 
 _PNG_HEADER_END = 33  # 8 bytes of signature and the 25 bytes of the IHDR chunk

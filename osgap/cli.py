@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from osgap.errors import UserError
+from osgap.film.settings import Film, Motion, View
 
 if TYPE_CHECKING:
     from osgap.evaluation.people import PersonFiles
@@ -331,6 +332,30 @@ def video(subject: Subject, common: Options = Common()) -> None:
 AvatarFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="AVATAR")]
 """Folder with `point_cloud.ply` and `flame_param.npz`."""
 Output = Annotated[Path, tyro.conf.Positional]
+
+
+@app.command(name="render")
+def render(
+    avatar: AvatarFolder,
+    output: Output,
+    motion: tyro.conf.OmitArgPrefixes[Motion] = Motion(),
+    view: tyro.conf.OmitArgPrefixes[View] = View(),
+    film: tyro.conf.OmitArgPrefixes[Film] = Film(),
+    color: Literal["sh_dc", "rgb"] = "sh_dc",
+    common: Options = Common(),
+) -> None:
+    """Render an avatar under any motion and camera path, to a video or to frames; see docs/rendering.md.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: A .mp4 file, a .png file for one frame, or a folder for frames as PNG.
+        color: What the avatar's own colours are. Files of this program say so themselves.
+    """
+    pipeline = common.pipeline()
+    from osgap.film import stage
+
+    stage.run(avatar, output, pipeline.head, motion=motion, view=view, film=film, color=color)
+    print(output)
 
 
 @app.command(name="export-avatar")

@@ -146,7 +146,9 @@ def read_export(folder: Path, subject: str, held_out_camera: str, vertex_count: 
 
 
 @dataclass(frozen=True, eq=False)
-class _Camera:
+class ExportCamera:
+    """The camera of one frame in a transforms file."""
+
     width: int
     height: int
     focal: tuple[float, float]
@@ -156,9 +158,10 @@ class _Camera:
 
     @property
     def matrix(self) -> np.ndarray:
+        """Intrinsics `[3, 3]` in pixels."""
         return np.array([[self.focal[0], 0, self.center[0]], [0, self.focal[1], self.center[1]], [0, 0, 1]])
 
-    def difference(self, other: _Camera) -> str | None:
+    def difference(self, other: ExportCamera) -> str | None:
         """In what two frames of one camera disagree."""
         if (self.width, self.height) != (other.width, other.height):
             return f"image size {self.width}x{self.height} against {other.width}x{other.height}"
@@ -189,7 +192,7 @@ class _Frame:
     """`camera_index`, else the number at the end of the image's name (`TTTTT_CC`)."""
     identified: bool
     """Whether the frame has a `camera_id`."""
-    camera: _Camera
+    camera: ExportCamera
 
 
 @dataclass
@@ -213,7 +216,7 @@ class _Reader:
         self.root = root
         self._real_folders: dict[str, str] = {}
         self._siblings: dict[str, bool] = {}
-        self._cameras: dict[str, tuple[str, _Camera]] = {}
+        self._cameras: dict[str, tuple[str, ExportCamera]] = {}
         self._size: tuple[int, int] | None = None
 
     def read(self, path: Path) -> list[_Frame]:
@@ -255,7 +258,7 @@ class _Reader:
         identified = serial is not None
         if serial is None:
             serial = ending if number is None else number
-        camera = _camera(entry, shared, named, lambda: self._image_size(image, mask, named))
+        camera = read_camera(entry, shared, named, lambda: self._image_size(image, mask, named))
         frame = _Frame(
             where=named,
             base=base,
@@ -358,9 +361,20 @@ def _with_extension(image: Path) -> Path:
     return next((path for path in candidates if path.is_file()), image)
 
 
-def _camera(
+def read_camera(
     entry: Mapping[str, Any], shared: Mapping[str, Any], where: str, image_size: Callable[[], tuple[int, int]]
-) -> _Camera:
+) -> ExportCamera:
+    """The camera of one frame.
+
+    Args:
+        entry: the frame.
+        shared: the whole file; what the frame does not say is taken from it.
+        where: file and number of the frame, for messages.
+        image_size: width and height, asked for where neither says them.
+
+    Raises:
+        UserError: naming the frame and the key.
+    """
     told = [_size(entry, shared, key, where) for key in ("w", "h")]
     width, height = (told[i] or image_size()[i] for i in range(2))
     focal, center = _pinhole(entry, shared, where, width, height)
@@ -373,7 +387,7 @@ def _camera(
     problem = rigid_problem(pose)
     if problem:
         raise UserError(f"{where}: transform_matrix {problem}. Export the tracking anew.")
-    return _Camera(width=width, height=height, focal=focal, center=center, pose=pose)
+    return ExportCamera(width=width, height=height, focal=focal, center=center, pose=pose)
 
 
 def _pinhole(

@@ -1,4 +1,4 @@
-"""Rendering many frames of one avatar in bounded memory, and cameras that no capture has."""
+"""Rendering many frames of one avatar in bounded memory, as the metrics take them."""
 
 from __future__ import annotations
 
@@ -55,32 +55,3 @@ def render_all(
     for start in range(0, len(rows), count):
         part = slice(start, start + count)
         yield render_frames(avatar, head, params, rows[part], cameras[part])
-
-
-def scaled(cameras: Cameras, scale: float) -> Cameras:
-    """The same view in images `scale` times as large, rounded to even sizes as video codecs want them."""
-    width, height = (max(2, 2 * round(scale * size / 2)) for size in (cameras.width, cameras.height))
-    factors = cameras.intrinsics.new_tensor([width / cameras.width, height / cameras.height, 1.0])
-    return Cameras(cameras.world_to_camera, cameras.intrinsics * factors[:, None], width, height)
-
-
-def orbit(camera: Cameras, pivot: Tensor, yaw: Tensor) -> Cameras:
-    """Swing one camera around a point, about the camera's own upright axis; size and intrinsics stay.
-
-    Args:
-        camera: a single camera.
-        pivot: `[3]`, world units.
-        yaw: `[M]` radians; positive moves the camera to its right.
-
-    Returns:
-        `[M]` cameras, all looking at the pivot as the first one did.
-    """
-    # In camera axes: x' = R (x - p) + p, with p the pivot and R a turn about y (down in OpenCV, hence the sign).
-    rotation, translation = camera.world_to_camera[:3, :3], camera.world_to_camera[:3, 3]
-    local = rotation @ pivot + translation
-    cos, sin, zero, one = torch.cos(yaw), torch.sin(yaw), torch.zeros_like(yaw), torch.ones_like(yaw)
-    turn = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=-1).unflatten(-1, (3, 3))
-    world_to_camera = torch.eye(4, dtype=rotation.dtype, device=rotation.device).repeat(len(yaw), 1, 1)
-    world_to_camera[:, :3, :3] = turn @ rotation
-    world_to_camera[:, :3, 3] = (turn @ (translation - local)[:, None])[..., 0] + local
-    return Cameras(world_to_camera, camera.intrinsics.expand(len(yaw), 3, 3), camera.width, camera.height)

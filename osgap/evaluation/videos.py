@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.artifacts import atomic_path
 from osgap.evaluation import canvas
 from osgap.evaluation.config import ReportConfig
 from osgap.evaluation.people import Person, PersonFiles
 from osgap.evaluation.protocols import held_out_camera, held_out_frames
-from osgap.evaluation.rendering import orbit, render_all, scaled
 from osgap.evaluation.tables import METHOD_NAMES
+from osgap.film.cameras import orbit, scaled
+from osgap.film.frames import ahead, frames
+from osgap.film.pictures import write_video
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.params import FlameParams
@@ -60,21 +59,23 @@ def run(config: ReportConfig, inputs: VideoInputs, outputs: VideoOutputs, *, sub
     count = max(2, round(config.video_seconds * config.video_fps))
     params = replay(person.store.params.select(held_out_frames(person.store)[:, 0]), count)
     cameras = swing(person, params, config, count)
+    white = torch.ones(3)
     panels = [
-        _panel(render_all(avatar, person.head, avatar.params.driven_by(params), torch.arange(count), cameras))
+        _panel(frames(avatar, person.head, avatar.params.driven_by(params), cameras, white))
         for avatar in person.avatars.values()
     ]
     names = [METHOD_NAMES[method] for method in person.avatars]
     photo = canvas.resize(person.photo(), cameras.width, cameras.height)
     titles = _titles(["source photograph", *names], cameras.width)
-    frames = (_compose([photo, *pictures], titles) for pictures in zip(*panels, strict=True))
+    composed = (_compose([photo, *pictures], titles) for pictures in zip(*panels, strict=True))
 
     settings = {name: value for name, value in config.model_dump().items() if name.startswith("video_")}
     settings["source"] = person_files.source and person_files.source.model_dump()
     files = [inputs.head.model, inputs.head.masks, inputs.head.template, *person_files.paths]
     provenance = Provenance.collect("video", subject=subject, config=settings, inputs=files, seed=seed).as_dict()
-    shown = track(frames, f"video of {subject}", total=count)
-    write_video(outputs.video, shown, fps=config.video_fps, crf=config.video_crf, provenance=provenance)
+    with closing(ahead(composed, depth=16)) as ready:
+        shown = track(ready, f"video of {subject}", total=count)
+        write_video(outputs.video, shown, fps=config.video_fps, crf=config.video_crf, provenance=provenance)
     logging.getLogger(__name__).info("%s: %d frames", outputs.video, count)
 
 
@@ -105,7 +106,7 @@ def swing(person: Person, params: FlameParams, config: ReportConfig, count: int)
 
 def _panel(parts: Iterator[Tensor]) -> Iterator[np.ndarray]:
     for part in parts:
-        yield from canvas.to_uint8(part)
+        yield from part.numpy()
 
 
 def _titles(texts: Sequence[str], width: int) -> np.ndarray:
@@ -119,30 +120,3 @@ def _compose(pictures: Sequence[np.ndarray], titles: np.ndarray) -> np.ndarray:
     """One video frame of even width and height (yuv420p halves both)."""
     frame = canvas.vstack([titles, canvas.hstack(pictures, gap=0)], gap=0)
     return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), constant_values=canvas.BACKGROUND)
-
-
-def write_video(path: Path, frames: Iterator[np.ndarray], *, fps: int, crf: int, provenance: Mapping[str, Any]) -> None:
-    """Encode frames as H.264 in MP4, the same bytes for the same frames; provenance goes into its comment.
-
-    Args:
-        frames: `[H, W, 3]` uint8 RGB, H and W even.
-        crf: constant rate factor of x264, 0 (lossless) to 51.
-    """
-    import av
-
-    # One thread and bit-exact headers: x264 with several threads may differ from run to run, and muxers write versions.
-    with (
-        atomic_path(path) as temporary,
-        av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as file,
-    ):
-        file.metadata["comment"] = json.dumps(provenance, sort_keys=True)
-        stream = file.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "medium"})
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for index, frame in enumerate(frames):
-            if index == 0:
-                stream.height, stream.width = frame.shape[:2]
-            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
-                file.mux(packet)
-        for packet in stream.encode():
-            file.mux(packet)
