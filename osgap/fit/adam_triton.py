@@ -30,22 +30,22 @@ def step(
     with torch.cuda.device_of(table):
         _step[(triton.cdiv(table.numel(), _BLOCK),)](
             table, gradient.contiguous(), means, squares, rates, table.numel(), table.shape[1],
-            betas[0], betas[1], *corrections, eps, BLOCK=_BLOCK,
+            1 - betas[0], betas[1], 1 - betas[1], *corrections, eps, BLOCK=_BLOCK,
         )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["correction1", "correction2"])
 def _step(
-    table_ptr, gradient_ptr, means_ptr, squares_ptr, rates_ptr, size, columns, beta1, beta2, correction1, correction2,
-    eps, BLOCK: tl.constexpr,
+    table_ptr, gradient_ptr, means_ptr, squares_ptr, rates_ptr, size, columns,
+    new1, old2, new2, correction1, correction2, eps, BLOCK: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = place < size
     gradient = tl.load(gradient_ptr + place, mask=mask, other=0.0)
     mean = tl.load(means_ptr + place, mask=mask, other=0.0)
     square = tl.load(squares_ptr + place, mask=mask, other=0.0)
-    mean += (1 - beta1) * (gradient - mean)
-    square = beta2 * square + (1 - beta2) * gradient * gradient
+    mean += new1 * (gradient - mean)
+    square = old2 * square + new2 * gradient * gradient
     tl.store(means_ptr + place, mean, mask=mask)
     tl.store(squares_ptr + place, square, mask=mask)
     rate = tl.load(rates_ptr + place % columns, mask=mask, other=0.0)

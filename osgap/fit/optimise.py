@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -142,7 +143,10 @@ class Fit:
         # Some 200 kernels of a microsecond each, forward and backward: launched as two graphs.
         if len(motion) not in self._graphs:
             example = motion.detach().clone().requires_grad_()
-            self._graphs[len(motion)] = torch.cuda.make_graphed_callables(self._vertices, (example,))
+            with warnings.catch_warnings():  # torch's own trial runs, on a stream of their own
+                warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+                graphed = torch.cuda.make_graphed_callables(self._vertices, (example,))
+            self._graphs[len(motion)] = cast(Callable[[Tensor], Tensor], graphed)
         return self._graphs[len(motion)](motion)
 
     def _vertices(self, motion: Tensor) -> Tensor:

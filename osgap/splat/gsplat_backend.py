@@ -61,7 +61,9 @@ def rasterize(
     gsplat = load()
     finite = _FiniteCheck(gaussians, cameras)
     dtype, batch = gaussians.means.dtype, len(cameras)
-    gaussians, cameras = _padded(gaussians.to(torch.float32), cameras), cameras.to(torch.float32)
+    if dtype != torch.float32:
+        gaussians, cameras = gaussians.to(torch.float32), cameras.to(torch.float32)
+    gaussians = _padded(gaussians, cameras)
     radii, means, depths, conics, opacities = _project(gsplat, gaussians, cameras, near)
 
     columns, rows = math.ceil(cameras.width / _TILE), math.ceil(cameras.height / _TILE)
@@ -78,7 +80,7 @@ def rasterize(
     blended, alphas = [], []
     first = 0
     for size in _passes(values.shape[-1]):
-        behind = pad(background.float(), (0, size - 3)) if first == 0 else None  # everything but colour is over zero
+        behind = _widened(background.float(), size) if first == 0 else None
         image, alpha = gsplat.rasterize_to_pixels(
             means,
             conics,
@@ -102,6 +104,11 @@ def rasterize(
         images[..., -1] / alpha.clamp_min(_DEPTH_FLOOR) if depth else None,
         images[..., 3 : images.shape[-1] - depth] if gaussians.features is not None else None,
     )
+
+
+def _widened(background: Tensor, channels: int) -> Tensor:
+    """The background `[B, channels]`: everything but colour is over zero."""
+    return background if channels == 3 else pad(background, (0, channels - 3))
 
 
 def _passes(channels: int) -> list[int]:
@@ -162,7 +169,7 @@ def _project(
         opacities = _per_image(opacities, 1, batch)
         world_to_camera, intrinsics = world_to_camera[:, None], intrinsics[:, None]
     unrotated = (rotations == 0).all(dim=-1, keepdim=True)
-    rotations = torch.where(unrotated, rotations.new_tensor([1.0, 0, 0, 0]), rotations)  # as everywhere; not NaN
+    rotations = torch.where(unrotated, _no_rotation(rotations.device), rotations)  # as everywhere; not NaN
     with torch.set_grad_enabled(torch.is_grad_enabled() and not intrinsics.requires_grad):
         radii, centers, depths, conics, _ = gsplat.fully_fused_projection(
             means,
@@ -187,6 +194,12 @@ def _project(
     if torch.is_grad_enabled() and intrinsics.requires_grad:
         centers, depths, conics = _project_in_torch(means, rotations, scales, cameras, (radii > 0).all(dim=-1))
     return radii, centers, depths, conics, _per_image(opacities, 1, batch)
+
+
+@functools.cache
+def _no_rotation(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # outlives the call; autograd refuses inference tensors
+        return torch.tensor([1.0, 0, 0, 0], device=device)
 
 
 def _project_in_torch(
@@ -234,8 +247,8 @@ class _FiniteCheck:
         self._fields = [field.detach() for field in (*fields, features)]
         self._cameras = [cameras.world_to_camera.detach(), cameras.intrinsics.detach()]
         filled = [field for field in (*self._fields, *self._cameras) if field.numel()]
-        largest = torch.stack(torch._foreach_norm(filled, math.inf)).amax()
-        self._largest = torch.empty((), dtype=largest.dtype, pin_memory=largest.is_cuda)
+        largest = torch.stack(torch._foreach_norm(filled, math.inf))
+        self._largest = torch.empty(largest.shape, dtype=largest.dtype, pin_memory=largest.is_cuda)
         self._largest.copy_(largest, non_blocking=True)
         self._copied = torch.cuda.Event() if largest.is_cuda else None
         if self._copied is not None:
@@ -245,7 +258,7 @@ class _FiniteCheck:
         """Raise ValueError if a value is not finite. Waits only where nothing has waited for the GPU before."""
         if self._copied is not None:
             self._copied.synchronize()
-        if not math.isfinite(self._largest.item()):
+        if not all(map(math.isfinite, self._largest.tolist())):
             from osgap.splat import cpu  # says which one it is
 
             fields = [field.cpu().numpy() for field in self._fields]

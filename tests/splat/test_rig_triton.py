@@ -39,21 +39,19 @@ def check(seed: int, count: int, batch: int, width: int, own: bool, device: str)
     channels.requires_grad_()
     vertices.requires_grad_()
     expected = to_world(GaussianAttributes(channels), triangle_frames(vertices, bound.triangles), bound.slots)
-    found = [value.detach().to(device, torch.float32).requires_grad_() for value in (channels, vertices)]
-    got = dict(zip(FIELDS, rig_triton.pose(*found, bound.corners.to(device)), strict=True))
+    found = tuple(value.detach().to(device, torch.float32).requires_grad_() for value in (channels, vertices))
+    got = dict(zip(FIELDS, rig_triton.pose(found[0], found[1], bound.corners.to(device)), strict=True))
     random = torch.Generator().manual_seed(seed + 1)
-    losses = torch.zeros((), dtype=torch.float64), torch.zeros((), device=device)
+    theirs, ours = torch.zeros((), dtype=torch.float64), torch.zeros((), device=device)
     for name, value in got.items():
         want = getattr(expected, name)
         want = want if value.ndim == want.ndim else want[0]  # shared by all images
         error = (value.detach().cpu() - want.detach()).abs().max() / want.detach().abs().max()
         assert error < VALUES, (name, error)
         weights = torch.randn(want.shape, generator=random, dtype=torch.float64)
-        losses = losses[0] + (want * weights).sum(), losses[1] + (value * weights.to(value)).sum()
-    wanted = torch.autograd.grad(losses[0], (channels, vertices))
-    for name, gradient, want in zip(
-        ("channels", "vertices"), torch.autograd.grad(losses[1], found), wanted, strict=True
-    ):
+        theirs, ours = theirs + (want * weights).sum(), ours + (value * weights.to(value)).sum()
+    wanted = torch.autograd.grad(theirs, (channels, vertices))
+    for name, gradient, want in zip(("channels", "vertices"), torch.autograd.grad(ours, found), wanted, strict=True):
         # Slivers of triangles have gradients a thousand times the others': each is compared with its own size.
         scale = want.abs().amax(dim=-1, keepdim=True) + 1e-3 * want.abs().max()
         error = ((gradient.cpu() - want).abs() / scale).max()
