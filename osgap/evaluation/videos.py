@@ -29,6 +29,7 @@ from osgap.progress import track
 from osgap.provenance import Provenance
 from osgap.splat.cameras import Cameras
 
+_X264 = {"preset": "medium", "x264-params": "mbtree=0"}
 _SHOWN = ("one_shot", "fit")
 
 
@@ -131,12 +132,13 @@ def write_video(path: Path, frames: Iterator[np.ndarray], *, fps: int, crf: int,
     import av
 
     # One thread and bit-exact headers: x264 with several threads may differ from run to run, and muxers write versions.
+    # No macroblock tree: it reads memory that nothing wrote, so that one encoding in some 150 differed.
     with (
         atomic_path(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as file,
     ):
         file.metadata["comment"] = json.dumps(provenance, sort_keys=True)
-        stream = file.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "medium"})
+        stream = file.add_stream("libx264", rate=Fraction(fps), options=_X264 | {"crf": str(crf)})
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for index, frame in enumerate(frames):

@@ -130,6 +130,19 @@ def test_videos_are_reproducible(world: World, anna: PersonFiles, tmp_path: Path
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_videos_do_not_depend_on_what_memory_held_before(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (6, 14, 20, 3), dtype=np.uint8)
+    frames = [cv2.resize(image, (162, 110)) for image in coarse]
+    found = set()
+    for _ in range(60):  # with the encoder's macroblock tree, some of sixty always differed
+        used = [random.integers(0, 256, size, dtype=np.uint8) for size in random.integers(100, 400_000, 20)]
+        del used[::2]  # blocks full of noise that the encoder gets next
+        videos.write_video(tmp_path / "noise.mp4", iter(frames), fps=12, crf=18, provenance={})
+        found.add((tmp_path / "noise.mp4").read_bytes())
+    assert len(found) == 1
+
+
 def test_replay_goes_there_and_back(anna: PersonFiles) -> None:
     first = SEQUENCES["EXP-2-eyes"]
     tracked = CaptureStore(anna.capture).params.select(slice(first, None))
