@@ -80,6 +80,19 @@ def test_one_png_keeps_alpha_and_provenance(tmp_path: Path) -> None:
     assert read_provenance(tmp_path / "a.png") == PROVENANCE
 
 
+def test_videos_do_not_depend_on_what_memory_held_before(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (6, 14, 20, 3), dtype=np.uint8)
+    frames = [cv2.resize(image, (162, 110)) for image in coarse]
+    found = set()
+    for _ in range(60):  # with the encoder's macroblock tree, some of sixty always differed
+        used = [random.integers(0, 256, size, dtype=np.uint8) for size in random.integers(100, 400_000, 20)]
+        del used[::2]  # blocks full of noise that the encoder gets next
+        write_video(tmp_path / "noise.mp4", iter(frames), fps=12, crf=18, provenance={})
+        found.add((tmp_path / "noise.mp4").read_bytes())
+    assert len(found) == 1
+
+
 def broken() -> Iterator[np.ndarray]:
     yield from smooth(5)
     raise RuntimeError("the renderer failed")
