@@ -36,6 +36,7 @@ from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
+from osgap.splat.animation import Animation
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.render import render
@@ -137,7 +138,6 @@ def measure(avatar: Avatar, head: HeadModel, cameras: Cameras, options: argparse
             start = people.clock(device)
             for first in range(0, len(frames), size):
                 last = draw(frames[first : first + size])
-                people.clock(device)
             if repeat:  # the first does not count
                 seconds[name].append((people.clock(device) - start) / len(frames))
             whole = frames[first : first + size]
@@ -164,10 +164,11 @@ def measure(avatar: Avatar, head: HeadModel, cameras: Cameras, options: argparse
 def product_draw(avatar: Avatar, head: HeadModel, cameras: Cameras) -> Draw:
     """As the package renders: a batch of frames at once."""
     white = cameras.intrinsics.new_ones(3)
+    animation = Animation(avatar, head)
 
     def draw(frames: Sequence[tuple[int, int]]) -> Tensor:
         timesteps, views = torch.tensor(frames).to(white.device, non_blocking=True).unbind(dim=1)
-        return render(avatar.gaussians(head, timesteps), cameras[views], background=white).rgb
+        return render(animation.gaussians(timesteps), cameras[views], background=white).rgb
 
     return draw
 

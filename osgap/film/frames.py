@@ -14,6 +14,7 @@ from torch import Tensor
 
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
+from osgap.splat.animation import Animation
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
@@ -68,6 +69,7 @@ def _render(
 ) -> Iterator[Tensor]:
     size = max(1, min(_AT_ONCE, _PIXELS_AT_ONCE[head.device.type] // (cameras.width * cameras.height)))
     opacities, colors = avatar.attributes.opacities(), avatar.attributes.colors()  # these do not move
+    animation = Animation(avatar, head, params)
     to_host = _ToHost(head.device)
     still: Gaussians | None = None
     copies: deque[_Copy] = deque()
@@ -75,7 +77,8 @@ def _render(
         part = slice(start, start + size)
         gaussians = still
         if gaussians is None:
-            posed = avatar.gaussians(head, params=params.select(part) if params.timesteps > 1 else params)
+            shown = range(count)[part] if params.timesteps > 1 else range(1)
+            posed = animation.gaussians(torch.tensor(shown))
             gaussians = Gaussians(posed.means, posed.rotations, posed.scales, opacities, colors)
         if params.timesteps == 1:
             still = gaussians
