@@ -7,9 +7,9 @@
 Every frame poses the head for its own timestep, moves the Gaussians with it and renders one of the studio's sixteen
 cameras. Without `--avatar` the avatar is made up: one Gaussian per texel of the stand-in head, nine in ten nearly
 opaque as after a fit, with the motion of a stand-in person. Prints JSON: frames per second in batches of `--batches`
-and of the plain loop (`benchmarks/plain.py`), which take turns; the median of `--repeats`. Both wait for the device
-after every batch, so that a batch of one is a frame that is there. All must show the same images: `agreement` has the
-largest and the mean difference of a channel; images that were timed are compared, too.
+and of the plain loop (`benchmarks/plain.py`), which take turns; the median of `--repeats`. Frames stay on the device,
+and the clock stops when the last one is there. All must show the same images: `agreement` has the largest and the mean
+difference of a channel; images that were timed are compared, too.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from osgap.head.assets import load_head
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
-from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.animation import Animation
+from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.render import render
