@@ -554,7 +554,7 @@ def memory(sitter: Sitter, config: FitConfig, options: argparse.Namespace) -> di
     """
     train = sitter.splits["train"]
     few = people.spread(train, _TIMED_FRAMES)
-    streamed = config.model_copy(update={"frame_memory_mib": 0})
+    streamed = config.model_copy(update={"gpu_frame_memory_mib": 0, "frame_memory_mib": 0})
     calls = [1, options.images]
 
     def resident() -> Callable[[int], int]:

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 
 from benchmarks import people, plain
 from osgap.fit.initial import initial_attributes
+from osgap.gpus import upload
 from osgap.head.assets import load_head
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
@@ -167,7 +168,7 @@ def product_draw(avatar: Avatar, head: HeadModel, cameras: Cameras) -> Draw:
     animation = Animation(avatar, head)
 
     def draw(frames: Sequence[tuple[int, int]]) -> Tensor:
-        timesteps, views = torch.tensor(frames).to(white.device, non_blocking=True).unbind(dim=1)
+        timesteps, views = upload(torch.tensor(frames), white.device).unbind(dim=1)
         return render(animation.gaussians(timesteps), cameras[views], background=white).rgb
 
     return draw

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osgap.gpus import upload
 from osgap.seeds import derive_seed
 
 _AHEAD = 3  # chunks that are being decoded while one is in use
@@ -156,8 +157,7 @@ def _from_device(
 ) -> Iterator[Batch]:
     for step in steps:
         index = choose(step)
-        rows = torch.from_numpy(index).to(images.device, non_blocking=True)
-        yield Batch(step, frames[index], images.index_select(0, rows))
+        yield Batch(step, frames[index], images.index_select(0, upload(torch.from_numpy(index), images.device)))
 
 
 def _streamed(

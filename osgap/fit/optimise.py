@@ -20,6 +20,7 @@ from osgap.fit.config import FitConfig, LearningRates
 from osgap.fit.frames import Batch, FrameStore, batches
 from osgap.fit.initial import initial_attributes
 from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
+from osgap.gpus import upload
 from osgap.head.model import HeadModel
 from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.head.texels import TexelBinding
@@ -75,9 +76,12 @@ class Fit:
         self._initial = initial_attributes(subject.head, subject.binding, rest, config.initial_opacity).channels
         motion = torch.cat([tracked.motion[name] for name in MOTION_WIDTHS], dim=1)
         self._tables = {_GAUSSIANS: self._initial.clone(), _MOTION: motion}
-        self._extent = camera_extent(subject.cameras[torch.from_numpy(np.unique(subject.train[:, 1]))])
-        for name, values in column_rates(config.learning_rates, self._extent, 0.0).items():
-            self._tables[name].requires_grad_(bool((values > 0).any()))
+        extent = camera_extent(subject.cameras[torch.from_numpy(np.unique(subject.train[:, 1]))])
+        self._rates = {
+            name: rates.to(self.device) for name, rates in column_rates(config.learning_rates, extent).items()
+        }
+        for name, rates in self._rates.items():
+            self._tables[name].requires_grad_(bool((rates.first > 0).any()))
         self._adam = ColumnAdam(self._tables)
         self._graphs: dict[int, Callable[[Tensor], Tensor]] = {}
 
@@ -110,15 +114,14 @@ class Fit:
         loss = self.loss(batch)
         loss.backward()
         progress = batch.step / self._config.iterations
-        values = column_rates(self._config.learning_rates, self._extent, progress)
-        self._adam.step({name: value.to(self.device, non_blocking=True) for name, value in values.items()})
+        self._adam.step({name: rates.at(progress) for name, rates in self._rates.items()})
         return loss.detach()
 
     def loss(self, batch: Batch) -> Tensor:
         """The objective on one batch (scalar)."""
         weights = self._config.losses
         index = np.stack((self._row[batch.frames[:, 0]], batch.frames[:, 1]))
-        rows, seen_by = torch.from_numpy(index).to(self.device, non_blocking=True)
+        rows, seen_by = upload(torch.from_numpy(index), self.device)
         vertices = self._posed(self._tables[_MOTION].index_select(0, rows))
         attributes = self.attributes
         gaussians = pose(attributes, vertices, self._bound)
@@ -176,15 +179,39 @@ def camera_extent(cameras: Cameras) -> float:
     return _EXTENT_MARGIN * float((centers - centers.mean(dim=0)).norm(dim=-1).max())
 
 
-def column_rates(config: LearningRates, extent: float, progress: float) -> dict[str, Tensor]:
-    """The learning rate of every column of the two tables when `progress` (0..1) of the steps are done."""
-    decay = config.final_fraction**progress
-    gaussians = torch.empty(N_CHANNELS)
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of a table's columns, each log-linear in the progress of the fit."""
+
+    first: Tensor
+    """`[columns]` before the first step."""
+    ratio: Tensor
+    """`[columns]` the rate after the last step over that before the first."""
+
+    def at(self, progress: float) -> Tensor:
+        """`[columns]` when `progress` (0..1) of the steps are done."""
+        return self.first * self.ratio**progress
+
+    def to(self, device: torch.device) -> Rates:
+        """The rates on `device`."""
+        return Rates(self.first.to(device), self.ratio.to(device))
+
+
+def column_rates(config: LearningRates, extent: float) -> dict[str, Rates]:
+    """The learning rates of the two tables.
+
+    Args:
+        extent: see `camera_extent`.
+    """
+    gaussians = Rates(torch.empty(N_CHANNELS), torch.full((N_CHANNELS,), config.final_fraction))
     for name, channels in CHANNELS.items():
-        gaussians[channels] = getattr(config, name) * decay
-    gaussians[CHANNELS["position"]] = extent * config.position ** (1 - progress) * config.position_final**progress
-    motion = [torch.full((width,), getattr(config, _MOTION_RATES[name])) for name, width in MOTION_WIDTHS.items()]
-    return {_GAUSSIANS: gaussians, _MOTION: torch.cat(motion) * decay}
+        gaussians.first[channels] = getattr(config, name)
+    gaussians.first[CHANNELS["position"]] *= extent
+    gaussians.ratio[CHANNELS["position"]] = config.position_final / config.position
+    motion = torch.cat(
+        [torch.full((width,), getattr(config, _MOTION_RATES[name])) for name, width in MOTION_WIDTHS.items()]
+    )
+    return {_GAUSSIANS: gaussians, _MOTION: Rates(motion, torch.full_like(motion, config.final_fraction))}
 
 
 def optimise(

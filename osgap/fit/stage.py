@@ -8,6 +8,7 @@ the view (spherical harmonics of degree 0).
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
     files = [inputs.capture, inputs.head.model, inputs.head.masks, inputs.head.template]
     provenance = Provenance.collect("fit", subject=subject, config=config.model_dump(), inputs=files, seed=seed)
     with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints, lease_gpu() as device:
+        start = time.perf_counter()
         store = CaptureStore(inputs.capture)
         splits = {name: np.asarray(store.split(name), np.int64).reshape(-1, 2) for name in ("train", "val", "test")}
         if store.subject != subject:
@@ -82,6 +84,7 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
         head, cameras = head.to(device), store.cameras.to(device)
         fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
         losses = optimise(config, fit, store, splits["train"], derive_seed(seed, "fit", subject), checkpoints)
+        optimised = time.perf_counter()
 
         avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
         metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
@@ -100,13 +103,18 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
         }
         write_json(outputs.metrics, summary, source)
         checkpoints.clear()
+        measured = time.perf_counter()
     logger.info(
-        "fitted %s: %d Gaussians, %d steps, PSNR %s dB on the held-out camera, %s dB on the held-out sequences",
+        "fitted %s on %s: %d Gaussians, %d steps, PSNR %s dB on the held-out camera, %s dB on the held-out sequences; "
+        "optimising %.1f s, measuring %.1f s",
         subject,
+        device,
         len(binding),
         config.iterations,
         _shown(metrics["val"]["psnr"]),
         _shown(metrics["test"]["psnr"]),
+        optimised - start,
+        measured - optimised,
     )
 
 

@@ -42,7 +42,7 @@ class Animation:
         if len(timesteps) not in self._graphs:
             self._graphs[len(timesteps)] = self._record(len(timesteps))
         graph, index, gaussians = self._graphs[len(timesteps)]
-        index.copy_(timesteps, non_blocking=True)
+        index.copy_(timesteps if timesteps.is_cuda else timesteps.pin_memory(), non_blocking=True)
         graph.replay()
         return gaussians
 

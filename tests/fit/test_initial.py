@@ -50,7 +50,8 @@ def test_extent_is_relative_to_the_mean_camera(world: World) -> None:
 
 
 def test_default_rates_are_gaussianavatars() -> None:
-    first, middle, last = (column_rates(LearningRates(), 2.0, progress) for progress in (0.0, 0.5, 1.0))
+    tables = column_rates(LearningRates(), 2.0)
+    first, middle, last = ({name: rates.at(done) for name, rates in tables.items()} for done in (0.0, 0.5, 1.0))
     assert torch.allclose(first["gaussians"][CHANNELS["position"]], torch.tensor(0.01))
     assert torch.allclose(middle["gaussians"][CHANNELS["position"]], torch.tensor(0.001))  # log-linear
     assert torch.allclose(last["gaussians"][CHANNELS["position"]], torch.tensor(0.0001))
@@ -65,9 +66,14 @@ def test_default_rates_are_gaussianavatars() -> None:
 
 def test_short_schedules_can_let_all_rates_fall() -> None:
     config = LearningRates(final_fraction=0.01)
-    half, end = (column_rates(config, 1.0, progress) for progress in (0.5, 1.0))
-    assert torch.allclose(half["gaussians"][CHANNELS["color"]], torch.tensor(0.1 * config.color))
-    assert end["motion"][0] == pytest.approx(0.01 * config.expression)
+    tables = column_rates(config, 1.0)
+    assert torch.allclose(tables["gaussians"].at(0.5)[CHANNELS["color"]], torch.tensor(0.1 * config.color))
+    assert tables["motion"].at(1.0)[0].item() == pytest.approx(0.01 * config.expression)
+
+
+def test_a_rate_of_zero_stays_zero() -> None:
+    motion = column_rates(LearningRates(pose=0, translation=0, expression=0, final_fraction=0.1), 1.0)["motion"]
+    assert all((motion.at(done) == 0).all() for done in (0.0, 0.5, 1.0))
 
 
 def test_default_visits_are_gaussianavatars() -> None:
