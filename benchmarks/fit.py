@@ -57,7 +57,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 from benchmarks import people, plain
 from osgap.capture.store import CaptureStore
 from osgap.fit.config import FitConfig, LossWeights
-from osgap.fit.frames import Batch, FrameStore, batches
+from osgap.fit.frames import Batch, Decoded, FrameStore, batches
 from osgap.fit.measure import measure
 from osgap.fit.optimise import Fit, Subject
 from osgap.head.assets import load_head
@@ -214,6 +214,7 @@ def product_steps(
         range(sum(count_of(images) for images in calls)),
         seed,
         memory_mib=config.frame_memory_mib,
+        gpu_memory_mib=config.gpu_frame_memory_mib,
         device=sitter.device,
     )
 
@@ -261,7 +262,7 @@ def plain_steps(
 def throughput(sitter: Sitter, config: FitConfig, options: argparse.Namespace) -> dict[str, Any]:
     """Images per second of both loops, in turns."""
     frames = people.spread(sitter.splits["train"], _TIMED_FRAMES)
-    store = people.Decoded(sitter.store, frames)
+    store = Decoded(sitter.store, frames)
     agrees = agreement(sitter, config, store, frames)
     configured = config.images_per_step
     sizes = sorted({*options.batches, configured})
@@ -305,13 +306,13 @@ def agreement(sitter: Sitter, config: FitConfig, store: FrameStore, frames: np.n
     images = torch.from_numpy(store.images(chosen)).to(sitter.device)
     config = config.model_copy(update={"losses": REFERENCE_LOSSES, "images_per_step": len(chosen)})
     fit = Fit(config, sitter.subject)
-    leaves = _leaves(fit.attributes.channels)
-    _disturb(leaves)
+    channels = fit.attributes.channels
+    _disturb(channels)
     loop = plain_fit(sitter, fit.attributes.detach(), store, chosen, 0)
     precise = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with precise:  # a convolution in tf32 has three digits, and variances are differences of its results
         own = fit.loss(Batch(0, chosen, images))
-        own_gradients = _by_attribute(torch.autograd.grad(own, leaves))
+        own_gradients = _by_attribute(torch.autograd.grad(own, channels)[0])
         losses = [
             loop.loss(timestep, camera, image / 255)
             for (timestep, camera), image in zip(chosen.tolist(), images, strict=True)
@@ -341,31 +342,14 @@ def agreement(sitter: Sitter, config: FitConfig, store: FrameStore, frames: np.n
     }
 
 
-def _leaves(result: Tensor) -> list[Tensor]:
-    """The learned tensors that a result was put together from, in order: whatever a fit keeps its attributes in."""
-    if result.grad_fn is None:
-        return [result]
-    found: list[Tensor] = []
-    pending: list[Any] = [result.grad_fn]
-    while pending:
-        node = pending.pop(0)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        pending = [parent for parent, _ in node.next_functions if parent is not None] + pending
-    return found
-
-
 @torch.no_grad()
-def _disturb(leaves: Sequence[Tensor]) -> None:
+def _disturb(channels: Tensor) -> None:
     """Make every Gaussian different: round ones have no gradient of rotation that could be compared."""
-    random = torch.Generator().manual_seed(0)
-    for leaf in leaves:
-        leaf += 0.3 * torch.randn(leaf.shape, generator=random).to(leaf.device)
+    channels += 0.3 * torch.randn(channels.shape, generator=torch.Generator().manual_seed(0)).to(channels.device)
 
 
-def _by_attribute(gradients: Sequence[Tensor]) -> dict[str, Tensor]:
-    together = GaussianAttributes(torch.cat(list(gradients), dim=-1))
-    return {name: getattr(together, name) for name in CHANNELS}
+def _by_attribute(channels: Tensor) -> dict[str, Tensor]:
+    return {name: getattr(GaussianAttributes(channels), name) for name in CHANNELS}
 
 
 # quality ----------------------------------------------------------------------------------------------------------
@@ -376,7 +360,7 @@ def quality(sitter: Sitter, config: FitConfig, options: argparse.Namespace) -> d
     train = sitter.splits["train"]
     held_out = {name: people.spread(sitter.splits[name], options.evaluation_frames) for name in ("val", "test")}
     held_out = {name: frames for name, frames in held_out.items() if len(frames)}
-    store = people.Decoded(sitter.store, np.concatenate([train, *held_out.values()]))
+    store = Decoded(sitter.store, np.concatenate([train, *held_out.values()]))
 
     def evaluate(attributes: GaussianAttributes, params: FlameParams) -> dict[str, Any]:
         avatar = Avatar(attributes, sitter.binding.faces, params)
@@ -437,6 +421,7 @@ def train_product(
         range(config.iterations),
         options.seed,
         memory_mib=config.frame_memory_mib,
+        gpu_memory_mib=config.gpu_frame_memory_mib,
         device=sitter.device,
     )
     first = next(steps)  # frames that are to be resident are now
@@ -558,13 +543,13 @@ def memory(sitter: Sitter, config: FitConfig, options: argparse.Namespace) -> di
     calls = [1, options.images]
 
     def resident() -> Callable[[int], int]:
-        return product_steps(sitter, config, people.Decoded(sitter.store, train), train, options.seed, calls)
+        return product_steps(sitter, config, Decoded(sitter.store, train), train, options.seed, calls)
 
     def streaming() -> Callable[[int], int]:
         return product_steps(sitter, streamed, sitter.store, train, options.seed, calls)
 
     def one_by_one() -> Callable[[int], int]:
-        return plain_steps(sitter, config, people.Decoded(sitter.store, few), few, options.seed)
+        return plain_steps(sitter, config, Decoded(sitter.store, few), few, options.seed)
 
     loops = {"resident": resident, "streamed": streaming, "plain": one_by_one}
     return {name: _peak(prepare, sitter.device, calls) for name, prepare in loops.items()}

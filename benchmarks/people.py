@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,6 @@ from osgap.standin.config import StandinConfig
 if TYPE_CHECKING:
     import torch
 
-    from osgap.fit.frames import FrameStore
     from osgap.head.model import HeadModel
     from osgap.head.params import FlameParams
     from osgap.splat.cameras import Cameras
@@ -130,25 +128,6 @@ def make(work: Path, config: StandinConfig, workers: int) -> None:
 
 def _store(work: Path) -> Path:
     return work / f"{SUBJECT}.h5"
-
-
-class Decoded:
-    """Frames of a store, decoded once: as a store that need not decode."""
-
-    def __init__(self, store: FrameStore, frames: np.ndarray) -> None:
-        """
-        Args:
-            frames: `[M, 2]` int64 (timestep, camera) that will be asked for; repetitions are kept once.
-        """
-        unique = np.unique(frames, axis=0)
-        parts = np.array_split(unique, max(1, len(unique) // 16))
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            self._images = np.concatenate(list(pool.map(store.images, parts)))
-        self._rows = {(int(timestep), int(camera)): row for row, (timestep, camera) in enumerate(unique)}
-
-    def images(self, frames: np.ndarray) -> np.ndarray:
-        """`[B, H, W, 3]` uint8 RGB of frames `[B, 2]`."""
-        return self._images[[self._rows[int(timestep), int(camera)] for timestep, camera in frames]]
 
 
 def spread(frames: np.ndarray, count: int) -> np.ndarray:

@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 
 from benchmarks import people, plain
 from osgap.fit.initial import initial_attributes
-from osgap.gpus import upload
 from osgap.head.assets import load_head
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
+from osgap.pinned import upload
 from osgap.splat.animation import Animation
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.avatar import Avatar

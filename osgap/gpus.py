@@ -152,15 +152,6 @@ def parse_gpus(listing: str) -> list[str]:
     return gpus
 
 
-def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on a device, without waiting for what the device is doing.
-
-    A copy from ordinary memory waits, with `non_blocking` too; one from pinned memory does not. torch keeps the pinned
-    memory for the next call.
-    """
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def _first_device() -> torch.device:
     import torch
 

@@ -20,7 +20,14 @@ class ColumnAdam:
     """
 
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
-        """Optimise `tables` in place; their `grad` is what a step takes."""
+        """Optimise `tables` in place; their `grad` is what a step takes.
+
+        Raises:
+            ValueError: when a table is not contiguous.
+        """
+        for name, table in tables.items():
+            if not table.is_contiguous():
+                raise ValueError(f"ColumnAdam takes contiguous tables; {name} has strides {table.stride()}")
         self._tables = dict(tables)
         self._means = {name: torch.zeros_like(table) for name, table in tables.items()}
         self._squares = {name: torch.zeros_like(table) for name, table in tables.items()}
@@ -48,7 +55,7 @@ class ColumnAdam:
             table.grad = None
 
     def state(self) -> dict[str, Any]:
-        """What the next step depends on besides the tables."""
+        """What the next step depends on besides the tables; valid until then."""
         return {"steps": self._steps, "means": self._means, "squares": self._squares}
 
     @torch.no_grad()

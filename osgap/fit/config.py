@@ -77,7 +77,8 @@ class FitConfig(Section):
     """Steps between two checkpoints; a killed fit repeats at most that many."""
     gpu_frame_memory_mib: int | None = Field(default=None, ge=0)
     """Training frames stay decoded in the GPU's memory when they need at most this much, in MiB. Default is what the
-    card has free, less 6 GiB. Where they are kept does not change the result."""
+    card has free, less what a step needs. Where frames are kept does not change the result."""
     frame_memory_mib: int = Field(default=8192, ge=0)
-    """Otherwise (and without a GPU) they stay decoded in main memory when they need at most this much, in MiB; and if
-    that is too little, they are decoded in threads ahead of the step that uses them."""
+    """Training frames that do not stay on a GPU stay decoded in main memory when they need at most this much, in MiB;
+    otherwise they are decoded in threads ahead of the step that uses them. Where frames are kept does not change the
+    result."""

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.gpus import upload
+from osgap.pinned import upload
 from osgap.seeds import derive_seed
 
 _AHEAD = 3  # chunks that are being decoded while one is in use
 _CHUNK = 16  # frames
 _MIB = 2**20
-_RESERVE_MIB = 6144  # of a GPU's memory, for everything but frames: five times what a step of 16 images was seen to use
+_RESERVE_MIB = 2048  # of a GPU's memory, for everything but frames and images
+_RESERVE_PER_PIXEL = 400  # bytes, of the images of a step: four times what was seen at 82,774 Gaussians and 550x802
 
 
 class FrameStore(Protocol):
@@ -84,15 +85,17 @@ def batches(
         return
     device = torch.device(device)
     choose = functools.partial(chosen, len(frames), per_step, seed=seed)
-    need_mib = len(frames) * store.images(frames[:1]).nbytes / _MIB
-    if device.type == "cuda" and need_mib <= (_free_mib(device) if gpu_memory_mib is None else gpu_memory_mib):
+    sample = store.images(frames[:1])[0]
+    need_mib = len(frames) * sample.nbytes / _MIB
+    if device.type == "cuda" and gpu_memory_mib is None:
+        pixels = per_step * sample.shape[0] * sample.shape[1]
+        gpu_memory_mib = torch.cuda.mem_get_info(device)[0] / _MIB - _RESERVE_MIB - pixels * _RESERVE_PER_PIXEL / _MIB
+    if device.type == "cuda" and gpu_memory_mib is not None and need_mib <= gpu_memory_mib:
         yield from _from_device(read(store, frames, device), frames, steps, choose)
+    elif need_mib <= memory_mib and device.type == "cpu":
+        yield from _from_device(read(store, frames), frames, steps, choose)
     elif need_mib <= memory_mib:
-        kept = read(store, frames)
-        if device.type == "cpu":
-            yield from _from_device(kept, frames, steps, choose)
-        else:
-            yield from _streamed(_Kept(kept.numpy(), frames), frames, steps, choose, device)
+        yield from _streamed(Decoded(store, frames), frames, steps, choose, device)
     else:
         yield from _streamed(store, frames, steps, choose, device)
 
@@ -168,23 +171,17 @@ def _streamed(
         yield Batch(step, frames[choose(step)], part)
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Frames in main memory, read like a store."""
+class Decoded:
+    """Frames of a store, decoded once into main memory: as a store that need not decode."""
 
-    pixels: np.ndarray
-    """`[M, H, W, 3]` uint8."""
-    frames: np.ndarray
-    """`[M, 2]` (timestep, camera)."""
-
-    @functools.cached_property
-    def _rows(self) -> dict[tuple[int, int], int]:
-        return {(timestep, camera): row for row, (timestep, camera) in enumerate(self.frames.tolist())}
+    def __init__(self, store: FrameStore, frames: np.ndarray) -> None:
+        """
+        Args:
+            frames: `[M, 2]` int64 (timestep, camera), M > 0, that will be asked for.
+        """
+        self._pixels = read(store, frames).numpy()
+        self._rows = {(timestep, camera): row for row, (timestep, camera) in enumerate(frames.tolist())}
 
     def images(self, frames: np.ndarray) -> np.ndarray:
-        """See `FrameStore`."""
-        return self.pixels[[self._rows[timestep, camera] for timestep, camera in frames.tolist()]]
-
-
-def _free_mib(device: torch.device) -> float:
-    return torch.cuda.mem_get_info(device)[0] / _MIB - _RESERVE_MIB
+        """`[B, H, W, 3]` uint8 RGB of frames `[B, 2]`."""
+        return self._pixels[[self._rows[timestep, camera] for timestep, camera in frames.tolist()]]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from osgap.splat.cameras import Cameras
-from osgap.splat.image_metrics import ssim
+from osgap.splat.image_metrics import check_images, ssim
 
 _SIGMAS = 3.0  # a Gaussian reaches this many standard deviations, as in 3D Gaussian splatting
 _MIN_DEPTH = 1e-6  # metres, least divisor of a projection
@@ -24,6 +24,7 @@ def photometric_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Ten
     Raises:
         ValueError: when the shapes differ.
     """
+    check_images(images, targets)
     compiled = images.dtype == torch.float32 and targets.dtype in (torch.uint8, torch.float32)
     if compiled and images.is_cuda and images.numel() and ssim_weight and not targets.requires_grad:
         from osgap.splat import ssim_triton  # compiled code: loaded by those who need it only

@@ -20,10 +20,10 @@ from osgap.fit.config import FitConfig, LearningRates
 from osgap.fit.frames import Batch, FrameStore, batches
 from osgap.fit.initial import initial_attributes
 from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
-from osgap.gpus import upload
 from osgap.head.model import HeadModel
 from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.head.texels import TexelBinding
+from osgap.pinned import upload
 from osgap.progress import track
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
@@ -67,12 +67,14 @@ class Fit:
         self._config = config
         self._subject = subject
         self._bound = bind_triangles(subject.head.faces, subject.binding.faces)
+        with torch.no_grad():
+            self._person = subject.head.person(subject.params.shape, subject.params.static_offset)
         self.timesteps = np.unique(subject.train[:, 0])
         """`[R]` int64, timesteps with training frames: those whose motion is refined."""
         self._row = np.full(subject.params.timesteps, -1)
         self._row[self.timesteps] = np.arange(len(self.timesteps))
         tracked = subject.params.select(self.timesteps)
-        rest = subject.head.vertices(tracked.select([0]))[0]
+        rest = self._person.vertices(tracked.select([0]))[0]
         self._initial = initial_attributes(subject.head, subject.binding, rest, config.initial_opacity).channels
         motion = torch.cat([tracked.motion[name] for name in MOTION_WIDTHS], dim=1)
         self._tables = {_GAUSSIANS: self._initial.clone(), _MOTION: motion}
@@ -84,6 +86,7 @@ class Fit:
             self._tables[name].requires_grad_(bool((rates.first > 0).any()))
         self._adam = ColumnAdam(self._tables)
         self._graphs: dict[int, Callable[[Tensor], Tensor]] = {}
+        self._graph_in_use = False
 
     @property
     def device(self) -> torch.device:
@@ -111,8 +114,12 @@ class Fit:
         Returns:
             The loss before the step, a detached scalar.
         """
+        for table in self._tables.values():
+            table.grad = None
+        self._graph_in_use = False
         loss = self.loss(batch)
         loss.backward()
+        self._graph_in_use = False
         progress = batch.step / self._config.iterations
         self._adam.step({name: rates.at(progress) for name, rates in self._rates.items()})
         return loss.detach()
@@ -141,22 +148,28 @@ class Fit:
 
     def _posed(self, motion: Tensor) -> Tensor:
         """Vertices `[B, V, 3]` of rows `[B, 118]` of the motion table."""
-        if self.device.type != "cuda" or not (motion.requires_grad and torch.is_grad_enabled()):
+        graphed = self.device.type == "cuda" and motion.requires_grad and torch.is_grad_enabled()
+        # A graph has one memory: a second forward pass would change what the first one's backward pass reads.
+        if not graphed or self._graph_in_use:
             return self._vertices(motion)
-        # Some 200 kernels of a microsecond each, forward and backward: launched as two graphs.
+        self._graph_in_use = True
         if len(motion) not in self._graphs:
-            example = motion.detach().clone().requires_grad_()
-            with warnings.catch_warnings():  # torch's own trial runs, on a stream of their own
-                warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
-                graphed = torch.cuda.make_graphed_callables(self._vertices, (example,))
-            self._graphs[len(motion)] = cast(Callable[[Tensor], Tensor], graphed)
+            self._graphs[len(motion)] = self._recorded(motion.detach().clone().requires_grad_())
         return self._graphs[len(motion)](motion)
 
+    def _recorded(self, example: Tensor) -> Callable[[Tensor], Tensor]:
+        """`_vertices`, some 200 kernels of a microsecond each forward and backward, as two CUDA graphs."""
+        with torch.cuda.device(self.device), warnings.catch_warnings():
+            # torch's own trial runs, on a stream of their own.
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+            graphed = torch.cuda.make_graphed_callables(self._vertices, (example,))
+        return cast(Callable[[Tensor], Tensor], graphed)
+
     def _vertices(self, motion: Tensor) -> Tensor:
-        return self._subject.head.vertices(self._subject.params.replace(**_split(motion)))
+        return self._person.vertices(self._subject.params.replace(**_split(motion)))
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, for a checkpoint."""
+        """Everything that the next step depends on, for a checkpoint; valid until the next step."""
         return {"tables": {name: table.detach() for name, table in self._tables.items()}, "adam": self._adam.state()}
 
     @torch.no_grad()

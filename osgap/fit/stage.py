@@ -68,7 +68,6 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
     files = [inputs.capture, inputs.head.model, inputs.head.masks, inputs.head.template]
     provenance = Provenance.collect("fit", subject=subject, config=config.model_dump(), inputs=files, seed=seed)
     with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints, lease_gpu() as device:
-        start = time.perf_counter()
         store = CaptureStore(inputs.capture)
         splits = {name: np.asarray(store.split(name), np.int64).reshape(-1, 2) for name in ("train", "val", "test")}
         if store.subject != subject:
@@ -83,12 +82,14 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
         binding = bind_texels(head.uvs, head.uv_faces, config.uv_size).to(device)
         head, cameras = head.to(device), store.cameras.to(device)
         fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
+        start = time.perf_counter()
         losses = optimise(config, fit, store, splits["train"], derive_seed(seed, "fit", subject), checkpoints)
         optimised = time.perf_counter()
 
         avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
         metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
         frames = preview_frames(cameras, splits["val"], splits["test"])
+        measured = time.perf_counter()
         source = provenance.as_dict()
         avatar.save(outputs.avatar, source)
         write_png(outputs.preview, preview(avatar, head, store, cameras, frames), source)
@@ -103,7 +104,6 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
         }
         write_json(outputs.metrics, summary, source)
         checkpoints.clear()
-        measured = time.perf_counter()
     logger.info(
         "fitted %s on %s: %d Gaussians, %d steps, PSNR %s dB on the held-out camera, %s dB on the held-out sequences; "
         "optimising %.1f s, measuring %.1f s",

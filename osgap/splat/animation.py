@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
+from osgap.pinned import upload
 from osgap.splat.avatar import Avatar
 from osgap.splat.gaussians import Gaussians
+from osgap.splat.rig import pose
 
 
 class Animation:
@@ -30,8 +35,11 @@ class Animation:
         Raises:
             UserError: when the avatar does not fit the head.
         """
-        self._avatar, self._head = avatar, head
+        self._attributes, self._bound = avatar.attributes, avatar.bound(head)
         self._params = avatar.params if params is None else params
+        # Recorded kernels read these where they lie now, so they must live as long as the graphs.
+        with _ordinary():
+            self._person = head.person(self._params.shape, self._params.static_offset)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Gaussians]] = {}
 
     @torch.no_grad()
@@ -42,15 +50,19 @@ class Animation:
         if len(timesteps) not in self._graphs:
             self._graphs[len(timesteps)] = self._record(len(timesteps))
         graph, index, gaussians = self._graphs[len(timesteps)]
-        index.copy_(timesteps if timesteps.is_cuda else timesteps.pin_memory(), non_blocking=True)
+        index.copy_(upload(timesteps, index.device))
         graph.replay()
         return gaussians
 
     def _posed(self, timesteps: Tensor) -> Gaussians:
-        return self._avatar.gaussians(self._head, timesteps, self._params)
+        return pose(self._attributes, self._person.vertices(self._params.select(timesteps)), self._bound)
 
     def _record(self, count: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Gaussians]:
         device = self._params.expr.device
+        with torch.cuda.device(device), _ordinary():
+            return self._record_on(device, count)
+
+    def _record_on(self, device: torch.device, count: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Gaussians]:
         index = torch.zeros(count, dtype=torch.int64, device=device)
         before = torch.cuda.Stream(device)
         before.wait_stream(torch.cuda.current_stream(device))
@@ -58,6 +70,13 @@ class Animation:
             self._posed(index)  # compiles kernels and fills caches, neither of which can be recorded
         torch.cuda.current_stream(device).wait_stream(before)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=before):
             gaussians = self._posed(index)
         return graph, index, gaussians
+
+
+@contextlib.contextmanager
+def _ordinary() -> Iterator[None]:
+    """Tensors made here outlive the call, so they must not be inference tensors, which nothing may change later."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield

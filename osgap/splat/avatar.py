@@ -89,16 +89,20 @@ class Avatar:
         Raises:
             UserError: when the avatar does not fit the head.
         """
+        bound = self.bound(head)
+        return pose(self.attributes, head.vertices(self.params if params is None else params, timesteps), bound)
+
+    def bound(self, head: HeadModel) -> BoundTriangles:
+        """The head's triangles that carry Gaussians, see `osgap.splat.rig.pose`.
+
+        Raises:
+            UserError: when the avatar does not fit the head.
+        """
         if self._last_face >= len(head.faces):
             raise UserError(
                 f"The avatar is bound to triangle {self._last_face}, but the head model has {len(head.faces)} "
                 f"triangles. Use the head model that the avatar was made with."
             )
-        return pose(
-            self.attributes, head.vertices(self.params if params is None else params, timesteps), self._bound(head)
-        )
-
-    def _bound(self, head: HeadModel) -> BoundTriangles:
         if not self._last_bound or self._last_bound[0][0] is not head.faces:
             with torch.inference_mode(False):  # the result outlives the call; autograd refuses inference tensors
                 self._last_bound[:] = [(head.faces, bind_triangles(head.faces, self.faces))]

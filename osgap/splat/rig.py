@@ -41,7 +41,10 @@ def bind_triangles(head_faces: Tensor, faces: Tensor) -> BoundTriangles:
 
 
 def pose(attributes: GaussianAttributes, vertices: Tensor, bound: BoundTriangles) -> Gaussians:
-    """World-space Gaussians on a posed mesh; differentiable in attributes and vertices (once, in float32 on CUDA).
+    """World-space Gaussians on a posed mesh; differentiable in attributes and vertices.
+
+    Float32 tensors on CUDA take a compiled kernel, which differentiates once. Where an edge or the height of a triangle
+    vanishes, it has no gradient of the frame's direction; torch's has one of whatever the rounding leaves.
 
     Args:
         attributes: `[N, C]`, or `[B, N, C]`.

@@ -49,7 +49,7 @@ def pose(channels: Tensor, vertices: Tensor, corners: Tensor) -> tuple[Tensor, T
         Means `[B, N, 3]`, rotations `[B, N, 4]`, scales `[B, N, 3]`, and with the leading dimension of `channels`
         opacities `[..., N]` and colours `[..., N, 3]`.
     """
-    return _Pose.apply(channels, vertices, corners)
+    return _Pose.apply(channels.contiguous(), vertices.contiguous(), corners.contiguous())
 
 
 class _Pose(torch.autograd.Function):
@@ -57,7 +57,6 @@ class _Pose(torch.autograd.Function):
     def forward(
         ctx: Any, channels: Tensor, vertices: Tensor, corners: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        channels, vertices = channels.contiguous(), vertices.contiguous()
         batch, count = vertices.shape[0], corners.shape[0]
         means, rotations, scales = (vertices.new_empty(batch, count, width) for width in (3, 4, 3))
         opacities, colors = channels.new_empty(channels.shape[:-1]), channels.new_empty(*channels.shape[:-1], 3)

@@ -114,14 +114,6 @@ def test_a_plain_loop_with_another_objective_is_refused(
         benchmark.agreement(sitter, FitConfig(uv_size=32), sitter.store, frames)
 
 
-def test_decoded_frames_are_the_store_s(load: Load, work: Path) -> None:
-    store = CaptureStore(work / "101.h5")
-    kept = np.array([[0, 3], [1, 8], [5, 0], [0, 3]])
-    decoded = load("people").Decoded(store, kept)
-    asked = np.array([[5, 0], [0, 3], [5, 0]])
-    assert np.array_equal(decoded.images(asked), store.images(asked))
-
-
 # the plain loop ---------------------------------------------------------------------------------------------------
 
 

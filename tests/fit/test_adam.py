@@ -34,7 +34,20 @@ def trajectories(device: str) -> tuple[torch.Tensor, torch.Tensor]:
 def test_every_column_has_its_own_rate() -> None:
     found, expected = trajectories("cpu")
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert (found[:, 0] != found[:, 2]).all()
+
+
+def test_a_rate_of_zero_leaves_a_column() -> None:
+    table = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    start = table.clone()
+    table.grad = torch.ones(5, 3)
+    ColumnAdam({"table": table}).step({"table": RATES})
+    assert torch.equal(table[:, 1], start[:, 1])
+    assert (table[:, [0, 2]] != start[:, [0, 2]]).all()
+
+
+def test_a_table_with_other_strides_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"contiguous tables; motion has strides \(1, 3\)"):
+        ColumnAdam({"motion": torch.zeros(4, 3).T})
 
 
 @pytest.mark.gpu

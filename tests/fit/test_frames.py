@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import pytest
 import torch
 
-from osgap.fit.frames import batches, chosen
+from osgap.errors import UserError
+from osgap.fit.frames import Decoded, batches, chosen, read_ahead
 
 
 class Store:
@@ -59,6 +61,49 @@ def test_decoding_ahead_gives_the_same_batches() -> None:
         assert torch.equal(a.images, b.images)
     assert kept.calls == 2 + len(FRAMES)  # twice one frame for its size, then each once
     assert any(name.startswith("decode") for name in ahead.threads)
+
+
+def test_decoded_frames_are_the_stores() -> None:
+    store = Store()
+    decoded = Decoded(store, FRAMES[::2])
+    calls, asked = store.calls, FRAMES[[6, 0, 6]]
+    assert np.array_equal(decoded.images(asked)[:, 0, 0, :2], asked)
+    assert store.calls == calls
+
+
+def test_chunks_are_read_in_order() -> None:
+    chunks = [FRAMES[:5], FRAMES[5:6], FRAMES[2:9], FRAMES[:1], FRAMES[9:]]
+    for chunk, images in zip(chunks, read_ahead(Store(), chunks), strict=True):
+        assert np.array_equal(images[:, 0, 0, :2].numpy(), chunk)
+
+
+def test_a_frame_that_cannot_be_decoded_is_an_error_in_its_turn() -> None:
+    class Broken(Store):
+        def images(self, frames: np.ndarray) -> np.ndarray:
+            if [5, 1] in frames.tolist():
+                raise UserError("frame 5 of camera 1 is broken")
+            return super().images(frames)
+
+    images = read_ahead(Broken(), [FRAMES[:4], FRAMES[4:8], FRAMES[14:18], FRAMES[:4]])
+    for _ in range(2):
+        next(images)
+    with pytest.raises(UserError, match="frame 5 of camera 1"):
+        next(images)
+    assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("gpu", "main"), [(None, 0), (0, 1), (0, 0)], ids=["on the GPU", "in main memory", "decoded"])
+def test_batches_reach_the_gpu_on_every_way(gpu: float | None, main: float) -> None:
+    store = Store()
+    found = list(batches(store, FRAMES, 4, range(40), 1, memory_mib=main, gpu_memory_mib=gpu, device="cuda"))
+    expected = batches(Store(), FRAMES, 4, range(40), 1, memory_mib=1)
+    for batch, other in zip(found, expected, strict=True):
+        assert batch.images.is_cuda
+        assert torch.equal(batch.images.cpu(), other.images)
+        assert (batch.frames == other.frames).all()
+    assert (store.calls > 100) == (gpu == main == 0)
 
 
 def test_decoding_ahead_can_be_abandoned() -> None:

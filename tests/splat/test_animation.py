@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from osgap.errors import UserError
 from osgap.head.model import HeadModel
 from osgap.splat.animation import Animation
 
@@ -35,3 +36,25 @@ def test_poses_as_the_avatar_does(small_head: HeadModel, device: str) -> None:
                 got, want = getattr(found, item.name), getattr(expected, item.name)
                 assert (got is None and want is None) or torch.allclose(got, want, atol=1e-6), item.name
             assert not found.means.requires_grad
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_two_people_take_turns(small_head: HeadModel, device: str) -> None:
+    head = small_head.to(device)
+    avatars = [make(small_head, seed=seed).to(device) for seed in (0, 1)]
+    animations = [Animation(avatar, head) for avatar in avatars]
+    for turn in range(6):
+        which = turn % 2
+        with torch.inference_mode(turn < 2):  # whoever asks first
+            found = animations[which].gaussians(torch.tensor([turn % 3, 1]))
+        expected = avatars[which].gaussians(head, [turn % 3, 1])
+        torch.cuda.empty_cache()  # memory that nobody holds would be gone
+        assert torch.allclose(found.means, expected.means, atol=1e-6)
+        assert torch.allclose(found.scales, expected.scales, atol=1e-6)
+
+
+def test_an_avatar_of_another_head_is_refused(small_head: HeadModel) -> None:
+    avatar = make(small_head)
+    other = dataclasses.replace(avatar, faces=avatar.faces + len(small_head.faces))
+    with pytest.raises(UserError, match="Use the head model that the avatar was made with"):
+        Animation(other, small_head)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,8 +56,34 @@ def check(seed: int, count: int, batch: int, width: int, own: bool, device: str)
         # Slivers of triangles have gradients a thousand times the others': each is compared with its own size.
         scale = want.abs().amax(dim=-1, keepdim=True) + 1e-3 * want.abs().max()
         error = ((gradient.cpu() - want).abs() / scale).max()
-        print(name, f"{error:.1e}")
         assert error < GRADIENTS, (name, error)
+
+
+def check_extremes(device: str) -> None:
+    """Triangles without an edge, without a height and in a point; a quaternion of zeros, and none at all: finite."""
+    from osgap.splat import rig_triton
+
+    corner = torch.tensor([0.0, 1, 2])
+    for edge, side in (([0.0, 0, 0], [1.0, 0, 0]), ([1.0, 0, 0], [2.0, 0, 0]), ([0.0, 0, 0], [0.0, 0, 0])):
+        vertices = torch.stack([corner, corner + torch.tensor(edge), corner + torch.tensor(side)])[None]
+        channels = torch.randn(2, 14, generator=torch.Generator().manual_seed(0))
+        channels[1, 3:7] = 0
+        inputs = channels.to(device).requires_grad_(), vertices.to(device).requires_grad_()
+        corners = torch.tensor([[0, 1, 2]]).expand(2, 3).to(device)
+        outputs = rig_triton.pose(*inputs, corners)
+        expected = pose(
+            GaussianAttributes(channels), vertices, BoundTriangles(torch.tensor([[0, 1, 2]]), corners[:, 0].cpu())
+        )
+        for name, found in zip(FIELDS, outputs, strict=True):
+            want = getattr(expected, name)
+            assert torch.allclose(found.detach().cpu(), want if found.ndim == want.ndim else want[0], atol=1e-5), name
+        loss = sum(value.sum() for value in outputs)
+        assert isinstance(loss, Tensor)
+        attributes, moved = torch.autograd.grad(loss, inputs)
+        assert attributes.isfinite().all()  # of a quaternion of zeros, large
+        assert moved.abs().max() < 1e3
+    empty = rig_triton.pose(channels[:0].to(device), vertices.to(device), corners[:0])
+    assert [tuple(value.shape) for value in empty] == [(1, 0, 3), (1, 0, 4), (1, 0, 3), (0,), (0, 3)]
 
 
 CASES = [(0, 5, 1, 14, False), (1, 200, 3, 14, False), (2, 150, 2, 17, True), (3, 130, 1, 14, True)]
@@ -64,9 +91,11 @@ CASES = [(0, 5, 1, 14, False), (1, 200, 3, 14, False), (2, 150, 2, 17, True), (3
 
 @pytest.mark.slow
 def test_kernels_in_the_interpreter() -> None:
+    pytest.importorskip("triton")
     run = subprocess.run(
         [sys.executable, "-m", "tests.splat.test_rig_triton"],
-        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2], capture_output=True, text=True,
+        timeout=300, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
 
@@ -76,6 +105,12 @@ def test_kernels_in_the_interpreter() -> None:
 @pytest.mark.parametrize("case", [*CASES, (4, 20_000, 5, 14, False)], ids=str)
 def test_kernels(case: tuple[int, int, int, int, bool]) -> None:
     check(*case, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_extremes() -> None:
+    check_extremes("cuda")
 
 
 @pytest.mark.gpu
@@ -95,3 +130,4 @@ def test_pose_takes_the_same_shapes(shapes: tuple[str, str]) -> None:
 if __name__ == "__main__":
     for case in CASES:
         check(*case, device="cpu")
+    check_extremes("cpu")
