@@ -17,6 +17,7 @@ the format has a place that other programs ignore:
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ import numpy as np
 
 PROVENANCE_KEY = "provenance"
 _PLY_PREFIX = "osgap-provenance "
+_REPLACED = "-replaced"  # ends the name of a folder that is being replaced
 _umask_lock = threading.Lock()
 
 
@@ -46,7 +48,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
-    handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        _name_file(error, path)
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
@@ -66,13 +72,19 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it is synced and renamed to `path`, on error removed.
 
-    A folder that is at `path` already is replaced as a whole: whether it may be is the caller's to check.
+    A folder that is at `path` already is replaced as a whole: whether it may be is the caller's to check, last thing
+    inside the `with`. A symbolic link stays one: what it leads to is replaced. A process that is killed between the
+    two renames leaves no folder at `path`; the next write puts the previous one back.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
-    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), dir=path.parent))
-    replaced = temporary.with_name(f"{temporary.name}-replaced")
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), dir=path.parent))
+    except OSError as error:
+        _name_file(error, path)
+        raise
+    replaced = temporary.with_name(f"{temporary.name}{_REPLACED}")
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -88,6 +100,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     except BaseException as error:
         if replaced.exists() and not path.exists():
             replaced.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
         _name_file(error, path)
         raise
@@ -99,19 +112,27 @@ def _temporary_prefix(path: Path) -> str:
 
 
 def _remove_stale(path: Path) -> None:
-    for stale in path.parent.glob(f".{path.name}.tmp-*"):
-        if not _writer_alive(stale):
-            if stale.is_dir():
-                shutil.rmtree(stale, ignore_errors=True)
-            else:
-                stale.unlink(missing_ok=True)
+    """Remove what killed writers of `path` left, or put the folder back that one was about to replace."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        if _writer_alive(stale):
+            continue
+        if not stale.is_dir() or stale.is_symlink():
+            stale.unlink(missing_ok=True)
+        elif stale.name.endswith(_REPLACED) and not path.exists():
+            stale.rename(path)
+        else:
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _name_file(error: BaseException | None, path: Path) -> None:
-    """Say which file could not be written: an error of a write, unlike one of an open, does not know."""
+    """Say which file could not be written: an error of a write does not know, and others name the temporary file."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.errno is not None:
+            named = error.filename
+            if named is None or _temporary_prefix(path) in str(named):
+                error.filename = str(path)
+                if error.filename2 is not None:
+                    del error.filename2
         error = error.__context__
 
 

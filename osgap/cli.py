@@ -331,7 +331,7 @@ def video(subject: Subject, common: Options = Common()) -> None:
 
 AvatarFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="AVATAR")]
 """Folder with `point_cloud.ply` and `flame_param.npz`."""
-Output = Annotated[Path, tyro.conf.Positional]
+Output = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
 
 
 @app.command(name="render")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from osgap.artifacts import atomic_path, read_provenance, write_json, write_npz, write_png
+from osgap import artifacts
+from osgap.artifacts import atomic_folder, atomic_path, read_provenance, write_json, write_npz, write_png
 
 PROVENANCE = {"stage": "fit", "subject": "017", "inputs": {"captures/017.h5": "ab" * 32}, "seed": 3}
 
@@ -103,3 +105,87 @@ def test_files_of_others_have_no_provenance(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, 2, 3), np.uint8))
     assert read_provenance(tmp_path / "a.npz") is None
     assert read_provenance(tmp_path / "a.png") is None
+
+
+# folders -----------------------------------------------------------------------------------------------------
+
+
+def fill(folder: Path, text: str) -> None:
+    with atomic_folder(folder) as temporary:
+        (temporary / "file").write_text(text)
+
+
+def test_folders_that_killed_processes_left_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".a.tmp-999999999-x"
+    left.mkdir()
+    (left / "00000.png").write_bytes(b"")
+    mine = tmp_path / f".a.tmp-{os.getpid()}-y"
+    mine.mkdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    (tmp_path / ".a.tmp-999999999-z").symlink_to(outside)
+    fill(tmp_path / "a", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, "a", "outside"]
+    assert (outside / "kept").read_text() == "kept"
+
+
+def test_names_with_wildcards_remove_only_their_own(tmp_path: Path) -> None:
+    (tmp_path / ".ab.tmp-999999999-x").mkdir()
+    (tmp_path / ".a[bc].tmp-999999999-x").mkdir()
+    fill(tmp_path / "a[bc]", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".ab.tmp-999999999-x", "a[bc]"]
+
+
+def test_a_kill_within_the_swap_leaves_the_old_folder_to_the_next_write(tmp_path: Path) -> None:
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from osgap.artifacts import atomic_folder
+        rename = Path.rename
+        def killed(self, target):
+            if str(target) == {str(tmp_path / "a")!r}:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(self, target)
+        Path.rename = killed
+        with atomic_folder({str(tmp_path / "a")!r}) as temporary:
+            (temporary / "file").write_text("new")
+    """
+    fill(tmp_path / "a", "old")
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(RuntimeError, match="midway"), atomic_folder(tmp_path / "a"):
+        raise RuntimeError("midway")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "file").read_text() == "old"
+
+
+def test_an_error_within_the_swap_leaves_one_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "a", "old")
+    sync = artifacts._sync_folder
+
+    def interrupted(folder: Path) -> None:
+        if folder == tmp_path:  # the new folder has its name, the old one is not removed yet
+            raise KeyboardInterrupt
+        sync(folder)
+
+    monkeypatch.setattr(artifacts, "_sync_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "file").read_text() == "new"
+
+    rename = Path.rename
+
+    def broken(self: Path, target: Path) -> Path:
+        if target == tmp_path / "a" and not self.name.endswith("-replaced"):
+            raise OSError(errno.EIO, "Input/output error", str(self), None, str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        fill(tmp_path / "a", "newer")
+    assert str(caught.value) == f"[Errno {errno.EIO}] Input/output error: {str(tmp_path / 'a')!r}"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "file").read_text() == "new"

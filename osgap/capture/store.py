@@ -21,6 +21,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -191,6 +192,13 @@ def _changed(path: Path) -> UserError:
 
 def _texts(names: Sequence[str]) -> np.ndarray:
     return np.array([name.encode() for name in names], "S")
+
+
+def _reason(error: OSError) -> str:
+    """What HDF5 says is wrong, on one line and without the times, sizes and pointers that it adds."""
+    text = " ".join(str(error).split())
+    told = re.search(r"error message = '([^']*)'", text)
+    return told[1] if told else text.partition("(")[2].partition(",")[0].rstrip(")") or text
 
 
 @dataclass(frozen=True)
@@ -370,12 +378,14 @@ class CaptureStore:
             raise UserError(f"{self.path}: no such capture store; make it with `osgap import`") from None
         except PermissionError:
             raise UserError(f"{self.path}: cannot be read; check its permissions") from None
+        except IsADirectoryError:
+            raise UserError(f"{self.path}: is a folder; a capture store (.h5) is expected. Check the path") from None
         except OSError as error:
             if "truncated file" in str(error):
                 raise self._truncated() from None
-            reason = str(error).partition("(")[2].rstrip(")") or error
             raise UserError(
-                f"{self.path}: not a capture store ({reason}); delete it and run `osgap import` again"
+                f"{self.path}: not a capture store ({_reason(error)}); check the path, or, if it is a store that was "
+                f"damaged, delete it and run `osgap import` again"
             ) from None
         except KeyError as error:
             raise UserError(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from osgap.evaluation import canvas
 from osgap.evaluation.config import ReportConfig
@@ -19,7 +18,7 @@ from osgap.evaluation.people import Person, PersonFiles
 from osgap.evaluation.protocols import held_out_camera, held_out_frames
 from osgap.evaluation.tables import METHOD_NAMES
 from osgap.film.cameras import orbit, scaled
-from osgap.film.frames import ahead, frames
+from osgap.film.frames import ahead, frames, singly
 from osgap.film.pictures import write_video
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -61,7 +60,7 @@ def run(config: ReportConfig, inputs: VideoInputs, outputs: VideoOutputs, *, sub
     cameras = swing(person, params, config, count)
     white = torch.ones(3)
     panels = [
-        _panel(frames(avatar, person.head, avatar.params.driven_by(params), cameras, white))
+        singly(frames(avatar, person.head, avatar.params.driven_by(params), cameras, white))
         for avatar in person.avatars.values()
     ]
     names = [METHOD_NAMES[method] for method in person.avatars]
@@ -102,11 +101,6 @@ def swing(person: Person, params: FlameParams, config: ReportConfig, count: int)
     phase = torch.arange(count, dtype=torch.float32) / count
     yaw = math.radians(config.video_yaw_degrees) * torch.sin(2 * math.pi * phase)
     return orbit(scaled(person.store.cameras[held_out_camera(person.store)], config.video_scale), pivot, yaw)
-
-
-def _panel(parts: Iterator[Tensor]) -> Iterator[np.ndarray]:
-    for part in parts:
-        yield from part.numpy()
 
 
 def _titles(texts: Sequence[str], width: int) -> np.ndarray:

@@ -16,6 +16,9 @@ along +z."""
 FIELD_OF_VIEW = math.radians(20)
 """Vertical, of a camera that nobody described: a portrait lens, from about two metres."""
 
+LARGEST = 1 << 14
+"""Pixels of a picture, either way."""
+
 _MARGIN = 1.1  # of a head in its picture
 
 

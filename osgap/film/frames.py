@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,6 +132,13 @@ class _ToHost:
         return _Copy(host, event)
 
 
+def singly(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """One frame `[H, W, C]` after the other of batches in host memory, which they share."""
+    for batch in batches:
+        yield from batch.numpy()
+        del batch  # before the next one is asked for, so that its memory can be that one's
+
+
 @dataclass(frozen=True)
 class _Made(Generic[T]):
     item: T
@@ -171,7 +179,7 @@ def ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
             end = error
         made.put(end)
 
-    thread = threading.Thread(target=produce, name="osgap-ahead", daemon=True)
+    thread = threading.Thread(target=produce, name="film-ahead", daemon=True)
     thread.start()
     try:
         while isinstance(found := made.get(), _Made):

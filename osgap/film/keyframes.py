@@ -27,11 +27,12 @@ from scipy.spatial.transform import Rotation, RotationSpline
 from osgap.capture.nersemble import read_json, rigid_problem
 from osgap.capture.vhap import read_camera
 from osgap.errors import UserError
+from osgap.film.cameras import LARGEST
 from osgap.splat.cameras import Cameras
 
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
-_LARGEST = 1 << 14  # pixels
 _FAR = 1e9  # of any number: JSON's may be infinite, NaN or too long for a float
+_KEYS = ("time", "position", "target", "up", "world_to_camera", "fov_degrees", "intrinsics")  # of a keyframe
 _SMALLEST_SINE = 1e-4  # of the angle between the direction of view and `up`
 
 
@@ -195,7 +196,7 @@ def _read_transforms(
 
     cameras = []
     for number, entry in enumerate(listed):
-        found = read_camera(entry, content, f"{path}: frames[{number}]", size)
+        found = read_camera(entry, content, f"{path}: frames[{number}]", size, "Correct it.")
         view = np.linalg.inv(found.pose @ _OPENGL_TO_OPENCV)
         cameras.append(
             Cameras(torch.from_numpy(view).float(), torch.from_numpy(found.matrix).float(), found.width, found.height)
@@ -216,10 +217,13 @@ def _read_keyframes(
     times, views, looks, pinholes = [], [], [], []
     for number, entry in enumerate(listed):
         where = f"{path}: keyframes[{number}]"
+        unknown = [key for key in entry if key not in _KEYS]
+        if unknown:
+            raise UserError(f"{where} has a key {unknown[0]!r}; a keyframe's are {', '.join(_KEYS)}. Correct it.")
         times.append(_number(entry, "time", where))
         if number and times[-1] <= times[-2]:
             raise UserError(
-                f"{where}: time {times[-1]:g} is not after that of the keyframe before it, {times[-2]:g}; put "
+                f"{where}: time {times[-1]:.15g} is not after that of the keyframe before it, {times[-2]:.15g}; put "
                 f"keyframes in the order of time."
             )
         view, look = _pose(entry, where)
@@ -271,7 +275,7 @@ def _pinhole(
     if "fov_degrees" in entry:
         angle = _number(entry, "fov_degrees", where)
         if not 0 < angle < 180:
-            raise UserError(f"{where}: fov_degrees is {angle:g}; it must be between 0 and 180, make it so.")
+            raise UserError(f"{where}: fov_degrees is {angle:.15g}; it must be between 0 and 180, make it so.")
         focal = height / 2 / math.tan(math.radians(angle) / 2)
         return focal, focal, width / 2, height / 2
     if not sized:
@@ -302,8 +306,8 @@ def _told_size(path: Path, content: Mapping[str, Any], width: int | None, height
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
-    if not (1 <= width <= _LARGEST and 1 <= height <= _LARGEST):
-        raise UserError(f"{path}: images of {width}x{height} pixels; give 1 to {_LARGEST} either way.")
+    if not (1 <= width <= LARGEST and 1 <= height <= LARGEST):
+        raise UserError(f"{path}: images of {width}x{height} pixels; give 1 to {LARGEST} either way.")
 
 
 def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
@@ -322,9 +326,11 @@ def _array(entry: Mapping[str, Any], key: str, shape: tuple[int, ...], where: st
         array = np.array(entry[key])
     except ValueError:  # rows of different lengths
         array = np.empty(0)
-    if array.shape != shape or array.dtype.kind not in "if" or not (np.abs(array) < _FAR).all():
-        raise UserError(f"{where}: {key} is {_shortened(entry[key])}; give {expected} finite numbers.")
-    return array.astype(np.float64)
+    if array.shape == shape and array.dtype.kind in "if":
+        array = array.astype(np.float64)  # first: of integers the smallest has no absolute value
+        if (np.abs(array) < _FAR).all():
+            return array
+    raise UserError(f"{where}: {key} is {_shortened(entry[key])}; give {expected} finite numbers.")
 
 
 def _shortened(value: Any) -> str:

@@ -37,8 +37,8 @@ def load_motion(own: FlameParams, source: Path | None, sequence: str | None, hea
         sequence: of a capture store, in full (`EXP-2-eyes`) or short (`EXP-2`). Default is all.
 
     Raises:
-        UserError: when the source is missing or damaged, has no such sequence, has no timestep, or belongs to another
-            head model.
+        UserError: when the source is missing, damaged or of another kind, has no such sequence, has no timestep, or
+            belongs to another head model.
     """
     if sequence is not None and (source is None or source.suffix != ".h5"):
         raise UserError(
@@ -47,6 +47,13 @@ def load_motion(own: FlameParams, source: Path | None, sequence: str | None, hea
     if source is None:
         return own
     file = motion_file(source)
+    if file.suffix not in (".npz", ".h5") or (source.is_dir() and not file.is_file()):
+        found = "is a file of another kind" if source.is_file() else "no such folder"
+        found = f"is a folder without {FLAME_PARAM}" if source.is_dir() else found
+        raise UserError(
+            f"{source}: {found}; a motion is a {FLAME_PARAM}, an avatar's folder, or a capture store (.h5). Give one "
+            f"of these."
+        )
     if file.suffix == ".h5":
         store = CaptureStore(file)
         whole = store.params
@@ -102,9 +109,10 @@ def parse_timesteps(text: str, count: int, source: Path | str) -> list[int]:
             first, end, step = (None if number is None else int(number) for number in match.groups())
             if step == 0:
                 raise UserError(f"timesteps {text!r}: the step is 0. Give {_EXAMPLES}.")
-            for number in (first, end):
-                if number is not None:
-                    _check_there(number, number - (number > 0), -count, count, text, source)
+            if first is not None:
+                _check_there(first, first, -count, count - 1, text, source)
+            if end is not None:  # itself not included
+                _check_there(end, end - (end > 0), -count, count, text, source)
             chosen += range(count)[first:end:step]
         else:
             raise UserError(f"timesteps {text!r} are not understood. Give {_EXAMPLES}.")

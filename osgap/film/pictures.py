@@ -83,12 +83,15 @@ def write_frames(
     Args:
         frames: `[H, W, 3]` or `[H, W, 4]` uint8, see `osgap.artifacts.encode_png`.
         about: content of `render.json`, beside the number of frames and the provenance.
+
+    Raises:
+        UserError: see `check_folder`, also when something came into the folder while the frames were made.
     """
     workers = os.cpu_count() or 1
     pending: deque[Future[int]] = deque()
     count = 0
     with atomic_folder(folder) as temporary:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="osgap-png")
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="film-png")
         try:
             for count, frame in enumerate(frames, start=1):
                 if len(pending) >= 2 * workers:
@@ -99,6 +102,7 @@ def write_frames(
         finally:
             pool.shutdown(cancel_futures=True)
         write_json(temporary / RECORD, {**about, "frames": count}, provenance)
+        check_folder(folder)  # again: rendering takes long, and what came there meanwhile is not ours to remove
 
 
 def _write_frame(path: Path, frame: np.ndarray) -> int:
@@ -109,13 +113,16 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that frames may not be written to: only an empty one, or one of our own frames, is replaced.
 
     Raises:
-        UserError: when it is a file, or holds anything else.
+        UserError: when it is a file, cannot be read, or holds anything else.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file; frames go to a folder. Give another name.")
-    names = sorted(path.name for path in folder.iterdir())
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except PermissionError:
+        raise UserError(f"{folder}: cannot be read; check its permissions, or give another name.") from None
     if not names:
         return
     other = [name for name in names if name != RECORD and not _FRAME.fullmatch(name)]

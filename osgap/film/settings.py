@@ -31,13 +31,14 @@ class View:
     """Serial or index of a camera of `--capture`."""
     yaw: float | None = None
     """Degrees that the orbit swings to either side; 180 goes all the way round, 0 stands still. Default is 30, and 0
-    with `--camera`."""
+    with `--camera`. For one picture it is where the camera stands: 0 in front, positive to its right."""
     elevation: float | None = None
     """Degrees that the orbit is raised by. Default is 0."""
     distance: float | None = None
     """The orbit's distance from the head, as a multiple of what it would be. Default is 1."""
     period: float | None = None
-    """Seconds of one swing or round. Default is the film's length, so that it loops without a jump."""
+    """Seconds of one swing or round. Default is the film's length, so that the camera loops without a jump (a motion
+    that is played straight through does not)."""
     width: int | None = None
     """Pixels. Default is the camera's, the file's, or 800."""
     height: int | None = None
@@ -57,10 +58,10 @@ class Film:
     fps: float = 25.0
     """Frames per second."""
     frames: int | None = None
-    """Length in frames. Default is the path file's length, else the motion's, else 4 seconds."""
+    """Length in frames. Default is the path file's length, else the motion's, else (of one timestep) 4 seconds."""
     seconds: float | None = None
     """Length in seconds."""
     background: str = "white"
     """white, black, #rrggbb, or transparent (PNG only)."""
     crf: int = 18
-    """Quality of H.264: 0 is lossless, 18 visually so, 51 the worst."""
+    """Quality of H.264, 1 to 51: 1 is the best, 18 looks lossless, 51 is the worst."""

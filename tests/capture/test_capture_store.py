@@ -117,6 +117,11 @@ def other_hdf5(path: Path) -> None:
         file["x"] = np.zeros(3)
 
 
+def folder_in_its_place(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def lose_table(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["split/val"]
@@ -128,7 +133,8 @@ def lose_table(path: Path) -> None:
         (lambda path: path.unlink(), "no such capture store"),
         (truncate, "is truncated"),
         (lambda path: os.truncate(path, 0), "not a capture store"),
-        (lambda path: path.write_bytes(b"hello"), "not a capture store"),
+        (lambda path: path.write_bytes(b"hello"), r"not a capture store \(file signature not found\); check the path"),
+        (folder_in_its_place, "is a folder; a capture store"),
         (other_hdf5, "an HDF5 file, but not a capture store"),
         (new_version, f"of version {VERSION + 1}, this osgap reads up to {VERSION}; update osgap"),
         (lose_table, "is incomplete"),
@@ -140,6 +146,8 @@ def test_files_that_are_no_store(path: Path, damage: Callable[[Path], None], exp
     with pytest.raises(UserError, match=expected) as caught:
         store.serials  # noqa: B018
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)
 
 
 def test_a_store_that_shrinks_while_it_is_open(path: Path) -> None:

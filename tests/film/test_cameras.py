@@ -20,10 +20,17 @@ def project(views: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
     return pixels[..., :2], local[..., 2]
 
 
-def test_sizes_are_even() -> None:
-    small = scaled(cameras(), 0.7)
-    assert small.width % 2 == 0
-    assert small.height % 2 == 0
+@pytest.mark.parametrize("scale", [0.01, 0.3, 0.5, 0.7, 0.93, 1.0, 1.4, 2.1, 3.37])
+def test_scaled_sizes_are_even_and_the_view_stays(scale: float) -> None:
+    views = cameras()
+    found = scaled(views, scale)
+    for size, before in ((found.width, views.width), (found.height, views.height)):
+        assert size >= 2
+        assert size % 2 == 0
+        assert abs(size - scale * before) <= max(1, 2 - scale * before)
+    points = torch.tensor([[[0.02, -0.01, 0.03], [-0.05, 0.04, 0.0]]])
+    pixels = torch.tensor([found.width / views.width, found.height / views.height]) * project(views, points)[0]
+    torch.testing.assert_close(project(found, points)[0], pixels)
 
 
 def test_orbit_turns_around_the_pivot() -> None:

@@ -50,7 +50,11 @@ def test_timesteps_are_slices_and_lists(text: str, expected: list[int]) -> None:
         ("6", "no timestep 6; motion.npz has 6, 0 to 5"),
         ("0:7", "no timestep 6"),
         ("-7", "no timestep -7"),
-        ("9:", "no timestep 8"),
+        ("9:", "no timestep 9"),
+        ("6:", "no timestep 6"),
+        ("8:2:-1", "no timestep 8"),
+        ("-8:", "no timestep -8"),
+        (":-7", "no timestep -7"),
     ],
 )
 def test_other_timesteps_are_refused(text: str, message: str) -> None:
@@ -106,7 +110,9 @@ def test_wrong_motions_are_refused(world: World, tmp_path: Path) -> None:
         (None, "EXP-2", "only capture stores have sequences"),
         (tmp_path / "nobody.npz", None, r"nobody\.npz: no such file"),
         (tmp_path / "nobody.h5", None, r"nobody\.h5: no such capture store"),
-        (tmp_path, None, re.escape(str(tmp_path / "flame_param.npz")) + ": no such file"),
+        (tmp_path, None, re.escape(str(tmp_path)) + ": is a folder without flame_param.npz; a motion is"),
+        (tmp_path / "nobody", None, "nobody: no such folder; a motion is"),
+        (anna.folder / "point_cloud.ply", None, r"point_cloud\.ply: is a file of another kind; a motion is"),
         (tmp_path / "empty.npz", None, r"empty\.npz: has no timestep"),
     ]
     for source, sequence, message in cases:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from osgap.artifacts import atomic_folder, read_provenance, write_png
+from osgap.artifacts import read_provenance, write_png
 from osgap.errors import UserError
 from osgap.film.frames import ahead
 from osgap.film.pictures import RECORD, check_folder, write_frames, write_video
@@ -140,15 +140,34 @@ def _umask() -> int:
     return mask
 
 
-def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / ".a.tmp-999999999-x"
-    left.mkdir()
-    (left / "00000.png").write_bytes(b"")
-    mine = tmp_path / f".a.tmp-{os.getpid()}-y"
-    mine.mkdir()
-    with atomic_folder(tmp_path / "a") as temporary:
-        (temporary / "file").write_text("x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, "a"]
+@pytest.mark.parametrize("there", [False, True])
+def test_what_comes_into_the_folder_meanwhile_is_spared(there: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    if there:
+        write("frames", folder, smooth(2))
+
+    def joined() -> Iterator[np.ndarray]:
+        check_folder(folder)
+        yield from smooth(3)
+        folder.mkdir(exist_ok=True)
+        (folder / "notes.txt").write_text("mine")
+
+    with pytest.raises(UserError, match=r"it has notes\.txt"):
+        write("frames", folder, joined())
+    assert list(tmp_path.iterdir()) == [folder]
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert len(list(folder.glob("*.png"))) == (2 if there else 0)
+
+
+def test_a_link_stays_and_leads_to_the_new_frames(tmp_path: Path) -> None:
+    real, link = tmp_path / "disk" / "frames", tmp_path / "link"
+    write("frames", real, smooth(5))
+    link.symlink_to(real)
+    write("frames", link, smooth(2))
+    assert link.is_symlink()
+    assert sorted(path.name for path in real.iterdir()) == ["00000.png", "00001.png", RECORD]
+    assert sorted(tmp_path.iterdir()) == [real.parent, link]
+    assert list(real.parent.iterdir()) == [real]
 
 
 def test_other_peoples_folders_are_spared(tmp_path: Path) -> None:
@@ -163,6 +182,10 @@ def test_other_peoples_folders_are_spared(tmp_path: Path) -> None:
         (folder / RECORD).write_text(content)
         with pytest.raises(UserError, match="no folder of frames that was written here"):
             check_folder(folder)
+    with pytest.raises(UserError, match="no folder of frames that was written here"):
+        write("frames", folder, smooth(2))
+    (folder / "00000.png").unlink()
+    (folder / RECORD).unlink()
     write("frames", folder, smooth(2))
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"it has notes\.txt"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -75,6 +77,7 @@ def test_a_camera_of_a_capture_sees_every_timestep(world: World, tmp_path: Path)
     record = json.loads((tmp_path / "0" / "render.json").read_text())
     assert (record["frames"], record["width"], record["height"], record["fps"]) == (TIMES, WIDTH, HEIGHT, 25.0)
     provenance = record["provenance"]
+    assert (provenance["config"]["color"], provenance["config"]["path"]) == ("sh_dc", "orbit")
     assert (provenance["stage"], provenance["subject"]) == ("render", "anna")
     assert set(provenance["inputs"]) == {
         "point_cloud", "flame_param", "head_model", "head_masks", "head_template", "capture"
@@ -174,6 +177,100 @@ def test_one_picture_and_odd_sizes(world: World, tmp_path: Path, caplog: pytest.
     assert "frames/s" in caplog.text
 
 
+def test_one_picture_stands_where_yaw_says(world: World, tmp_path: Path) -> None:
+    motion, view = Motion(timesteps="2"), View(capture=world.anna.capture, camera="1")
+    make(world, tmp_path / "round", motion=motion, view=replace(view, yaw=180), film=Film(frames=4))
+    for yaw, frame in zip((None, 90, 180, -90), pictures(tmp_path / "round"), strict=True):
+        make(world, tmp_path / "a.png", motion=motion, view=replace(view, yaw=yaw))
+        assert np.abs(png(tmp_path / "a.png").astype(int) - frame).max() <= 1
+    # From in front and from beside, the whole head is seen.
+    for yaw in (-90, 0):
+        make(world, tmp_path / "a.png", view=replace(SMALL, yaw=yaw), film=Film(background="transparent"))
+        alpha = png(tmp_path / "a.png")[..., 3]
+        assert max(alpha[0].max(), alpha[-1].max(), alpha[:, 0].max(), alpha[:, -1].max()) < 60
+        assert (alpha > 60).any(axis=1).mean() > 0.4
+
+
+def test_names_of_outputs(world: World, tmp_path: Path) -> None:
+    for name in ("2026.11.23", "frames.v2", "new.mp4x"):
+        make(world, tmp_path / name, view=SMALL, film=Film(frames=1))
+        assert len(pictures(tmp_path / name)) == 1
+    make(world, tmp_path / "film.MP4", view=SMALL, film=Film(frames=2))
+    assert len(video(tmp_path / "film.MP4")) == 2
+    make(world, tmp_path / "one.PNG", view=SMALL)
+    assert png(tmp_path / "one.PNG").shape == (40, 32, 3)
+
+
+def test_files_are_hashed_before_a_gpu_is_leased(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    lease, digest = stage.lease_gpu, stage.file_digest
+
+    def leased() -> Any:
+        done.append("leased")
+        return lease()
+
+    def digested(path: Path) -> str:
+        done.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(stage, "lease_gpu", leased)
+    monkeypatch.setattr(stage, "file_digest", digested)
+    make(world, tmp_path / "a.png", view=SMALL, motion=Motion(motion=world.bert.capture))
+    assert done[-1] == "leased"
+    assert done.count("leased") == 1
+    assert "bert.h5" in done
+
+
+ALONE = """
+    import os, resource, sys
+    from pathlib import Path
+    import torch
+    from osgap.errors import UserError
+    from osgap.film.settings import Film, View
+    from osgap.film.stage import run
+    from osgap.head.config import HeadAssets
+    avatar, output, model, masks, template = map(Path, sys.argv[1:])
+    assets = HeadAssets(model=model, masks=masks, template=template)
+    torch.set_num_threads(1)
+    {prepare}
+    try:
+        run(avatar, output, assets, {settings})
+    except UserError as error:
+        print(error)
+"""
+
+
+def alone(world: World, output: Path, prepare: str, settings: str) -> str:
+    """The message of a refusal in a process of its own, whose rights are taken away."""
+    paths = (world.anna.folder, output, world.assets.model, world.assets.masks, world.assets.template)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ALONE).format(prepare=prepare, settings=settings), *map(str, paths)],
+        capture_output=True, text=True, check=False, cwd=Path(osgap.__file__).parents[1],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_pictures_larger_than_memory_are_refused(world: World, tmp_path: Path) -> None:
+    # Of address space, two gigabytes more than the libraries took; colours alone are three.
+    used = "int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()"
+    limit = f"resource.setrlimit(resource.RLIMIT_AS, ({used} + (2 << 30),) * 2)"
+    message = alone(world, tmp_path / "a.png", limit, "view=View(width=16384, height=16384), film=Film(frames=1)")
+    assert message == "pictures of 16384x16384 do not fit into memory; give a smaller --width.\n"
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_places_that_cannot_be_written_are_refused(world: World, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    nobody = "os.getuid() or os.setuid(65534)"  # nothing is closed to root
+    output = closed / "new" / "a.mp4"
+    message = alone(world, output, nobody, "")
+    assert message.startswith(f"{output}: cannot be written, because ")
+    assert "is not writable. Check its permissions" in message
+
+
 def test_lengths(world: World, tmp_path: Path) -> None:
     def count(film: Film, **settings: Any) -> int:
         return make(world, tmp_path / "a", film=film, view=View(width=4, **settings)).frames
@@ -197,18 +294,35 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rate": ({"film": Film(fps=0)}, "fps is 0"),
     "rate not a number": ({"film": Film(fps=float("nan"))}, "fps is nan"),
     "no frames": ({"film": Film(frames=0)}, "frames is 0"),
-    "many frames": ({"film": Film(frames=10**7)}, "frames is 1e"),
+    "many frames": ({"film": Film(frames=10**7)}, "frames is 10000000; give a number from 1 to 1000000"),
     "both lengths": ({"film": Film(frames=3, seconds=1)}, "both given"),
-    "quality": ({"film": Film(crf=52)}, "crf is 52"),
+    "quality": ({"film": Film(crf=52)}, "crf is 52; give a number from 1 to 51"),
+    "lossless": ({"film": Film(crf=0)}, "crf is 0"),
     "one file": ({"output": "a.png", "film": Film(frames=2)}, r"2 frames do not fit into one \.png"),
+    "current folder": ({"output": "."}, "is the folder that you are in"),
+    "root folder": ({"output": "/"}, "/: is a mount point"),
+    "mount": ({"output": "/proc"}, "/proc: is a mount point, and frames replace a folder as a whole"),
+    "links in a circle": ({"output": "circle/a.mp4"}, "circle: leads nowhere; check its symbolic links"),
+    "picture that swings": ({"output": "a.png", "view": View(period=3)}, "period 3: one picture does not swing"),
+    "yaw of a picture": ({"output": "a.png", "view": View(yaw=-181)}, "yaw is -181; give a number from -180 to 180"),
+    "negative yaw": ({"view": View(yaw=-10)}, "yaw is -10; give a number from 0 to 180"),
     "yaw": ({"view": View(yaw=200)}, "yaw is 200"),
     "elevation": ({"view": View(elevation=90)}, "elevation is 90"),
+    "derived size": (
+        {"view": View(capture=Path("world/anna.h5"), camera="1", width=16384)},
+        "height 21845, which follows from width 16384, is more than 16384; give a smaller --width",
+    ),
     "size": ({"view": View(width=0)}, "width is 0"),
     "no camera": ({"view": View(capture=Path("anna.h5"))}, "belong together"),
     "no capture": ({"view": View(camera="1")}, "belong together"),
     "orbit beside a file": ({"view": View(path="p.json", yaw=3, distance=2)}, "yaw, distance: given beside the path"),
     "no path": ({"view": View(path="obrit")}, "neither orbit nor a JSON file"),
     "path missing": ({"view": View(path="p.json")}, r"p\.json: no such file"),
+    "capture is a folder": ({"view": View(capture=Path("world"), camera="1")}, "world: is a folder; a capture store"),
+    "capture is a file": (
+        {"view": View(capture=Path("world/anna/flame_param.npz"), camera="1")},
+        r"flame_param\.npz: is no capture store; a \.h5 file that `osgap import` made is expected",
+    ),
     "camera": ({"view": View(capture=Path("world/anna.h5"), camera="7")}, "has no camera 7; it has 100000001, "),
     "timestep": ({"motion": Motion(timesteps="7")}, r"there is no timestep 7; .*flame_param\.npz has 7, 0 to 6"),
     "motion": ({"motion": Motion(motion=Path("nobody.npz"))}, r"nobody\.npz: no such file"),
@@ -223,6 +337,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("")
     (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
     before = sorted(tmp_path.rglob("*"))
     settings, message = REFUSED[case]
     settings = dict(settings)
@@ -259,7 +374,7 @@ def test_a_renderer_that_fails_leaves_nothing(
     with pytest.raises(RuntimeError, match="fell off the bus"):
         make(world, tmp_path / "out" / name, view=SMALL, film=Film(frames=1 if name == "a.png" else 100))
     assert list((tmp_path / "out").rglob("*")) == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("osgap-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("film-")]
 
 
 def test_a_writer_that_stops_ends_the_renderer(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +386,7 @@ def test_a_writer_that_stops_ends_the_renderer(world: World, tmp_path: Path, mon
     monkeypatch.setattr(stage, "write_frames", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:  # the error is still held, and its traceback with it
         make(world, tmp_path / "a", view=SMALL, film=Film(frames=100_000))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("osgap-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("film-")]
     assert caught.traceback
 
 
