@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,23 @@ def fake_flame(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("flame")
     subprocess.run([sys.executable, str(shared / "parity" / "make_fake_flame.py"), str(folder), "0"], check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def interpret() -> Callable[[str], None]:
+    """Run a module of tests as a program in Triton's interpreter, which needs no GPU, in a process of its own because
+    Triton reads its switch when it is imported."""
+    pytest.importorskip("triton")
+
+    def run(module: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run
 
 
 class SmallHead:

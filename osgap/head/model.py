@@ -49,7 +49,7 @@ class HeadModel:
     """Whether the topology is FLAME's; then the model has teeth (5143 vertices, 10144 faces)."""
     n_shape: int = N_SHAPE
     n_expr: int = N_EXPR
-    # The last person that `vertices` shaped; every step of a fit poses the same one.
+    # The last person that `vertices` shaped: callers mostly pose the same one again.
     _last_person: list[_ShapedPerson] = field(default_factory=list, init=False, repr=False)
 
     @property

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -50,14 +47,8 @@ def check_adam() -> None:
 
 
 @pytest.mark.slow
-def test_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton")
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.fit.test_kernels"],
-        env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2], capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
+def test_kernels_in_the_interpreter(interpret: Callable[[str], None]) -> None:
+    interpret("tests.fit.test_kernels")
 
 
 @pytest.mark.gpu

@@ -5,10 +5,7 @@ Without a GPU, Triton's interpreter runs the kernels' Python; what the compiler 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -90,14 +87,8 @@ CASES = [(0, 5, 1, 14, False), (1, 200, 3, 14, False), (2, 150, 2, 17, True), (3
 
 
 @pytest.mark.slow
-def test_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton")
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.splat.test_rig_triton"],
-        env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2], capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
+def test_kernels_in_the_interpreter(interpret: Callable[[str], None]) -> None:
+    interpret("tests.splat.test_rig_triton")
 
 
 @pytest.mark.gpu
