@@ -45,6 +45,9 @@ _JACOBIAN_MARGIN = 0.15
 _DEPTH_FLOOR = 1e-10
 _FAR = torch.finfo(torch.float32).max
 _TILE = 16
+_TRAINING_TILE = 8
+"""Pixels along a side of a tile, without and with gradients. Small ones make longer lists and skip more: that pays once
+there is a backward pass (`docs/performance.md`). Images are the same."""
 _WARP = 32
 _WIDEST = 33
 """Most channels in one pass over the tiles: gsplat keeps three arrays of them in registers and one in shared memory."""
@@ -66,17 +69,20 @@ def rasterize(
     gaussians = _padded(gaussians, cameras)
     radii, means, depths, conics, opacities = _project(gsplat, gaussians, cameras, near)
 
-    columns, rows = math.ceil(cameras.width / _TILE), math.ceil(cameras.height / _TILE)
-    _, pairs, pair_gaussians = gsplat.isect_tiles(means, radii, depths, _TILE, columns, rows)
-    finite.after_sync()
-    starts = gsplat.isect_offset_encode(pairs, batch, columns, rows)
-
     channels = [_per_image(gaussians.colors, 2, batch)]
     if gaussians.features is not None:
         channels.append(_per_image(gaussians.features, 2, batch))
     if depth:
         channels.append(depths[..., None])
     values = torch.cat(channels, dim=-1) if len(channels) > 1 else channels[0]
+    trained = torch.is_grad_enabled() and any(field.requires_grad for field in (means, conics, values, opacities))
+
+    tile = _TRAINING_TILE if trained else _TILE
+    columns, rows = math.ceil(cameras.width / tile), math.ceil(cameras.height / tile)
+    _, pairs, pair_gaussians = gsplat.isect_tiles(means, radii, depths, tile, columns, rows)
+    finite.after_sync()
+    starts = gsplat.isect_offset_encode(pairs, batch, columns, rows)
+
     blended, alphas = [], []
     first = 0
     for size in _passes(values.shape[-1]):
@@ -88,7 +94,7 @@ def rasterize(
             opacities,
             cameras.width,
             cameras.height,
-            _TILE,
+            tile,
             starts,
             pair_gaussians,
             backgrounds=behind,

@@ -49,22 +49,23 @@ def test_extent_is_relative_to_the_mean_camera(world: World) -> None:
     assert camera_extent(cameras) == pytest.approx(1.1 * distance)
 
 
-def test_default_rates_are_gaussianavatars() -> None:
-    tables = column_rates(LearningRates(), 2.0)
+def test_rates_reach_their_columns_and_fall_log_linearly() -> None:
+    config = LearningRates(position=0.005, position_final=0.00005, final_fraction=1)
+    tables = column_rates(config, 2.0)
     first, middle, last = ({name: rates.at(done) for name, rates in tables.items()} for done in (0.0, 0.5, 1.0))
     assert torch.allclose(first["gaussians"][CHANNELS["position"]], torch.tensor(0.01))
-    assert torch.allclose(middle["gaussians"][CHANNELS["position"]], torch.tensor(0.001))  # log-linear
+    assert torch.allclose(middle["gaussians"][CHANNELS["position"]], torch.tensor(0.001))
     assert torch.allclose(last["gaussians"][CHANNELS["position"]], torch.tensor(0.0001))
     for values in (first, last):
-        for name, rate in {"color": 0.0025, "opacity": 0.05, "scale": 0.017, "rotation": 0.001}.items():
-            assert torch.allclose(values["gaussians"][CHANNELS[name]], torch.tensor(rate))
+        for name in ("color", "opacity", "scale", "rotation"):
+            assert torch.allclose(values["gaussians"][CHANNELS[name]], torch.tensor(getattr(config, name)))
         motion = dict(zip(MOTION_WIDTHS, values["motion"].split(list(MOTION_WIDTHS.values())), strict=True))
-        assert torch.allclose(motion.pop("expr"), torch.tensor(1e-3))
-        assert torch.allclose(motion.pop("translation"), torch.tensor(1e-6))
-        assert all(torch.allclose(rates, torch.tensor(1e-5)) for rates in motion.values())
+        assert torch.allclose(motion.pop("expr"), torch.tensor(config.expression))
+        assert torch.allclose(motion.pop("translation"), torch.tensor(config.translation))
+        assert all(torch.allclose(rates, torch.tensor(config.pose)) for rates in motion.values())
 
 
-def test_short_schedules_can_let_all_rates_fall() -> None:
+def test_all_rates_fall() -> None:
     config = LearningRates(final_fraction=0.01)
     tables = column_rates(config, 1.0)
     assert torch.allclose(tables["gaussians"].at(0.5)[CHANNELS["color"]], torch.tensor(0.1 * config.color))
@@ -76,8 +77,9 @@ def test_a_rate_of_zero_stays_zero() -> None:
     assert all((motion.at(done) == 0).all() for done in (0.0, 0.5, 1.0))
 
 
-def test_default_visits_are_gaussianavatars() -> None:
+def test_defaults_are_gaussianavatars_where_batches_do_not_matter() -> None:
     config = FitConfig()
-    assert config.iterations * config.images_per_step == 600_000
+    rates = config.learning_rates
+    assert (rates.pose, rates.translation, rates.expression) == (1e-5, 1e-6, 1e-3)
     assert (config.losses.position_threshold, config.losses.scale_threshold) == (1.0, 0.6)
     assert (config.losses.position, config.losses.scale, config.losses.ssim) == (0.01, 1.0, 0.2)

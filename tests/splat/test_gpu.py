@@ -138,6 +138,15 @@ def test_images_are_the_same_bits_in_every_batch_and_run() -> None:
             assert torch.equal(getattr(together, name)[b], getattr(again, name)[b])
 
 
+def test_images_are_the_same_bits_with_gradients() -> None:
+    scene = make_scene(12, cameras=2, count=400, size=(90, 70))
+    plain = outputs(scene, {})
+    trained = outputs(scene, {"opacities": scene.inputs["opacities"].clone().requires_grad_()})
+    assert trained.rgb.requires_grad
+    for name in IMAGES:
+        assert torch.equal(getattr(plain, name), getattr(trained, name))
+
+
 def test_depth_and_features_do_not_change_the_colours() -> None:
     scene = make_scene(3, count=100)
     inputs = {name: tensor.to(DEVICE, torch.float32) for name, tensor in scene.inputs.items()}
