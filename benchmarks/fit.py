@@ -27,6 +27,9 @@ kernels, which are compiled once per machine, are there. `seconds_of` are the pa
 
 `memory`: largest GPU memory that torch has held, in MiB (tensors, and with what it keeps in reserve), and images per
 second, with frames resident, with frames streamed from the store, and in the plain loop; no MiB on the CPU.
+
+`profile`: where a step's time goes in the configured batch, once `--profile-visits` images have been seen: milliseconds
+per step of every kernel on the GPU (on the CPU: of every torch operation), by torch's profiler.
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
@@ -70,7 +75,7 @@ from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 
-PARTS = ("throughput", "quality", "command", "memory")
+PARTS = ("throughput", "quality", "command", "memory", "profile")
 SAME_LOSS = 1e-3  # relative: sums over pixels come in another order, and means over visible Gaussians of a batch differ
 SAME_GRADIENT = {"cpu": 1e-3, "cuda": 1e-2}  # of the attribute's largest
 REFERENCE_LOSSES = LossWeights(
@@ -83,6 +88,7 @@ REFERENCE_LOSSES = LossWeights(
 )
 _TIMED_FRAMES = 256  # different frames that throughput and memory look at
 _WARM_STEPS = 5
+_PROFILED_STEPS = 10
 _MIB = 2**20
 _PART_OF_LOG = re.compile(r"([A-Za-z][A-Za-z ]*?)(?: in)? (\d+(?:\.\d+)?) s\b")
 
@@ -133,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "quality": lambda: quality(sitter, config, options),
             "command": lambda: command(sitter, config, options),
             "memory": lambda: memory(sitter, config, options),
+            "profile": lambda: profile(sitter, config, options),
         }
         for part in options.parts:
             _log(f"measuring {part}")
@@ -155,10 +162,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fit", type=json.loads, default={}, metavar="JSON", help="settings of the fit")
     parser.add_argument("--visits", type=int, help="images that a fit sees; default: as configured")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    timing = parser.add_argument_group("throughput and memory")
+    timing = parser.add_argument_group("throughput, memory and profile")
     timing.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16, 32])
     timing.add_argument("--images", type=int, default=640, help="images per measurement")
     timing.add_argument("--rounds", type=int, default=5)
+    timing.add_argument("--profile-visits", type=int, default=8000, help="images seen before the profile")
     over_time = parser.add_argument_group("quality")
     over_time.add_argument("--plain-seconds", type=float, default=300.0)
     over_time.add_argument("--within", type=float, default=0.1, metavar="DB")
@@ -572,6 +580,45 @@ def _peak(
         "reserved_mib": torch.cuda.max_memory_reserved(device) / _MIB if on_gpu else None,
         "images_per_s": rate,
     }
+
+
+# profile ----------------------------------------------------------------------------------------------------------
+
+
+def profile(sitter: Sitter, config: FitConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds per step of each kernel or operation, and of the whole step without the profiler."""
+    on_gpu = sitter.device.type == "cuda"
+    frames = people.spread(sitter.splits["train"], _TIMED_FRAMES)
+    images = _PROFILED_STEPS * config.images_per_step
+    calls = [options.profile_visits, images, images]
+    take = product_steps(sitter, config, Decoded(sitter.store, frames), frames, options.seed, calls)
+    take(options.profile_visits)
+    start = people.clock(sitter.device)
+    take(images)
+    seconds = people.clock(sitter.device) - start
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=activities) as recorded:
+        take(images)
+        people.clock(sitter.device)
+    parts: dict[str, dict[str, float]] = {}
+    for event in recorded.key_averages():
+        if (event.device_type == DeviceType.CUDA) == on_gpu:
+            part = parts.setdefault(_kernel(event.key), {"ms": 0.0, "calls": 0.0})
+            part["ms"] += (
+                (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / _PROFILED_STEPS
+            )
+            part["calls"] += event.count / _PROFILED_STEPS
+    return {
+        "images_per_step": config.images_per_step,
+        "step_ms": 1e3 * seconds / _PROFILED_STEPS,
+        "sum_ms": sum(part["ms"] for part in parts.values()),
+        "parts": dict(sorted(parts.items(), key=lambda item: -item[1]["ms"])),
+    }
+
+
+def _kernel(name: str) -> str:
+    """A kernel's name without its types and arguments."""
+    return re.split(r"[<(]", name.replace("(anonymous namespace)::", "").removeprefix("void "))[0].strip() or name
 
 
 # ------------------------------------------------------------------------------------------------------------------

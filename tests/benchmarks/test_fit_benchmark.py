@@ -33,6 +33,7 @@ def test_all_parts_at_toy_size(run: Run, work: Path) -> None:
     over_time = ["--visits", "16", "--plain-seconds", "1.5", "--evaluations", "3", "--evaluation-frames", "2"]
     settings = ["--uv-size", "32", "--fit", '{"images_per_step": 4}', "--seed", "0"]
     arguments = ["--work", str(work), *settings, *timing, *over_time, "--long", "2", "--short", "0.5"]
+    arguments += ["--profile-visits", "8"]
     result = run("fit", arguments)
 
     assert result["person"]["images"] == {"train": 60, "val": 4, "test": 32}
@@ -54,6 +55,12 @@ def test_all_parts_at_toy_size(run: Run, work: Path) -> None:
     for measured in result["memory"].values():
         assert measured["images_per_s"] > 0
         assert measured["allocated_mib"] is None  # on the CPU
+
+    step = result["profile"]
+    assert step["images_per_step"] == 4
+    assert step["sum_ms"] == pytest.approx(sum(part["ms"] for part in step["parts"].values()))
+    assert 0.3 * step["step_ms"] < step["sum_ms"] < 10 * step["step_ms"]
+    assert any("Rasterize" in name or "Render" in name for name in step["parts"]), list(step["parts"])
 
 
 def check_throughput(measured: dict[str, Any]) -> None:
