@@ -513,7 +513,8 @@ def command(sitter: Sitter, config: FitConfig, options: argparse.Namespace) -> d
             "flame": {"assets": assets},
             "fit": config.model_dump(mode="json"),
         }
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         if options.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         start = time.perf_counter()
