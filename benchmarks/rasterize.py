@@ -20,7 +20,6 @@ import argparse
 import importlib.util
 import json
 import math
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
+
+from benchmarks import people
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import render
@@ -59,22 +61,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    device = people.pick(options.device)
 
     start = time.perf_counter()
     gaussians, cameras = make_head(*TOY, 1, options.opacity, options.seed, device=options.device)
     backward(gaussians, cameras, image_gradient(gaussians, cameras))
     wait(options.device)
     first_call = time.perf_counter() - start
+    backend = "osgap.splat.gsplat_backend" if options.device == "cuda" else "osgap.splat.cpu"  # imported when called
     cases = []
     for count, size, batch in options.case or DEFAULT_CASES[options.device]:
         width, height = (int(side) for side in size.split("x"))
         for channels in options.channels or DEFAULT_CHANNELS[options.device]:
             cases.append(measure(int(count), width, height, int(batch), channels, options))
     result = {
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or "cpu",
-        "torch": torch.__version__,
+        **people.describe(
+            __file__, sys.argv[1:] if arguments is None else arguments, ["osgap.splat.render", backend], device
+        ),
         "seed": options.seed,
-        "threads": options.threads,
         "opacity": options.opacity,
         "repeats": options.repeats,
         "first_call_ms": 1e3 * first_call,
