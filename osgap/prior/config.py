@@ -81,6 +81,19 @@ class TrainingLosses(RenderLosses):
 
     uv: float = Field(1.0, ge=0)
     """Mean absolute difference of predicted and fitted maps over covered texels, before activation."""
+    lpips: float = Field(0.0, ge=0)
+    """LPIPS (VGG-16) of rendering and image; the published configuration has 0.4. Above 0 it needs `prior.vgg`."""
+    refined: float = Field(1.0, ge=0)
+    """The terms of the refined image (`prior.refiner`), relative to those of the rendering."""
+
+
+class RefinerConfig(Section):
+    """A network that corrects renderings, from the colours and further features that are rendered with them."""
+
+    features: int = Field(31, ge=1, le=64)
+    """Channels per Gaussian beside the 14 attributes; the published head has 31."""
+    width: int = Field(32, ge=8, multiple_of=8)
+    """Channels of its first layer."""
 
 
 class PriorConfig(Section):
@@ -90,6 +103,10 @@ class PriorConfig(Section):
     weights: WeightFile | None = None
     """A published OSGAP checkpoint: training starts from its encoder and head in place of random numbers. Only with the
     default encoder."""
+    vgg: WeightFile | None = None
+    """torchvision's VGG-16 for LPIPS, see `losses.lpips`."""
+    refiner: RefinerConfig | None = None
+    """None, as in the published configuration: renderings are what they are."""
     augment: AugmentConfig = AugmentConfig()
     losses: TrainingLosses = TrainingLosses()
     source_cameras: int = Field(4, ge=1)
@@ -120,6 +137,21 @@ class PriorConfig(Section):
     """Processes that decode frames for each device; 0 decodes in the training process."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps between checkpoints."""
+    validation: tuple[str, ...] = ()
+    """People of `subjects.train` who are kept out of training and measured during it."""
+    validate_every: int = Field(2_000, ge=1)
+    """Steps between two measurements on them."""
+    compile: bool = False
+    """Let torch.compile fuse the network. Takes a minute or two at the start; pays in long trainings on GPUs."""
+
+    @model_validator(mode="after")
+    def _losses_have_their_networks(self) -> Self:
+        if self.losses.lpips and self.vgg is None:
+            raise ValueError(
+                f"losses.lpips is {self.losses.lpips:g}, but there is no network to measure it with: name "
+                f"torchvision's VGG-16 in vgg, or set losses.lpips to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _network_is_known(self) -> Self:
@@ -134,9 +166,26 @@ class PriorConfig(Section):
         return self
 
 
-class OneShotConfig(Section):
-    """Personalisation from one photograph. Steps of the network come first, then steps of the map."""
+Protocol = Literal["one_shot", "few_shot", "all_frames"]
+"""How much personalisation may see of a person: one training frame; one timestep in a few training cameras; or all
+training frames, as the published code does."""
 
+Part = Literal["network", "latent", "geometry", "color"]
+"""What personalisation may change: the network's weights, a map that is added to the network's features, and maps that
+are added to the decoded geometry and colours."""
+
+
+class OneShotConfig(Section):
+    """Personalisation from one photograph or a few. Steps of the network come first, then steps of the maps."""
+
+    protocols: tuple[Protocol, ...] = Field(("one_shot",), min_length=1)
+    """Which avatars are made of each test person."""
+    few_shot_photos: int = Field(3, ge=2)
+    """Photographs of `few_shot`: one timestep, in training cameras from one side of the rig to the other."""
+    optimise: tuple[Part, ...] = Field(("network", "geometry", "color"), min_length=1)
+    """What may change."""
+    latent_rate: float = Field(0.01, gt=0)
+    """Adam's step size for the map that is added to the network's features."""
     network_steps: int = Field(40, ge=0)
     """Steps that tune the residual map and the prior's weights (for its geometry; its colours stay)."""
     map_steps: int = Field(160, ge=0)
