@@ -5,6 +5,8 @@
 renders one person's capture into the folder WORK (minutes at this size; in `--workers` processes), or finds it there.
 `benchmarks/fit.py` does the same by itself. `--timesteps` counts those of one sequence; there are three sequences,
 one of them kept for the test, and 16 cameras, one of them kept for validation: 63 timesteps make 3,024 images.
+
+`benchmarks/prior.py` needs many people at once, and makes do with painted ones: see `paint`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +39,21 @@ from osgap.standin import stage, tracking
 from osgap.standin.config import StandinConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from osgap.head.model import HeadModel
     from osgap.head.params import FlameParams
+    from osgap.head.texels import TexelBinding
+    from osgap.splat.attributes import GaussianAttributes
+    from osgap.splat.avatar import Avatar
     from osgap.splat.cameras import Cameras
 
 SUBJECT = "101"
+_FRONTAL = 8  # the camera that is kept for validation
+_OVERLAP = 0.4  # added to log scales of Gaussians that just touch: no holes
+_NOISE = 0.05  # of attributes before activation
 _HEAD_FILES = {"model": "flame2023.pkl", "masks": "FLAME_masks.pkl", "template": "head_template_mesh.obj"}
 
 
@@ -134,6 +145,143 @@ def spread(frames: np.ndarray, count: int) -> np.ndarray:
     """At most `count` frames, evenly spaced over all."""
     chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64)
     return frames[np.unique(chosen)]
+
+
+# many people, quickly ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Files of several people, in one order."""
+
+    captures: tuple[Path, ...]
+    """Their capture stores."""
+    maps: tuple[Path, ...]
+    """Their attribute maps, as a fit would have left them."""
+    head: HeadAssets
+
+
+def paint(work: Path, config: StandinConfig, count: int, uv_size: int, device: torch.device) -> Painted:
+    """Captures of people whose heads are painted, rendered on the device by the package itself; or those in `work`.
+
+    Shapes and motions are those of stand-ins; skins are smooth random colours on one Gaussian per texel. Their maps are
+    these Gaussians with a little noise. Cameras, sequences and splits are as of `make`, and so are the files: PNG.
+    """
+    names = [str(int(SUBJECT) + index) for index in range(count)]
+    captures, maps = (tuple(work / f"{name}{end}" for name in names) for end in (".h5", ".npz"))
+    painted = Painted(captures, maps, head_assets(work / "head"))
+    made = {"config": config.model_dump(mode="json"), "people": count, "uv_size": uv_size}
+    note = work / "people.json"
+    if note.is_file() and json.loads(note.read_text()) == made:
+        _log(f"{work}: the people are there")
+        return painted
+    note.unlink(missing_ok=True)
+    from osgap.head.assets import load_head
+    from osgap.head.texels import bind_texels
+
+    work.mkdir(parents=True, exist_ok=True)
+    write_head(work / "head")
+    head = load_head(painted.head)
+    binding = bind_texels(head.uvs, head.uv_faces, uv_size)
+    start = time.perf_counter()
+    for index, name in enumerate(names):
+        _paint(name, config.model_copy(update={"seed": config.seed + index}), head, binding, device, painted, index)
+    images = 16 * count * len(config.sequences) * config.timesteps_per_sequence
+    _log(f"{work}: painted {count} people, {images} images, in {time.perf_counter() - start:.1f} s")
+    write_json(note, made)
+    return painted
+
+
+def _paint(
+    name: str,
+    config: StandinConfig,
+    head: HeadModel,
+    binding: TexelBinding,
+    device: torch.device,
+    painted: Painted,
+    index: int,
+) -> None:
+    from osgap.capture.store import Capture as Tables
+    from osgap.capture.store import write_store
+    from osgap.provenance import Provenance
+    from osgap.splat.avatar import Avatar
+    from osgap.splat.uv_maps import save_uv_gt
+    from osgap.standin.rig import make_rig
+
+    params, cameras = performance(head, config)
+    attributes = _skin(head, binding, params, config.seed)
+    avatar = Avatar(attributes, binding.faces, params)
+    rig = make_rig(config.width, config.height, config.seed)
+    timesteps = [(sequence, step) for sequence in config.sequences for step in range(config.timesteps_per_sequence)]
+    training = len(timesteps) - config.timesteps_per_sequence
+    views = range(len(cameras))
+    tables = Tables(
+        subject=name,
+        serials=[str(serial) for serial in rig.serials],
+        world_to_camera=cameras.world_to_camera.numpy(),
+        intrinsics=cameras.intrinsics.numpy(),
+        width=config.width,
+        height=config.height,
+        timesteps=timesteps,
+        params=params,
+        splits={
+            "train": np.array([(step, view) for step in range(training) for view in views if view != _FRONTAL]),
+            "val": np.array([(step, _FRONTAL) for step in range(training)]),
+            "test": np.array([(step, view) for step in range(training, len(timesteps)) for view in views]),
+        },
+    )
+    frames = _photographs(avatar.to(device), head.to(device), cameras.to(device))
+    provenance = Provenance("import", subject=name, seed=config.seed, config={}, inputs={}, code={}, versions={})
+    write_store(painted.captures[index], tables, frames, None, provenance)
+    save_uv_gt(painted.maps[index], _noisy(attributes, config.seed).to_uv(binding))
+
+
+def _skin(head: HeadModel, binding: TexelBinding, params: FlameParams, seed: int) -> GaussianAttributes:
+    """One Gaussian per texel, in colours that change smoothly over the map, coarsely and a little finely."""
+    import torch
+
+    from osgap.fit.initial import initial_attributes
+    from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
+
+    random = torch.Generator().manual_seed(seed)
+    start = initial_attributes(head, binding, head.vertices(params, [0])[0], 0.97)
+    rgb = torch.full((1, 3, binding.size, binding.size), 0.5)
+    for cells, strength in ((6, 0.5), (64, 0.2)):
+        cell = torch.rand(1, 3, cells, cells, generator=random) - 0.5
+        rgb += strength * torch.nn.functional.interpolate(cell, size=2 * (binding.size,), mode="bicubic")
+    color = rgb_to_sh(rgb[0].movedim(0, -1)[binding.mask].clamp(0.02, 0.98))
+    return GaussianAttributes.from_parts(
+        position=start.position,
+        rotation=start.rotation,
+        scale=start.scale + _OVERLAP,
+        opacity=start.opacity,
+        color=color,
+    )
+
+
+def _noisy(attributes: GaussianAttributes, seed: int) -> GaussianAttributes:
+    import torch
+
+    from osgap.splat.attributes import GaussianAttributes
+
+    random = torch.Generator().manual_seed(seed + 1)
+    channels = attributes.channels
+    return GaussianAttributes(channels + _NOISE * torch.randn(channels.shape, generator=random))
+
+
+def _photographs(avatar: Avatar, head: HeadModel, cameras: Cameras) -> Iterator[tuple[bytes, bytes]]:
+    """Image and mask of every timestep and camera, encoded in threads (OpenCV lets them run)."""
+    import torch
+
+    from osgap.capture.encoded import encode_png
+    from osgap.splat.render import render
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for timestep in range(avatar.params.timesteps):
+            with torch.no_grad():
+                drawn = render(avatar.gaussians(head, timestep), cameras, cameras.intrinsics.new_ones(3))
+            images, masks = ((255 * part.clamp(0, 1)).round().byte().cpu().numpy() for part in (drawn.rgb, drawn.alpha))
+            yield from zip(pool.map(encode_png, images), pool.map(encode_png, masks), strict=True)
 
 
 # a person without pictures ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from osgap.artifacts import atomic_path
 from osgap.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -28,6 +31,7 @@ class Checkpoints:
         self.folder = folder
         self.key = key
         self._file = folder / "latest.pt"
+        self._previous = folder / "previous.pt"
         self._lock = FileLock(folder / "lock")
 
     def __enter__(self) -> Checkpoints:
@@ -47,32 +51,55 @@ class Checkpoints:
     def load(self) -> dict[str, Any] | None:
         """The last saved state of this very computation, or None. Tensors are on the CPU.
 
+        Where the last checkpoint is damaged, or was never finished, the one before it is taken.
+
         Raises:
-            UserError: when the file is damaged.
+            UserError: when there are files, and all of them are damaged.
         """
-        if not self._file.is_file():
-            return None
+        damaged: UserError | None = None
+        for file in (self._file, self._previous):
+            if not file.is_file():
+                continue
+            try:
+                saved = self._read(file)
+            except UserError as error:
+                damaged = damaged or error
+                continue
+            if damaged is not None:
+                _log.warning("%s; going on from the one before it", damaged)
+            return saved["state"] if saved["key"] == self.key else None
+        if damaged is not None:
+            raise damaged
+        return None
+
+    def _read(self, file: Path) -> dict[str, Any]:
         try:
-            saved = torch.load(self._file, map_location="cpu", weights_only=True)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:  # torch raises half a dozen types on a file that is not its own
-            raise self._foreign(error) from error
+            raise self._foreign(file, error) from error
         if not (isinstance(saved, dict) and {"key", "state"} <= saved.keys()):
-            raise self._foreign(saved)
-        return saved["state"] if saved["key"] == self.key else None
+            raise self._foreign(file, saved)
+        return saved
 
-    def _foreign(self, found: object) -> UserError:
+    def _foreign(self, file: Path, found: object) -> UserError:
         return UserError(
-            f"{self._file}: not a checkpoint that this program wrote ({type(found).__name__}); delete it to start this "
+            f"{file}: not a checkpoint that this program wrote ({type(found).__name__}); delete it to start this "
             f"stage from its beginning"
         )
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint by `state` (tensors, numbers, strings, and lists and dicts of them)."""
+        """Write `state` (tensors, numbers, strings, and lists and dicts of them) as the last checkpoint.
+
+        The one before it is kept; at every moment there is a whole one.
+        """
         # A file object, not a path: then an error of writing is Python's own, and says what it was.
-        with atomic_path(self._file) as temporary, temporary.open("wb") as file:
-            torch.save({"key": self.key, "state": state}, file)
+        with atomic_path(self._file) as temporary:
+            with temporary.open("wb") as file:
+                torch.save({"key": self.key, "state": state}, file)
+            if self._file.is_file():
+                self._file.replace(self._previous)
 
     def clear(self) -> None:
         """Remove the checkpoints once the stage's outputs are in place (the lock stays held)."""

@@ -210,18 +210,27 @@ def train(
         log=layout.prior / "train.json",
         preview=layout.prior / "preview.png",
         checkpoints=layout.checkpoints("train"),
+        events=layout.events("train"),
     )
     stage.run(pipeline.config.prior, inputs, outputs, seed=pipeline.config.seed)
 
 
 @app.command(name="oneshot")
-def oneshot(subject: Subject, common: Options = Common()) -> None:
-    """Make an avatar of a person whom the prior never saw, from one photograph."""
+def oneshot(
+    subject: Subject,
+    protocol: Literal["one_shot", "few_shot", "all_frames"] = "one_shot",
+    common: Options = Common(),
+) -> None:
+    """Make an avatar of a person whom the prior never saw, from one photograph or more.
+
+    Args:
+        protocol: what may be seen of the person: one photograph; one moment in a few cameras; or all training frames.
+    """
     pipeline = common.pipeline()
     from osgap.prior import oneshot as stage
 
     layout = pipeline.layout
-    folder = layout.oneshot(subject)
+    folder = layout.oneshot(subject, protocol)
     stage.run(
         pipeline.config.oneshot,
         pipeline.entry(subject).source,
@@ -231,10 +240,11 @@ def oneshot(subject: Subject, common: Options = Common()) -> None:
             prior_avatar=folder / "prior",
             report=folder / "oneshot.json",
             preview=folder / "preview.png",
-            checkpoints=layout.checkpoints("oneshot", subject),
+            checkpoints=layout.checkpoints(layout.personalised(protocol), subject),
         ),
         subject=subject,
         seed=pipeline.config.seed,
+        protocol=protocol,
     )
 
 
@@ -248,7 +258,7 @@ def evaluate(
     """Measure one method on one subject.
 
     Args:
-        method: mean_avatar, prior, one_shot or fit.
+        method: mean_avatar, prior, one_shot, few_shot, all_frames or fit.
         driver: Subject whose motion the avatar is given in cross-reenactment. Default is the next test subject.
     """
     pipeline = common.pipeline()
@@ -493,13 +503,12 @@ def _adopted(pipeline: Pipeline, key: Literal["avatars", "uv_gt"], subject: str)
 
 
 def _person_files(pipeline: Pipeline, subject: str) -> PersonFiles:
-    from osgap.evaluation.methods import METHODS
     from osgap.evaluation.people import PersonFiles
 
     return PersonFiles(
         subject=subject,
         capture=pipeline.layout.capture(subject),
-        avatars={method: pipeline.avatar(method, subject) for method in METHODS},
+        avatars={method: pipeline.avatar(method, subject) for method in pipeline.methods},
         source=pipeline.entry(subject).source,
     )
 

@@ -56,8 +56,14 @@ class Layout:
     def prior(self) -> Path:
         return self.results / "prior"
 
-    def oneshot(self, subject: str) -> Path:
-        return self.results / "oneshot" / subject
+    def oneshot(self, subject: str, protocol: str = "one_shot") -> Path:
+        """A test person's avatar by one protocol of personalisation: `oneshot/ID`, `few_shot/ID`, `all_frames/ID`."""
+        return self.results / self.personalised(protocol) / subject
+
+    @staticmethod
+    def personalised(protocol: str) -> str:
+        """The folder of all avatars, and of all logs and checkpoints, of one protocol of personalisation."""
+        return "oneshot" if protocol == "one_shot" else protocol
 
     # results ---------------------------------------------------------------------------------------------
     def metrics(self, method: str, subject: str) -> Path:
@@ -80,6 +86,10 @@ class Layout:
     def checkpoints(self, stage: str, subject: str = "all") -> Path:
         """Undeclared in the rules: Snakemake deletes what it knows."""
         return self.results / "checkpoints" / stage / subject
+
+    def events(self, stage: str) -> Path:
+        """Folder for TensorBoard, undeclared like checkpoints: a run that goes on adds to it."""
+        return self.results / "logs" / "tensorboard" / stage
 
     def log(self, stage: str, *names: str) -> Path:
         *folders, last = (stage, *names)

@@ -19,6 +19,7 @@ from osgap.errors import UserError
 from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
 from osgap.head.config import HeadAssets
 from osgap.layout import Layout
+from osgap.prior.config import PROTOCOLS, Protocol
 from osgap.provenance import code_digest
 from osgap.stages import STAGES
 from osgap.standin.config import StandinConfig
@@ -52,15 +53,26 @@ class Pipeline:
         return pipeline
 
     # what a job is told ----------------------------------------------------------------------------------
-    def settings(self, stage: str, *subjects: str) -> str:
+    def settings(self, stage: str, *subjects: str, protocol: Protocol | None = None) -> str:
         """The part of the config that a job uses, as JSON for `osgap STAGE --config`.
 
         As a rule's parameter it makes Snakemake run the job again when, and only when, that part changes.
+
+        Args:
+            subjects: whose entries belong to it.
+            protocol: of personalisation, where the job is about one; what concerns others is left out.
         """
         spec = STAGES[stage]
         dump = self.config.model_dump(mode="json", exclude_defaults=True)
+        if protocol is not None:
+            concerning = self.config.oneshot.concerning(protocol)
+            dump["oneshot"] = concerning.model_dump(mode="json", exclude_defaults=True)
         part: dict[str, Any] = {"seed": self.config.seed, "results": str(self.config.results)}
-        part |= {name: dump[name] for name in spec.sections if name in dump}
+        for name in spec.sections:
+            section, _, key = name.partition(".")
+            used = dump.get(section, {}) if not key else {k: v for k, v in dump.get(section, {}).items() if k == key}
+            if used:
+                part[section] = used
         part.get("capture", {}).pop("url", None)
         if self.standin:
             # The people's looks and motion concern the stages that make them; the others need to know that the
@@ -223,12 +235,32 @@ class Pipeline:
 
         return tracking_files(self.tracking(subject), self.entry(subject).sequences)
 
+    @property
+    def methods(self) -> list[str]:
+        """What is compared in this run, in the order of the tables: all but protocols that are not asked for."""
+        others = set(PROTOCOLS) - set(self.config.oneshot.protocols)
+        return [method for method in METHODS if method not in others]
+
+    @property
+    def personalised(self) -> dict[str, Protocol]:
+        """Folder of personalised avatars -> the protocol that they were made by."""
+        return {self.layout.personalised(protocol): protocol for protocol in PROTOCOLS}
+
     def avatar(self, method: str, subject: str) -> Path:
-        """Folder of a method's avatar of a subject; for the mean avatar the mean map, which is everybody's."""
+        """Folder of a method's avatar of a subject; for the mean avatar the mean map, which is everybody's.
+
+        The prior's own prediction is the same whatever follows it; it is kept beside the one-shot avatar.
+
+        Raises:
+            UserError: an unknown method.
+        """
+        if method not in METHODS:
+            raise UserError(f"unknown method {method!r}; the methods are {', '.join(METHODS)}")
+        if method in PROTOCOLS:
+            return self.layout.oneshot(subject, method)
         return {
             "mean_avatar": self.layout.prior / "mean_uv.npz",
             "prior": self.layout.oneshot(subject) / "prior",
-            "one_shot": self.layout.oneshot(subject),
             "fit": self.layout.fit(subject),
         }[method]
 
@@ -251,7 +283,7 @@ class Pipeline:
 
     def shown_files(self, subject: str) -> list[Path]:
         """What a figure or video of a subject is drawn from."""
-        avatars = [file for method in METHODS for file in self.avatar_files(method, subject)]
+        avatars = [file for method in self.methods for file in self.avatar_files(method, subject)]
         return [*self.head_files, self.layout.capture(subject), *avatars]
 
     def downloads_of(self, subject: str) -> list[Path]:
@@ -282,7 +314,7 @@ class Pipeline:
 
     def metric_files(self, subjects: Sequence[str]) -> list[Path]:
         """One result per method and subject, in the order of the tables."""
-        return [self.layout.metrics(method, subject) for method in METHODS for subject in subjects]
+        return [self.layout.metrics(method, subject) for method in self.methods for subject in subjects]
 
     @property
     def table_files(self) -> dict[tuple[str, str], Path]:

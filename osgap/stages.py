@@ -16,7 +16,7 @@ class Stage:
     module: str
     """Dotted name of the module whose `run` does the work."""
     sections: tuple[str, ...] = ()
-    """Sections of the config that change the result."""
+    """Sections of the config, or single keys of them (`oneshot.protocols`), that change the result."""
     entry: bool = False
     """Whether the subject's own entry in the config (`subjects.entries`) changes the result."""
 
@@ -33,7 +33,7 @@ STAGES: dict[str, Stage] = {
     "train": Stage("osgap.prior.train", ("prior",)),
     "oneshot": Stage("osgap.prior.oneshot", ("oneshot",), entry=True),
     "evaluate": Stage("osgap.evaluation.stage", ("evaluation",), entry=True),
-    "tables": Stage("osgap.evaluation.tables", ()),
-    "figure": Stage("osgap.evaluation.figures", ("report",), entry=True),
-    "video": Stage("osgap.evaluation.videos", ("report",), entry=True),
+    "tables": Stage("osgap.evaluation.tables", ("oneshot.protocols",)),
+    "figure": Stage("osgap.evaluation.figures", ("report", "oneshot.protocols"), entry=True),
+    "video": Stage("osgap.evaluation.videos", ("report", "oneshot.protocols"), entry=True),
 }

@@ -1,4 +1,4 @@
-# A person whom the prior never saw, from one photograph.
+# A person whom the prior never saw, from one photograph (folder oneshot) or more (few_shot, all_frames).
 
 
 rule oneshot:
@@ -7,19 +7,21 @@ rule oneshot:
         pipeline.layout.capture("{subject}"),
         pipeline.layout.prior / "model.pt",
     output:
-        pipeline.layout.oneshot("{subject}") / "point_cloud.ply",
-        pipeline.layout.oneshot("{subject}") / "flame_param.npz",
-        pipeline.layout.oneshot("{subject}") / "prior" / "point_cloud.ply",
-        pipeline.layout.oneshot("{subject}") / "prior" / "flame_param.npz",
-        pipeline.layout.oneshot("{subject}") / "oneshot.json",
+        pipeline.layout.oneshot("{subject}", "{folder}") / "point_cloud.ply",
+        pipeline.layout.oneshot("{subject}", "{folder}") / "flame_param.npz",
+        pipeline.layout.oneshot("{subject}", "{folder}") / "prior" / "point_cloud.ply",
+        pipeline.layout.oneshot("{subject}", "{folder}") / "prior" / "flame_param.npz",
+        pipeline.layout.oneshot("{subject}", "{folder}") / "oneshot.json",
         report(
-            pipeline.layout.oneshot("{subject}") / "preview.png",
+            pipeline.layout.oneshot("{subject}", "{folder}") / "preview.png",
             caption="captions/oneshot.rst",
             category="One-shot avatars",
-            labels={"subject": "{subject}"},
+            labels={"subject": "{subject}", "protocol": "{folder}"},
         ),
     log:
-        pipeline.layout.log("oneshot", "{subject}"),
+        pipeline.layout.log("{folder}", "{subject}"),
+    wildcard_constraints:
+        folder=pipeline.one_of(pipeline.personalised),
     conda:
         "../envs/osgap.yaml"
     threads: 4
@@ -27,7 +29,11 @@ rule oneshot:
         mem_mb=8000,
         runtime="1h",
     params:
-        settings=lambda w: pipeline.settings("oneshot", w.subject),
+        settings=lambda w: pipeline.settings(
+            "oneshot", w.subject, protocol=pipeline.personalised[w.folder]
+        ),
         code=pipeline.code("oneshot"),
+        protocol=lambda w: pipeline.personalised[w.folder],
     shell:
-        "exec osgap oneshot {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log}"
+        "exec osgap oneshot {wildcards.subject} --protocol {params.protocol} "
+        "--threads {threads} --config {params.settings:q} 2> {log}"

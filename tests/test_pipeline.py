@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from osgap.capture.config import URL_VARIABLE
 from osgap.config import deep_merge, load_config
 from osgap.errors import UserError
 from osgap.pipeline import Pipeline
+from osgap.prior.config import PROTOCOLS, Protocol
 from osgap.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -100,16 +102,17 @@ def test_snakemake_stops_with_the_message(real: dict[str, Any], tmp_path: Path) 
 def test_jobs_are_told_what_they_use_and_nothing_else(demo: Pipeline, stage: str) -> None:
     told = json.loads(demo.settings(stage))
     spec = STAGES[stage]
+    used = {name.partition(".")[0] for name in spec.sections}
     for section in ("fit", "prior", "oneshot", "evaluation", "report"):
-        assert (section in told) <= (section in spec.sections), section
+        assert (section in told) <= (section in used), section
     assert "train" not in told.get("subjects", {}), "a new person must not concern the others"
     again = Pipeline(load_config([demo.settings(stage)]))
     assert again.head == demo.head
     assert again.layout == demo.layout
     assert again.sequences("101") == demo.sequences("101")
-    for section in spec.sections:
-        if section != "capture":
-            assert getattr(again.config, section) == getattr(demo.config, section), section
+    for name in spec.sections:
+        if name != "capture":
+            assert operator.attrgetter(name)(again.config) == operator.attrgetter(name)(demo.config), name
 
 
 def test_an_entry_reaches_its_own_subject_only() -> None:
@@ -119,6 +122,61 @@ def test_an_entry_reaches_its_own_subject_only() -> None:
     assert json.loads(pipeline.settings("oneshot", "201"))["subjects"] == {"entries": {"201": entry}}
     assert "subjects" not in json.loads(pipeline.settings("oneshot", "202"))
     assert pipeline.settings("fit", "201") == pipeline.settings("fit", "202")
+
+
+def test_another_protocol_concerns_its_own_jobs_and_the_report() -> None:
+    before = Pipeline(load_config(DEMO))
+    after = Pipeline(load_config([*DEMO, {"oneshot": {"protocols": ["few_shot", "one_shot"], "few_shot_photos": 4}}]))
+
+    def changed(stage: str, protocol: Protocol | None = None) -> bool:
+        return before.settings(stage, "201", protocol=protocol) != after.settings(stage, "201", protocol=protocol)
+
+    assert [protocol for protocol in PROTOCOLS if changed("oneshot", protocol)] == ["few_shot"]
+    assert {stage for stage in STAGES if stage != "oneshot" and changed(stage)} == {"tables", "figure", "video"}
+    told = json.loads(after.settings("tables"))
+    assert told["oneshot"] == {"protocols": ["few_shot", "one_shot"]}
+    job = Pipeline(load_config([after.settings("oneshot", "201", protocol="few_shot")])).config.oneshot
+    assert job == after.config.oneshot.concerning("few_shot")
+    assert job.few_shot_photos == 4
+    assert after.config.oneshot.concerning("one_shot") == before.config.oneshot
+
+
+@pytest.mark.parametrize(
+    ("protocols", "methods"),
+    [
+        (["one_shot"], ["mean_avatar", "prior", "one_shot", "fit"]),
+        (["few_shot"], ["mean_avatar", "prior", "few_shot", "fit"]),
+        (["all_frames", "one_shot", "few_shot"], ["mean_avatar", "prior", "one_shot", "few_shot", "all_frames", "fit"]),
+    ],
+)
+def test_the_run_has_the_methods_of_its_protocols(protocols: list[str], methods: list[str]) -> None:
+    pipeline = Pipeline(load_config([*DEMO, {"oneshot": {"protocols": protocols}}]))
+    assert pipeline.methods == methods
+    assert [path.parent.name for path in pipeline.metric_files(["201"])] == methods
+    shown = {path.parent for path in pipeline.shown_files("201")}
+    assert {pipeline.avatar(method, "201") for method in methods[1:]} <= shown
+    results = pipeline.layout.results
+    folders = {"one_shot": "oneshot", "few_shot": "few_shot", "all_frames": "all_frames"}
+    for protocol, folder in folders.items():
+        assert pipeline.avatar(protocol, "201") == results / folder / "201"
+        assert (results / folder / "201" in shown) == (protocol in protocols)
+    with pytest.raises(UserError, match="unknown method 'guess'; the methods are mean_avatar, prior, one_shot"):
+        pipeline.avatar("guess", "201")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"protocols": ["two_shot"]}, "oneshot.protocols.0"),
+        ({"protocols": []}, "oneshot.protocols"),
+        ({"protocols": ["few_shot", "few_shot"]}, "few_shot stands more than once"),
+        ({"optimise": ["hair"]}, "oneshot.optimise.0"),
+        ({"few_shot_photos": 1}, "oneshot.few_shot_photos"),
+    ],
+)
+def test_wrong_protocols_stop_the_run(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_config([*DEMO, {"oneshot": change}])
 
 
 def test_the_secret_is_on_no_command_line(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Opening a person's capture and what the four methods made of it."""
+"""Opening a person's capture and what the methods made of it."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ Kinds:
 `cross`
     One test person's avatars with somebody else's motion.
 `overview`
-    Test people: the one photograph, and the avatar made from it beside frames that it never saw.
+    Test people: the photograph, and the avatar made from it beside frames that it never saw.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from osgap.provenance import Provenance
 
 Kind = Literal["person", "cross", "overview"]
 
-_SHOWN = "one_shot"  # the method of the overview
 _MARGIN = 12  # px
 
 
@@ -73,7 +72,7 @@ def run(config: ReportConfig, inputs: FigureInputs, outputs: FigureOutputs, *, k
         UserError: when a figure would have no frame, or its files do not belong together.
     """
     head = load_head(inputs.head)
-    shown = [person.only(_SHOWN) if kind == "overview" else person for person in inputs.people]
+    shown = [person.only(person.shown) if kind == "overview" else person for person in inputs.people]
     people = [Person.open(files, head) for files in shown]
     if kind == "overview":
         picture = overview(config, people)
@@ -136,7 +135,7 @@ def cross_figure(config: ReportConfig, person: Person, driver: CaptureStore) -> 
 
 
 def overview(config: ReportConfig, people: Sequence[Person]) -> np.ndarray:
-    """For each person one large photograph, and the one-shot avatar below frames that it never saw."""
+    """For each person one large photograph, and a personalised avatar below frames that it never saw."""
     if not people:
         raise UserError("overview: there is no test person to show; list one in subjects.test")
     scale = config.figure_scale
@@ -145,15 +144,17 @@ def overview(config: ReportConfig, people: Sequence[Person]) -> np.ndarray:
         left, right = person.sides()
         frames = np.concatenate([left[None], person.expressions(config.expressions), right[None]])
         truth = canvas.hstack(_enlarged(person.store.images(frames), scale))
-        drawn = canvas.hstack(_enlarged(person.render(_SHOWN, frames, SELF_REENACTMENT), scale))
+        (method,) = person.avatars
+        drawn = canvas.hstack(_enlarged(person.render(method, frames, SELF_REENACTMENT), scale))
         pair = canvas.vstack([truth, drawn])
         photo = canvas.to_height(person.photo(), pair.shape[0])
         blocks.append((photo, pair))
     height, width = truth.shape[0], truth.shape[1] // len(frames)
     font = _font_size(width)
-    sign = canvas.vstack([canvas.sideways(text, height, font) for text in ("camera images", "one-shot avatar")])
+    avatar = "avatar of all frames" if method == "all_frames" else f"{METHOD_NAMES[method].lower()} avatar"
+    sign = canvas.vstack([canvas.sideways(text, height, font) for text in ("camera images", avatar)])
     titles = [
-        canvas.label("one photograph", blocks[0][0].shape[1], font),
+        canvas.label("one photograph" if method == "one_shot" else "a photograph", blocks[0][0].shape[1], font),
         canvas.blank(1, sign.shape[1]),
         canvas.label("views and expressions that the avatar never saw", blocks[0][1].shape[1], font),
     ]

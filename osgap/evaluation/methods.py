@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-METHODS = ("mean_avatar", "prior", "one_shot", "fit")
-"""In the order of the tables: from the least to the most that a method may see of a person."""
+METHODS = ("mean_avatar", "prior", "one_shot", "few_shot", "all_frames", "fit")
+"""In the order of the tables: from the least to the most that a method may see of a person. A run has those of
+`one_shot`, `few_shot` and `all_frames` that `oneshot.protocols` lists."""
 
 PROTOCOL_TABLES = ("novel_view", "self_reenactment")
 """Protocols with ground truth, so with a table."""

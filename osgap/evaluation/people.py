@@ -11,6 +11,7 @@ import torch
 
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
+from osgap.errors import UserError
 from osgap.evaluation import canvas
 from osgap.evaluation.avatars import avatar_files, load_avatar, open_store
 from osgap.evaluation.methods import METHODS
@@ -26,6 +27,7 @@ from osgap.evaluation.protocols import (
 )
 from osgap.evaluation.rendering import render_frames
 from osgap.head.model import HeadModel
+from osgap.prior.config import PROTOCOLS
 from osgap.prior.photo import SourcePhoto, load_photo
 from osgap.splat.avatar import Avatar
 
@@ -39,11 +41,23 @@ class PersonFiles:
     avatars: Mapping[str, Path]
     """Method -> folder of `point_cloud.ply` and `flame_param.npz`; for `mean_avatar` the file `mean_uv.npz`."""
     source: SourceFrame | None = None
-    """The photograph of the one-shot avatars. Default is the one that `osgap oneshot` takes by default."""
+    """The photograph that the prior has read. Default is the one that `osgap oneshot` takes by default."""
 
     def only(self, *methods: str) -> PersonFiles:
         """The same person with some of the avatars."""
         return replace(self, avatars={method: self.avatars[method] for method in methods})
+
+    @property
+    def shown(self) -> str:
+        """The personalised avatar that pictures show where they show one: the one that has seen the least.
+
+        Raises:
+            UserError: when there is none.
+        """
+        found = next((protocol for protocol in PROTOCOLS if protocol in self.avatars), None)
+        if found is None:
+            raise UserError(f"{self.subject}: no personalised avatar to show; list a protocol in oneshot.protocols")
+        return found
 
     @property
     def paths(self) -> list[Path]:

@@ -13,8 +13,8 @@ cross-reenactment   the held-out sequence of somebody else,     the driver's tra
 ==================  ==========================================  =================================================
 
 Identity (shape and static offset) is always the avatar's own. All methods are measured on the same frames. The
-photograph that one-shot avatars are made from is a training frame (`osgap.prior.photo` takes no other), so it is in
-none of these sets.
+photographs that personalised avatars are made from are training frames (`osgap.prior.photo` shows no others), so they
+are in none of these sets.
 """
 
 from __future__ import annotations

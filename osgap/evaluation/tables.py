@@ -23,11 +23,20 @@ from osgap.provenance import Provenance
 
 SUFFIXES = ("csv", "md", "tex")
 
-METHOD_NAMES = {"mean_avatar": "Mean avatar", "prior": "Prior", "one_shot": "One-shot", "fit": "Fit"}
+METHOD_NAMES = {
+    "mean_avatar": "Mean avatar",
+    "prior": "Prior",
+    "one_shot": "One-shot",
+    "few_shot": "Few-shot",
+    "all_frames": "All frames",
+    "fit": "Fit",
+}
 METHOD_NOTES = {
     "mean_avatar": "the average of the training people's maps, on the person's tracked head",
     "prior": "the network's answer to one photograph",
     "one_shot": "the prior, fine-tuned on that one photograph",
+    "few_shot": "the prior, fine-tuned on photographs of that moment from several sides",
+    "all_frames": "the prior, fine-tuned on all training frames of the person",
     "fit": "optimised on all training frames of the person",
 }
 _PROTOCOL_NAMES = {"novel_view": "Novel view", "self_reenactment": "Self-reenactment"}

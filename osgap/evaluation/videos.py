@@ -27,16 +27,14 @@ from osgap.progress import track
 from osgap.provenance import Provenance
 from osgap.splat.cameras import Cameras
 
-_SHOWN = ("one_shot", "fit")
-
 
 @dataclass(frozen=True)
 class VideoInputs:
-    """What a video shows: the photograph, the one-shot avatar and the fit, side by side."""
+    """What a video shows: the photograph, a personalised avatar and the fit, side by side."""
 
     head: HeadAssets
     person: PersonFiles
-    """With the avatars of `one_shot` and `fit`; others are not looked at."""
+    """With a personalised avatar (of several, that which has seen the least) and `fit`; others are not looked at."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def run(config: ReportConfig, inputs: VideoInputs, outputs: VideoOutputs, *, sub
     Raises:
         UserError: when the files do not belong together or the held-out sequence has no frame.
     """
-    person_files = inputs.person.only(*_SHOWN)
+    person_files = inputs.person.only(inputs.person.shown, "fit")
     person = Person.open(person_files, load_head(inputs.head))
     count = max(2, round(config.video_seconds * config.video_fps))
     params = replay(person.store.params.select(held_out_frames(person.store)[:, 0]), count)

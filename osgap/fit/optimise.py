@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -29,6 +27,7 @@ from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
 from osgap.splat.render import render
 from osgap.splat.rig import bind_triangles, pose
+from osgap.termination import AGAIN, termination
 
 _EXTENT_MARGIN = 1.1
 
@@ -232,7 +231,8 @@ def optimise(
 ) -> Tensor:
     """Run all steps, or those that an earlier, killed run has left.
 
-    The result is the same either way, to the bit on a CPU. On SIGTERM the state is saved before the process exits.
+    The result is the same either way, to the bit on a CPU. On SIGTERM and SIGUSR1 the state is saved before the
+    process exits.
 
     Args:
         frames: `[M, 2]` int64 training frames (timestep, camera).
@@ -242,7 +242,7 @@ def optimise(
         `[iterations]` loss of every step.
 
     Raises:
-        SystemExit: on SIGTERM, with status 143.
+        SystemExit: on SIGTERM and SIGUSR1, with status `osgap.termination.AGAIN`.
     """
     losses = torch.zeros(config.iterations, device=fit.device)  # read at the end: reading waits for the device
     done = 0
@@ -265,7 +265,7 @@ def optimise(
         device=fit.device,
     )
     # On a GPU the renderer's gradients are sums in no fixed order, so that nothing is gained there.
-    with _deterministic() if fit.device.type == "cpu" else nullcontext(), _termination() as terminated:
+    with _deterministic() if fit.device.type == "cpu" else nullcontext(), termination() as terminated:
         for batch in track(steps, "fit", total=config.iterations, done=done):
             losses[batch.step] = fit.step(batch)
             done = batch.step + 1
@@ -273,7 +273,7 @@ def optimise(
             if stop or done % config.checkpoint_every == 0 or done == config.iterations:
                 save()
             if stop:
-                raise SystemExit(128 + signal.SIGTERM)
+                raise SystemExit(AGAIN)
     return losses.cpu()
 
 
@@ -286,17 +286,3 @@ def _deterministic() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn)
-
-
-@contextmanager
-def _termination() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGTERM has come; outside the main thread signals cannot be caught."""
-    received = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield received.is_set
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
-    try:
-        yield received.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -159,13 +159,19 @@ class HeadModel:
 
 @dataclass(frozen=True, eq=False)
 class PersonHead:
-    """A head model with one person's identity folded in."""
+    """A head model with one person's identity folded in, or with one for each timestep (see `stack`)."""
 
     model: HeadModel
     template: Tensor
-    """`[V, 3]` the person without expression, at rest."""
+    """`[V, 3]` or `[T, V, 3]` the person without expression, at rest."""
     joints: Tensor
-    """`[5, 3]` joints of the person without expression, at rest."""
+    """`[5, 3]` or `[T, 5, 3]` joints of the person without expression, at rest."""
+
+    @classmethod
+    def stack(cls, people: Sequence[PersonHead]) -> PersonHead:
+        """T heads of one model, one for each of T timesteps, posed together."""
+        templates = torch.stack([person.template for person in people])
+        return cls(people[0].model, templates, torch.stack([person.joints for person in people]))
 
     def vertices(self, params: FlameParams) -> Tensor:
         """Posed vertices, `[T, V, 3]`. Identity in `params` is ignored."""
@@ -173,8 +179,8 @@ class PersonHead:
         rotations = rotation_matrices(pose.unflatten(-1, (-1, 3)))
         identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
         coefficients = torch.cat((params.expr, (rotations[:, 1:] - identity).flatten(1)), dim=-1)
-        posed = torch.addmm(self.template.T.flatten(), coefficients, self.model._deformations).unflatten(-1, (3, -1))
-        joints = torch.addmm(self.joints.flatten(), params.expr, self.model._expression_joints).unflatten(-1, (-1, 3))
+        posed = torch.addmm(self._rows, coefficients, self.model._deformations).unflatten(-1, (3, -1))
+        joints = torch.addmm(self.joints.flatten(-2), params.expr, self.model._expression_joints).unflatten(-1, (-1, 3))
 
         # Coordinates first, vertices last: elementwise work on long rows is several times faster on a CPU.
         transforms = _joint_transforms(rotations, joints, self.model.parents)
@@ -185,7 +191,12 @@ class PersonHead:
     def canonical_vertices(self, expr: Tensor) -> Tensor:
         """Unposed vertices with expression, `[T, V, 3]`."""
         basis = self.model._deformations[: self.model.n_expr]
-        return torch.addmm(self.template.T.flatten(), expr, basis).unflatten(-1, (3, -1)).transpose(1, 2)
+        return torch.addmm(self._rows, expr, basis).unflatten(-1, (3, -1)).transpose(1, 2)
+
+    @property
+    def _rows(self) -> Tensor:
+        """The template, coordinates first: `[3 * V]` or `[T, 3 * V]`."""
+        return self.template.transpose(-1, -2).flatten(-2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ and one do not act; the background stays what it was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from osgap.pinned import upload
 from osgap.prior.config import AugmentConfig
 from osgap.splat.attributes import CHANNELS, SH_C0
 
@@ -66,14 +68,20 @@ class Framing:
 
     def apply(self, source: Tensor) -> Tensor:
         """Resample `[B, 3, I, I]`; what comes in from outside is white."""
+        return reframed(source, [self] * len(source))
+
+    @property
+    def matrix(self) -> list[list[float]]:
+        """From places in the result to places in the source, both in -1..1: `[2, 3]`."""
         inverse = 1 / self.scale
-        theta = torch.tensor(
-            [[inverse, 0, -2 * self.shift[0] * inverse], [0, inverse, -2 * self.shift[1] * inverse]],
-            device=source.device,
-            dtype=source.dtype,
-        )
-        grid = F.affine_grid(theta.expand(len(source), 2, 3), list(source.shape), align_corners=False)
-        return F.grid_sample(source - 1, grid, align_corners=False) + 1
+        return [[inverse, 0, -2 * self.shift[0] * inverse], [0, inverse, -2 * self.shift[1] * inverse]]
+
+
+def reframed(sources: Tensor, framings: Sequence[Framing]) -> Tensor:
+    """Resample each of `[B, 3, I, I]` as its own framing says."""
+    theta = upload(torch.tensor([framing.matrix for framing in framings], dtype=sources.dtype), sources.device)
+    grid = F.affine_grid(theta, list(sources.shape), align_corners=False)
+    return F.grid_sample(sources - 1, grid, align_corners=False) + 1
 
 
 def draw_framing(config: AugmentConfig, random: np.random.Generator) -> Framing:

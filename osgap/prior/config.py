@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from osgap.section import Section
 from osgap.weights import WeightFile
@@ -118,9 +118,11 @@ class PriorConfig(Section):
     steps: int = Field(100_000, ge=0)
     """Optimisation steps. 0 takes the network of `weights` as it is."""
     warmup: int = Field(1_000, ge=0)
-    """Steps over which the learning rate rises linearly; then it falls with a half cosine to 1 % at the end."""
+    """Steps over which the learning rate rises linearly."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does then: fall with a half cosine to 1 % at the end, or stay."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay of matrices and kernels (biases and normalisations have none)."""
     clip_norm: float = Field(1.0, gt=0)
@@ -133,6 +135,8 @@ class PriorConfig(Section):
     """Where to train; `auto` is the GPUs where there are any, else the CPU."""
     devices: int | Literal["auto"] = "auto"
     """Devices that train together; `auto` is all visible GPUs, or one CPU process."""
+    nodes: int = Field(1, ge=1)
+    """Machines that train together; on more than one, the scheduler starts the processes."""
     workers: int = Field(8, ge=0)
     """Processes that decode frames for each device; 0 decodes in the training process."""
     checkpoint_every: int = Field(500, ge=1)
@@ -170,26 +174,31 @@ Protocol = Literal["one_shot", "few_shot", "all_frames"]
 """How much personalisation may see of a person: one training frame; one timestep in a few training cameras; or all
 training frames, as the published code does."""
 
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
 Part = Literal["network", "latent", "geometry", "color"]
 """What personalisation may change: the network's weights, a map that is added to the network's features, and maps that
 are added to the decoded geometry and colours."""
 
 
 class OneShotConfig(Section):
-    """Personalisation from one photograph or a few. Steps of the network come first, then steps of the maps."""
+    """Personalisation from one photograph or more. Steps of everything come first, then steps of the residual maps."""
 
     protocols: tuple[Protocol, ...] = Field(("one_shot",), min_length=1)
     """Which avatars are made of each test person."""
     few_shot_photos: int = Field(3, ge=2)
     """Photographs of `few_shot`: one timestep, in training cameras from one side of the rig to the other."""
+    frames_per_step: int = Field(4, ge=1)
+    """Training frames that each step of `all_frames` is compared with, each with its own geometry and camera."""
     optimise: tuple[Part, ...] = Field(("network", "geometry", "color"), min_length=1)
-    """What may change."""
+    """What may change. While `color` may, colours are the prior's first prediction and what that map adds; without it
+    they are what the network says."""
     latent_rate: float = Field(0.01, gt=0)
     """Adam's step size for the map that is added to the network's features."""
     network_steps: int = Field(40, ge=0)
-    """Steps that tune the residual map and the prior's weights (for its geometry; its colours stay)."""
+    """Steps that tune all parts: network and features for geometry alone, as long as `color` may change too."""
     map_steps: int = Field(160, ge=0)
-    """Steps that tune the residual map only."""
+    """Steps that tune the maps of geometry and colours only; there are none where `optimise` has neither."""
     network_rate: float = Field(2e-4, gt=0)
     """Adam's step size for the prior's weights."""
     map_rate: float = Field(0.05, gt=0)
@@ -200,15 +209,32 @@ class OneShotConfig(Section):
     """Colours are compared where the mask is, coverage everywhere: hence the larger `alpha`."""
     prior: float = Field(0.05, ge=0)
     """Weight of the mean squared distance of the geometry from the prior's first prediction, in units of how much
-    people differ in each channel; counts in full where the photograph shows nothing."""
+    people differ in each channel; counts in full where no photograph shows anything. Without `color` in `optimise`, of
+    the colours too."""
     smooth: float = Field(0.3, ge=0)
     """Weight of the mean squared difference between the residuals of neighbouring texels, in the same units."""
     mirror: float = Field(0.8, ge=0, le=1)
     """How much a texel that is not seen trusts the one on the other side of the head, against its own neighbours."""
     seen: float = Field(0.2, gt=0)
-    """A Gaussian that fills this many pixels of the photograph counts as seen by one half."""
+    """A Gaussian that fills this many pixels of the photographs counts as seen by one half."""
     shift: float = Field(0.03, ge=0, le=0.5)
     """Largest shift of what the network reads in each step, as a fraction of its input's size: the weights must not
     learn this one framing by heart."""
     checkpoint_every: int = Field(50, ge=1)
-    """Steps between checkpoints."""
+    """Steps between checkpoints; more where a checkpoint takes long and the steps do not."""
+
+    @field_validator("protocols", "optimise")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({name for name in value if value.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} stands more than once; list each once")
+        return value
+
+    def concerning(self, protocol: Protocol) -> OneShotConfig:
+        """The same settings where they concern one protocol, defaults elsewhere."""
+        others = {"protocols": "", "few_shot_photos": "few_shot", "frames_per_step": "all_frames"}
+        defaults = type(self).model_fields
+        return self.model_copy(
+            update={name: defaults[name].default for name, needed_by in others.items() if needed_by != protocol}
+        )

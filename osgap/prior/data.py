@@ -1,8 +1,11 @@
-"""Training samples: which source and which targets every step sees, a function of the seed and the step alone."""
+"""Training samples: which source and which targets every step sees, a function of the seed and the step alone.
+
+Loader processes decode frames and nothing else (`TrainingSamples`); the training process makes of them what the network
+and the losses read, on its device (`Assembly`).
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +19,40 @@ from osgap.capture.store import CaptureStore
 from osgap.errors import UserError
 from osgap.fit.frames import chosen
 from osgap.head.params import FlameParams
-from osgap.prior.augment import Framing, draw_color_change, draw_framing
+from osgap.pinned import upload
+from osgap.prior.augment import ColorChange, Framing, draw_color_change, draw_framing, reframed
 from osgap.prior.config import PriorConfig
 from osgap.prior.source import near_frontal, prepare_source, to_float
 from osgap.seeds import derive_seed
 from osgap.splat.cameras import Cameras
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The frames of one sample; rows are (timestep, camera index)."""
+
+    person: int
+    source: np.ndarray
+    """`[2]`."""
+    targets: np.ndarray
+    """`[V, 2]`, none of the source's timestep where the person has others."""
+    seed: int | None
+    """Of the sample's augmentation; None leaves it out."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What the S plans of a step show, as it was captured."""
+
+    plans: list[Plan]
+    images: Tensor
+    """`[S, 1 + V, H, W, 3]` uint8 RGB on white; first the source, then the targets."""
+    masks: Tensor
+    """`[S, 1 + V, H, W]` uint8 coverage."""
+
+    def pin_memory(self) -> Frames:
+        """In memory that copies to a GPU do not wait for (torch's loader calls this)."""
+        return Frames(self.plans, self.images.pin_memory(), self.masks.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -44,32 +76,12 @@ class Batch:
     params: list[FlameParams]
     """One per source: the V timesteps of its targets."""
 
-    def to(self, device: torch.device | str) -> Batch:
-        """Everything on `device`."""
-        moved = {name: getattr(self, name).to(device) for name in ("sources", "maps", "images", "masks", "cameras")}
-        return dataclasses.replace(self, **moved, params=[params.to(device) for params in self.params])
 
-
-@dataclass(frozen=True)
-class Plan:
-    """The frames of one sample; rows are (timestep, camera index)."""
-
-    person: int
-    source: np.ndarray
-    """`[2]`."""
-    targets: np.ndarray
-    """`[V, 2]`, none of the source's timestep where the person has others."""
-    seed: int | None
-    """Of the sample's augmentation; None leaves it out."""
-
-
-class TrainingSamples(Dataset[Batch]):
-    """The batch of every step; picklable, so that loader processes can decode.
+class TrainingSamples(Dataset[Frames]):
+    """The frames of every step; picklable, so that loader processes can decode.
 
     Args:
         captures: one capture store per person; only frames of the `train` split are used.
-        maps: fitted maps, `[P, U, U, 14]`, in the same order.
-        mask: covered texels, `[U, U]`.
         config: settings of the stage.
         seed: of all choices.
         rank: this process, of `world` that train together; each sees other samples.
@@ -78,18 +90,9 @@ class TrainingSamples(Dataset[Batch]):
         UserError: a capture without training frames, or captures of different image sizes.
     """
 
-    def __init__(
-        self,
-        captures: Sequence[Path],
-        maps: Tensor,
-        mask: Tensor,
-        config: PriorConfig,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
+    def __init__(self, captures: Sequence[Path], config: PriorConfig, seed: int, rank: int = 0, world: int = 1) -> None:
         self.stores = [CaptureStore(path) for path in captures]
-        self.maps, self.mask, self.config, self.seed = maps, mask, config, seed
+        self.config, self.seed = config, seed
         self.rank, self.world = rank, world
         self.params = [store.params for store in self.stores]
         self.frames = [np.asarray(store.split("train")) for store in self.stores]
@@ -124,53 +127,83 @@ class TrainingSamples(Dataset[Batch]):
         targets = random.choice(pool, self.config.targets, replace=len(pool) < self.config.targets)
         return Plan(person, source, targets, derive_seed(seed, "augment"))
 
-    def __getitem__(self, step: int) -> Batch:
-        return collate([self.sample(plan) for plan in self.plan(step)])
+    def __getitem__(self, step: int) -> Frames:
+        return self.decode(self.plan(step))
 
-    def sample(self, plan: Plan) -> Batch:
-        """Decode and augment one sample (a batch with S = 1)."""
-        store, augment = self.stores[plan.person], self.config.augment
-        frames = np.concatenate([plan.source[None], plan.targets])
-        images = to_float(torch.from_numpy(store.images(frames)))
-        masks = to_float(torch.from_numpy(store.masks(frames)))
-        maps = self.maps[plan.person]
-        framing = Framing()
-        if plan.seed is not None:
-            random = np.random.default_rng(plan.seed)
-            change = draw_color_change(augment, random)
-            images, maps = change.image(images, masks), change.uv(maps, self.mask)
-            framing = draw_framing(augment, random)
+    def decode(self, plans: Sequence[Plan]) -> Frames:
+        """Read the frames of plans."""
+        images, masks = [], []
+        for plan in plans:
+            frames = np.concatenate([plan.source[None], plan.targets])
+            images.append(torch.from_numpy(self.stores[plan.person].images(frames)))
+            masks.append(torch.from_numpy(self.stores[plan.person].masks(frames)))
+        return Frames(list(plans), torch.stack(images), torch.stack(masks))
+
+
+class Assembly:
+    """Makes batches of frames on a device, augmented as their plans say.
+
+    Args:
+        samples: whose frames they are.
+        maps: fitted maps, `[P, U, U, 14]`, in the order of the samples' people.
+        mask: covered texels, bool `[U, U]`.
+        device: where batches are used.
+    """
+
+    def __init__(
+        self, samples: TrainingSamples, maps: Tensor, mask: Tensor, device: torch.device | str = "cpu"
+    ) -> None:
+        self.samples, self.device = samples, torch.device(device)
+        self._maps, self._mask = maps.to(device), mask.to(device)
+        self._params = [params.to(device) for params in samples.params]
+        self._cameras = [store.cameras.to(device) for store in samples.stores]
+
+    def batch(self, frames: Frames) -> Batch:
+        """The batch of one step. Nothing here waits for the device."""
+        config, plans = self.samples.config, frames.plans
+        images = to_float(frames.images.to(self.device, non_blocking=True))
+        masks = to_float(frames.masks.to(self.device, non_blocking=True))
+        changed = [self._colored(plan, *sample) for plan, *sample in zip(plans, images, masks, strict=True)]
+        images, maps = (torch.stack(parts) for parts in zip(*changed, strict=True))
+        targets = upload(torch.from_numpy(np.stack([plan.targets for plan in plans])), self.device)
+        cameras = [self._cameras[plan.person][row[:, 1]] for plan, row in zip(plans, targets, strict=True)]
         return Batch(
-            names=[f"{store.subject}: source {_name(plan.source)}, targets {', '.join(map(_name, plan.targets))}"],
-            people=[plan.person],
-            sources=framing.apply(prepare_source(images[:1], self.config.encoder.input_size)),
-            maps=maps[None],
-            images=images[1:],
-            masks=masks[1:],
-            cameras=store.cameras[torch.from_numpy(plan.targets[:, 1])],
-            params=[self.params[plan.person].select(plan.targets[:, 0])],
+            names=[self._name(plan) for plan in plans],
+            people=[plan.person for plan in plans],
+            sources=reframed(prepare_source(images[:, 0], config.encoder.input_size), list(map(self._framing, plans))),
+            maps=maps,
+            images=images[:, 1:].flatten(0, 1),
+            masks=masks[:, 1:].flatten(0, 1),
+            cameras=Cameras(
+                torch.cat([camera.world_to_camera for camera in cameras]),
+                torch.cat([camera.intrinsics for camera in cameras]),
+                cameras[0].width,
+                cameras[0].height,
+            ),
+            params=[self._params[plan.person].select(row[:, 0]) for plan, row in zip(plans, targets, strict=True)],
         )
 
+    def _colored(self, plan: Plan, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `[1 + V, H, W, 3]` and the map `[U, U, 14]` of a sample in its colours."""
+        maps = self._maps[plan.person]
+        if plan.seed is None:
+            return images, maps
+        drawn = draw_color_change(self.samples.config.augment, np.random.default_rng(plan.seed))
+        both = upload(torch.cat([drawn.matrix, drawn.offset[:, None]], dim=1), self.device)
+        change = ColorChange(both[:, :3], both[:, 3])
+        return change.image(images, masks), change.uv(maps, self._mask)
 
-def collate(samples: Sequence[Batch]) -> Batch:
-    """One batch of several."""
-    cameras = [sample.cameras for sample in samples]
-    return Batch(
-        names=[name for sample in samples for name in sample.names],
-        people=[person for sample in samples for person in sample.people],
-        sources=torch.cat([sample.sources for sample in samples]),
-        maps=torch.cat([sample.maps for sample in samples]),
-        images=torch.cat([sample.images for sample in samples]),
-        masks=torch.cat([sample.masks for sample in samples]),
-        cameras=Cameras(
-            torch.cat([camera.world_to_camera for camera in cameras]),
-            torch.cat([camera.intrinsics for camera in cameras]),
-            cameras[0].width,
-            cameras[0].height,
-        ),
-        params=[params for sample in samples for params in sample.params],
-    )
+    def _framing(self, plan: Plan) -> Framing:
+        if plan.seed is None:
+            return Framing()
+        random = np.random.default_rng(plan.seed)
+        draw_color_change(self.samples.config.augment, random)  # comes first in the sequence of random numbers
+        return draw_framing(self.samples.config.augment, random)
+
+    def _name(self, plan: Plan) -> str:
+        targets = ", ".join(map(_frame, plan.targets))
+        return f"{self.samples.stores[plan.person].subject}: source {_frame(plan.source)}, targets {targets}"
 
 
-def _name(frame: np.ndarray) -> str:
+def _frame(frame: np.ndarray) -> str:
     return f"t{int(frame[0])}/c{int(frame[1])}"

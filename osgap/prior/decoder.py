@@ -1,4 +1,4 @@
-"""From encoder features to the 14-channel map of Gaussian attributes.
+"""From encoder features to the 14-channel map of Gaussian attributes, and to the feature channels beside it.
 
 The map is `[B, S, S, 14]`, before activation, in the channel order of `osgap.splat.attributes` (which also owns the
 activations). It is predicted as a mean avatar plus a residual, so that a network whose last layer is zero predicts
@@ -20,13 +20,14 @@ class UVDecoder(nn.Module):
         mean: the mean avatar's map, `[S, S, 14]`.
         residual_scale: what one unit of the network's output means in each channel, `[14]`.
         mask: covered texels, bool `[S, S]`; all others are zero in every map.
+        features: K, how many feature channels it predicts beside the attributes. Default is none.
     """
 
     mean: Tensor
     residual_scale: Tensor
     mask: Tensor
 
-    def __init__(self, channels: int, mean: Tensor, residual_scale: Tensor, mask: Tensor) -> None:
+    def __init__(self, channels: int, mean: Tensor, residual_scale: Tensor, mask: Tensor, features: int = 0) -> None:
         super().__init__()
         self.register_buffer("mean", mean.float().clone())
         self.register_buffer("residual_scale", residual_scale.float().clone())
@@ -34,13 +35,18 @@ class UVDecoder(nn.Module):
         self.out = nn.Conv2d(channels, mean.shape[-1], 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.features = nn.Conv2d(channels, features, 1) if features else None
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, with_features: bool = False) -> Tensor:
+        """Maps `[B, S, S, 14]`; `with_features`: `[B, S, S, 14 + K]`, the attributes first."""
         size = self.mean.shape[0]
         if features.shape[-2:] != (size, size):
             features = F.interpolate(features, size=(size, size), mode="bilinear", align_corners=False)
         residual = self.out(features).permute(0, 2, 3, 1).float()
-        return (self.mean + self.residual_scale * residual) * self.mask[..., None]
+        maps = self.mean + self.residual_scale * residual
+        if with_features and self.features is not None:
+            maps = torch.cat([maps, self.features(features).permute(0, 2, 3, 1).float()], dim=-1)
+        return maps * self.mask[..., None]
 
 
 def residual_scales(maps: Tensor, mask: Tensor) -> Tensor:

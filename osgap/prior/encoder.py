@@ -4,6 +4,8 @@ The structure is the one that the published one-shot prior uses: a residual trun
 attention over the whole image at low resolution, a shallow branch at high resolution, and a fusion of the two. None
 of its convolutions is normalised and all have a bias; tokens are normalised by LayerNorm.
 
+Of an image that is channels_last in memory every map is, and tokens `[B, H, W, C]` are views of maps.
+
 Sources: residual blocks, He et al. 2016, fig. 5; dilated pyramid, Chen et al. 2017 (DeepLabv3), fig. 5; attention
 blocks with spatial reduction and a depthwise convolution, Xie et al. 2021 (SegFormer), sec. 3.1.
 """
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from osgap.prior.attention import as_autocast, attend, is_half_on_cuda
 from osgap.prior.config import EncoderConfig
 
 COLOR_CHANNELS = 3
@@ -45,7 +48,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Features `[B, C, I/2, I/2]`, C = `out_channels`, of images `[B, 3, I, I]`: RGB in [0, 1], on white."""
-        image = with_coordinates(image)
+        image = _for_tensor_cores(with_coordinates(image))
         scene = self.global_branch(self.context(self.trunk(image)))
         return self.fusion(self.detail_branch(image), scene)
 
@@ -54,12 +57,36 @@ def with_coordinates(image: Tensor) -> Tensor:
     """Append the row and the column of every pixel, both from 0 to 1: `[B, 3, H, W]` -> `[B, 5, H, W]`.
 
     The published network reads raw pixel indices here; dividing by the largest one makes the input independent of
-    the size, and its weights differ by that factor only.
+    the size, and its weights differ by that factor only. The result lies in memory as the image does.
     """
     batch, _, height, width = image.shape
     rows = torch.linspace(0, 1, height, device=image.device, dtype=image.dtype)[:, None].expand(height, width)
     columns = torch.linspace(0, 1, width, device=image.device, dtype=image.dtype)[None].expand(height, width)
-    return torch.cat([image, torch.stack([rows, columns]).expand(batch, -1, -1, -1)], dim=1)
+    coordinates = torch.stack([rows, columns]).expand(batch, -1, -1, -1)
+    return torch.cat([image, coordinates.contiguous(memory_format=_layout(image))], dim=1)
+
+
+def _for_tensor_cores(image: Tensor) -> Tensor:
+    """In reduced precision on CUDA: cast once for both readers, channels_last, with channels of zeros up to 8.
+
+    Tensor cores read multiples of 8 channels of 16 bits.
+    """
+    image = as_autocast(image)
+    if is_half_on_cuda(image):
+        image = F.pad(image, (0, 0, 0, 0, 0, -image.shape[1] % 8)).contiguous(memory_format=torch.channels_last)
+    return image
+
+
+class ImageConvolution(nn.Conv2d):
+    """7x7 convolution to half the size of an image with coordinates, which may be followed by channels of zeros."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(COLOR_CHANNELS + COORDINATE_CHANNELS, width, 7, stride=2, padding=3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        extra = image.shape[1] - self.in_channels
+        weight = F.pad(self.weight, (0, 0, 0, 0, 0, extra)) if extra else self.weight
+        return F.conv2d(image, weight, self.bias, self.stride, self.padding)
 
 
 class ResidualTrunk(nn.Module):
@@ -67,7 +94,7 @@ class ResidualTrunk(nn.Module):
 
     def __init__(self, width: int, blocks: tuple[int, int]) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(COLOR_CHANNELS + COORDINATE_CHANNELS, width, 7, stride=2, padding=3)
+        self.stem = ImageConvolution(width)
         self.stages = nn.Sequential(
             *(ResidualBlock(width, width) for _ in range(blocks[0])),
             ResidualBlock(width, 2 * width, stride=2),
@@ -114,7 +141,7 @@ class ContextPyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = [F.relu(branch(x)) for branch in self.branches]
         mean = F.relu(self.mean(x.mean(dim=(2, 3), keepdim=True)))
-        parts.append(mean.expand(-1, -1, *x.shape[2:]))
+        parts.append(mean.expand(-1, -1, *x.shape[2:]).contiguous(memory_format=_layout(x)))
         return F.relu(self.refine(F.relu(self.project(torch.cat(parts, dim=1)))))
 
 
@@ -131,19 +158,17 @@ class GlobalBranch(nn.Module):
         self.conv3 = nn.Conv2d(narrow, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        layout = _layout(x)
         x = self.embed(x)
         for block in self.blocks:
             x = block(x)
-        x = F.relu(self.conv1(_double(F.pixel_shuffle(_to_map(x), 2))))
+        x = F.relu(self.conv1(_double(_unfold(x, layout))))
         return self.conv3(F.relu(self.conv2(_double(x))))
 
 
 def detail_branch(width: int, out_channels: int) -> nn.Sequential:
     """Shallow features at half the size: `[B, 5, H, W]` -> `[B, out, H/2, W/2]`."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(COLOR_CHANNELS + COORDINATE_CHANNELS, width, 7, stride=2, padding=3),
-        nn.LeakyReLU(),
-    ]
+    layers: list[nn.Module] = [ImageConvolution(width), nn.LeakyReLU()]
     for channels_in in (width, out_channels, out_channels, out_channels):
         layers += [nn.Conv2d(channels_in, out_channels, 3, padding=1), nn.LeakyReLU()]
     return nn.Sequential(*layers)
@@ -162,7 +187,7 @@ class Fusion(nn.Module):
 
     def forward(self, detail: Tensor, scene: Tensor) -> Tensor:
         tokens = self.block(self.embed(self.joint(torch.cat([detail, scene], dim=1))))
-        return self.out(self.refine(torch.cat([F.pixel_shuffle(_to_map(tokens), 2), scene], dim=1)))
+        return self.out(self.refine(torch.cat([_unfold(tokens, _layout(scene)), scene], dim=1)))
 
 
 class PatchEmbedding(nn.Module):
@@ -212,12 +237,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, tokens = x.shape
+        x = as_autocast(x)  # LayerNorm's result is float32
         context = x
         if self.reduce is not None and self.norm is not None:
             context = self.norm(self.reduce(_to_map(x)).permute(0, 2, 3, 1))
         query = self._split(self.q(x))
         key, value = (self._split(part) for part in self.kv(context).chunk(2, dim=-1))
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         return self.proj(mixed.transpose(1, 2).reshape(batch, height, width, tokens))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -235,8 +261,14 @@ class MixFeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, tokens)
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = self.depthwise(_to_map(self.fc1(x))).permute(0, 2, 3, 1)
-        return self.fc2(F.gelu(mixed))
+        return self.fc2(F.gelu(self._mix(self.fc1(x))))
+
+    def _mix(self, x: Tensor) -> Tensor:
+        if is_half_on_cuda(x) and self.depthwise.bias is not None:
+            from osgap.prior import depthwise_triton  # compiled code: loaded by those who need it only
+
+            return depthwise_triton.depthwise(x, self.depthwise.weight, self.depthwise.bias)
+        return self.depthwise(_to_map(x)).permute(0, 2, 3, 1)
 
 
 def _convolutions(*channels: int) -> nn.Sequential:
@@ -249,6 +281,22 @@ def _convolutions(*channels: int) -> nn.Sequential:
 def _to_map(tokens: Tensor) -> Tensor:
     """`[B, H, W, C]` -> `[B, C, H, W]`."""
     return tokens.permute(0, 3, 1, 2)
+
+
+def _unfold(tokens: Tensor, layout: torch.memory_format) -> Tensor:
+    """`F.pixel_shuffle` by 2 of the tokens' map: `[B, H, W, 4 * C]` -> `[B, C, 2 * H, 2 * W]`."""
+    if layout != torch.channels_last:
+        return F.pixel_shuffle(_to_map(tokens), 2)
+    batch, height, width, _ = tokens.shape
+    cells = tokens.unflatten(-1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)  # row, row in the cell, column, ...
+    return _to_map(cells.reshape(batch, 2 * height, 2 * width, -1))
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Of a map that lies in memory in one piece."""
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _double(x: Tensor) -> Tensor:

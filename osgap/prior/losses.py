@@ -1,30 +1,66 @@
-"""The terms that training and personalisation minimise."""
+"""The terms that training and personalisation minimise. None of them waits for a GPU."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from osgap import lpips
 from osgap.fit.losses import position_loss, scale_loss
 from osgap.head.texels import TexelBinding
-from osgap.prior.config import RenderLosses
+from osgap.prior.config import PriorConfig, RenderLosses
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.image_metrics import ssim
 from osgap.splat.render import Rendered
 
 
-def image_terms(rendered: Rendered, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    """L1, 1 - SSIM and alpha difference of every image, `[B]` each.
+def load_perceptual(config: PriorConfig, device: torch.device | str) -> nn.Module | None:
+    """The network of `losses.lpips`, in the precision of training; None where that weight is 0.
+
+    Raises:
+        UserError: when the file that `prior.vgg` names is missing, has another checksum or is of another network.
+    """
+    if not config.losses.lpips or config.vgg is None:
+        return None
+    network = lpips.load_network("vgg", config.vgg, "prior.vgg").to(device)
+    if config.precision == "bf16-mixed":
+        backbone: nn.Module = network.net  # type: ignore[assignment]
+        backbone.to(torch.bfloat16).to(memory_format=torch.channels_last)
+    return network
+
+
+def image_terms(
+    rendered: Rendered, images: Tensor, masks: Tensor, perceptual: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """`color_terms` and the alpha difference of every image, `[B]` each.
 
     Args:
         images: `[B, H, W, 3]` in 0..1, on white.
         masks: `[B, H, W]` in 0..1.
+        perceptual: see `load_perceptual`. Default is none.
     """
     return {
-        "l1": (rendered.rgb - images).abs().mean(dim=(1, 2, 3)),
-        "ssim": 1 - ssim(rendered.rgb, images),
-        "alpha": (rendered.alpha - masks).abs().mean(dim=(1, 2)),
+        **color_terms(rendered.rgb, images, perceptual),
+        "alpha": F.l1_loss(rendered.alpha, masks, reduction="none").mean(dim=(1, 2)),
     }
+
+
+def color_terms(colors: Tensor, images: Tensor, perceptual: nn.Module | None = None) -> dict[str, Tensor]:
+    """L1, 1 - SSIM and, with a network, LPIPS of every image, `[B]` each.
+
+    Args:
+        colors: `[B, H, W, 3]`.
+        images: `[B, H, W, 3]` in 0..1, on white.
+        perceptual: see `load_perceptual`. Default is none.
+    """
+    terms = {
+        "l1": F.l1_loss(colors, images, reduction="none").mean(dim=(1, 2, 3)),
+        "ssim": 1 - ssim(colors, images),
+    }
+    if perceptual is not None:
+        terms["lpips"] = lpips.distances(perceptual, colors, images)
+    return terms
 
 
 def renderable(maps: Tensor) -> Tensor:
@@ -46,4 +82,6 @@ def map_terms(maps: Tensor, binding: TexelBinding, losses: RenderLosses) -> dict
 
 def masked_l1(maps: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference of maps `[B, S, S, 14]` over covered texels `[S, S]`: one number per map, `[B]`."""
-    return (maps[:, mask] - targets[:, mask]).abs().mean(dim=(1, 2))
+    # Not maps[:, mask]: a GPU would have to say how many texels that are.
+    difference = F.l1_loss(maps, targets, reduction="none") * mask[..., None]
+    return difference.sum(dim=(1, 2, 3)) / (mask.sum() * maps.shape[-1])

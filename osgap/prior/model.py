@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +12,80 @@ from torch import Tensor, nn
 
 from osgap.artifacts import atomic_path
 from osgap.errors import UserError
-from osgap.prior.config import EncoderConfig
+from osgap.prior.config import EncoderConfig, RefinerConfig
 from osgap.prior.decoder import UVDecoder
 from osgap.prior.encoder import ImageEncoder
+from osgap.prior.posing import white
+from osgap.prior.refiner import Refiner
+from osgap.splat.cameras import Cameras
+from osgap.splat.gaussians import Gaussians
+from osgap.splat.render import Rendered, render
 
 _FORMAT = "osgap-prior-1"
 _SHOWN = 200  # characters of another library's message
 
 
 class GaussianPrior(nn.Module):
-    """A photograph of a head to the map of its Gaussian attributes."""
+    """A photograph of a head to the map of its Gaussian attributes.
 
-    def __init__(self, config: EncoderConfig, mean: Tensor, residual_scale: Tensor, mask: Tensor) -> None:
+    Args:
+        config: of the encoder.
+        mean: see `UVDecoder`, as for `residual_scale` and `mask`.
+        refiner: of the network that corrects renderings. None: there is none, and no feature channels.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        mean: Tensor,
+        residual_scale: Tensor,
+        mask: Tensor,
+        refiner: RefinerConfig | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.people: tuple[str, ...] = ()
         """Whom it was trained on, where it comes from a file."""
         self.encoder = ImageEncoder(config)
-        self.decoder = UVDecoder(self.encoder.out_channels, mean, residual_scale, mask)
+        features = 0 if refiner is None else refiner.features
+        self.decoder = UVDecoder(self.encoder.out_channels, mean, residual_scale, mask, features)
+        self.refiner = None if refiner is None else Refiner(refiner)
 
     @property
     def uv_size(self) -> int:
         """Height and width of the maps, in texels."""
         return self.decoder.mean.shape[0]
 
-    def forward(self, sources: Tensor) -> Tensor:
-        """Maps `[B, S, S, 14]` before activation, of sources `[B, 3, I, I]` as `osgap.prior.source` prepares them."""
-        return self.decoder(self.encoder(sources))
+    def forward(self, sources: Tensor, with_features: bool = False) -> Tensor:
+        """Maps `[B, S, S, 14]` before activation, of sources `[B, 3, I, I]` as `osgap.prior.source` prepares them.
+
+        `with_features` appends the channels that the refiner reads, if there is one: `[B, S, S, 14 + K]`.
+        """
+        return self.decoder(self.encoder(sources), with_features)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a prior makes of photographs, whatever weights it has at the moment."""
+
+    predict: Callable[[Tensor], Tensor]
+    """Maps `[S, U, U, 14]` of sources `[S, 3, I, I]`; with a refiner `[S, U, U, 14 + K]`."""
+    refine: Callable[[Rendered], Tensor] | None
+    """A rendering with features to the corrected image `[B, H, W, 3]`; None without a refiner."""
+
+    @classmethod
+    def of(cls, model: GaussianPrior) -> Looks:
+        """With the weights that it has."""
+        return cls(lambda sources: model(sources, with_features=True), model.refiner)
+
+    def drawn(self, gaussians: Gaussians, cameras: Cameras) -> Rendered:
+        """Images of posed maps on white, corrected where there is a refiner."""
+        rendered = render(gaussians, cameras, white(gaussians.means), features=self.refine is not None)
+        return rendered if self.refine is None else replace(rendered, rgb=self.refine(rendered))
 
 
 def save_prior(path: Path, model: GaussianPrior, people: Sequence[str], provenance: Mapping[str, Any]) -> None:
-    """Write weights, encoder config and provenance as one `.pt` that loads with `weights_only=True`.
+    """Write weights, configs of the networks and provenance as one `.pt` that loads with `weights_only=True`.
 
     Args:
         people: whom it was trained on.
@@ -50,6 +94,7 @@ def save_prior(path: Path, model: GaussianPrior, people: Sequence[str], provenan
         "people": list(people),
         "format": _FORMAT,
         "encoder": model.config.model_dump(),
+        "refiner": None if model.refiner is None else model.refiner.config.model_dump(),
         "state": {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
         "provenance": dict(provenance),
     }
@@ -86,7 +131,14 @@ def load_prior(path: Path, uv_size: int | None = None) -> GaussianPrior:
                 f"{uv_size} x {uv_size}; use one uv_size for fitting, training and personalising"
             )
         config = EncoderConfig.model_validate(content["encoder"])
-        model = GaussianPrior(config, mean, state["decoder.residual_scale"], state["decoder.mask"])
+        refiner = content.get("refiner")  # files of before there was one lack it
+        model = GaussianPrior(
+            config,
+            mean,
+            state["decoder.residual_scale"],
+            state["decoder.mask"],
+            None if refiner is None else RefinerConfig.model_validate(refiner),
+        )
         model.load_state_dict(state)
         model.people = tuple(content["people"])
     except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:

@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from osgap.prior.config import TrainingLosses
 from osgap.prior.data import Batch
-from osgap.prior.losses import image_terms, map_terms, masked_l1
+from osgap.prior.losses import color_terms, image_terms, map_terms, masked_l1
 from osgap.prior.posing import Rig, white
-from osgap.splat.render import render
+from osgap.splat.attributes import N_CHANNELS
+from osgap.splat.render import Rendered, render
 
 
-def training_loss(maps: Tensor, batch: Batch, rig: Rig, losses: TrainingLosses) -> tuple[Tensor, dict[str, Tensor]]:
+def training_loss(
+    maps: Tensor,
+    batch: Batch,
+    rig: Rig,
+    losses: TrainingLosses,
+    *,
+    refine: Callable[[Rendered], Tensor] | None = None,
+    perceptual: nn.Module | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, and the terms it consists of (one value per sample or image, or a mean).
 
     Every target is rendered with its own camera, on its own person's head at its own timestep.
 
     Args:
-        maps: predicted, `[S, U, U, 14]`.
+        maps: predicted, `[S, U, U, 14]`; with a refiner `[S, U, U, 14 + K]`.
+        refine: a rendering with features to the corrected image `[S * V, H, W, 3]`, which is compared too (terms
+            `refined_*`). Default is none: no features are rendered.
+        perceptual: see `osgap.prior.losses.load_perceptual`; needed where `losses.lpips` is above 0.
+
+    Raises:
+        ValueError: when it is needed and not given.
     """
-    rendered = render(rig.pose(maps, batch.people, batch.params), batch.cameras, white(maps))
+    if losses.lpips and perceptual is None:
+        raise ValueError(f"losses.lpips is {losses.lpips:g}, but training_loss got no network to measure it with")
+    attributes = maps[..., :N_CHANNELS]
+    gaussians = rig.pose(maps if refine is not None else attributes, batch.people, batch.params)
+    rendered = render(gaussians, batch.cameras, white(maps), features=refine is not None)
     terms = {
-        "uv": masked_l1(maps, batch.maps, rig.binding.mask),
-        **image_terms(rendered, batch.images, batch.masks),
-        **map_terms(maps, rig.binding, losses),
+        "uv": masked_l1(attributes, batch.maps, rig.binding.mask),
+        **image_terms(rendered, batch.images, batch.masks, perceptual),
+        **map_terms(attributes, rig.binding, losses),
     }
-    total = torch.stack([getattr(losses, name) * value.mean() for name, value in terms.items()]).sum()
+    weights = {name: getattr(losses, name) for name in terms}
+    if refine is not None:
+        for name, value in color_terms(refine(rendered), batch.images, perceptual).items():
+            terms[f"refined_{name}"] = value
+            weights[f"refined_{name}"] = losses.refined * weights[name]
+    total = torch.stack([weights[name] * value.mean() for name, value in terms.items()]).sum()
     return total, terms

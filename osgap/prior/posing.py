@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from osgap.head.model import HeadModel, PersonHead
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding
-from osgap.splat.attributes import GaussianAttributes
+from osgap.splat.attributes import N_CHANNELS, GaussianAttributes
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.rig import BoundTriangles, bind_triangles, pose
 
@@ -39,20 +40,42 @@ class Rig:
     def pose(self, maps: Tensor, people: Sequence[int], params: Sequence[FlameParams]) -> Gaussians:
         """Gaussians of S maps, each on its own person's head at that person's V timesteps.
 
+        All heads are posed at once, and nothing waits for a GPU.
+
         Args:
-            maps: `[S, U, U, 14]`.
+            maps: `[S, U, U, 14]`, or `[S, U, U, 14 + K]` with K feature channels.
             people: which person each map is of, S indices.
-            params: S times that person's parameters, of V timesteps.
+            params: S times that person's parameters, of V timesteps; shape and static offset are those that the rig was
+                built with.
 
         Returns:
             Gaussians `[S * V, N, ...]`; set `s * V + v` is map s at its v-th timestep.
+
+        Raises:
+            ValueError: when the numbers of timesteps differ, or there are not S people and parameters.
         """
+        counts = [part.timesteps for part in params]
+        if not len(maps) == len(people) == len(params) or len(set(counts)) != 1:
+            raise ValueError(
+                f"pose: {len(maps)} maps, {len(people)} people, and parameters of {counts} timesteps; it takes one "
+                f"person and as many timesteps for each map"
+            )
+        count = counts[0]
+        motion = {name: torch.cat([part.motion[name] for part in params]) for name in params[0].motion}
         with torch.no_grad():  # the maps are trained, the tracking is not
-            vertices = [self.people[i].vertices(part) for i, part in zip(people, params, strict=True)]
-        counts = torch.tensor([len(part) for part in vertices], device=maps.device)
-        attributes = GaussianAttributes.from_uv(maps, self.binding)
-        repeated = GaussianAttributes(attributes.channels.repeat_interleave(counts, dim=0))
-        return pose(repeated, torch.cat(vertices), self.bound)
+            heads = PersonHead.stack([self.people[i] for i in people for _ in range(count)])
+            vertices = heads.vertices(params[0].replace(**motion))
+        local = GaussianAttributes.from_uv(maps, self.binding)
+        posed = pose(GaussianAttributes(_repeated(local.channels[..., :N_CHANNELS], count)), vertices, self.bound)
+        if local.features is None:
+            return posed
+        # Features are not posed: apart from the attributes, neither has gradients as wide as both together.
+        return dataclasses.replace(posed, features=_repeated(local.features, count))
+
+
+def _repeated(channels: Tensor, count: int) -> Tensor:
+    """Each of S sets `[S, N, C]` so many times: `[S * count, N, C]`."""
+    return channels[:, None].expand(-1, count, -1, -1).flatten(0, 1)
 
 
 def white(like: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ FEATURE_GROUPS: Mapping[str, tuple[int, int]] = {
 """Of each attribute: its first feature, and of how many features each of its channels is the mean."""
 
 _FEATURES = 96
+_FURTHER = (34, 2)
+"""As in `FEATURE_GROUPS`, of the channels that are rendered beside the colours."""
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net")
 _PREFIXES = ("module.", "model.", "Encoder.")
 _IGNORED = ("flame_model.", "cnn", "mlp", "backbone", "encoder.layer3.", "encoder.layer4.")
@@ -172,18 +174,20 @@ def encoder_weights(content: Any, where: str, config: EncoderConfig, size: tuple
     return weights
 
 
-def published_decoder(mask: Tensor, residual_scale: Tensor) -> UVDecoder:
+def published_decoder(mask: Tensor, residual_scale: Tensor, features: int = 0) -> UVDecoder:
     """The published network's way from 96 features to maps, exactly, as a `UVDecoder`.
 
     Its attributes are means of consecutive features (`FEATURE_GROUPS`). Those of colour are RGB, ours SH DC: hence
-    divided by 0.282, with a bias. The mean avatar, which the published network does not have, is zero.
+    divided by 0.282, with a bias. The mean avatar, which the published network does not have, is zero. Its 31 feature
+    channels are means of the pairs that are left; further ones are random.
 
     Args:
         mask: covered texels, bool `[S, S]`.
         residual_scale: what one unit of the network's output means in each channel, `[14]`.
+        features: feature channels beside the attributes. Default is none.
     """
     mean = torch.zeros(*mask.shape, N_CHANNELS)
-    decoder = UVDecoder(_FEATURES, mean, residual_scale, mask)
+    decoder = UVDecoder(_FEATURES, mean, residual_scale, mask, features)
     weight, bias = torch.zeros(N_CHANNELS, _FEATURES), torch.zeros(N_CHANNELS)
     for name, (first, width) in FEATURE_GROUPS.items():
         for index, channel in enumerate(range(N_CHANNELS)[CHANNELS[name]]):
@@ -195,6 +199,12 @@ def published_decoder(mask: Tensor, residual_scale: Tensor) -> UVDecoder:
     with torch.no_grad():
         decoder.out.weight.copy_((weight / residual_scale[:, None])[..., None, None])
         decoder.out.bias.copy_(bias / residual_scale)  # type: ignore[union-attr]
+        if decoder.features is not None:
+            first, width = _FURTHER
+            for channel, start in zip(range(features), range(first, _FEATURES, width), strict=False):
+                decoder.features.weight[channel] = 0
+                decoder.features.weight[channel, start : start + width] = 1 / width
+                decoder.features.bias[channel] = 0  # type: ignore[index]
     return decoder
 
 

@@ -51,3 +51,36 @@ def near_frontal(cameras: Cameras, params: FlameParams, frames: np.ndarray, coun
     angles = torch.arccos((towards * forward).sum(-1).clamp(-1, 1)).mean(dim=1)
     candidates = sorted({int(camera) for camera in frames[:, 1]}, key=lambda camera: float(angles[camera]))
     return candidates[:count]
+
+
+def from_side_to_side(cameras: Cameras, middle: Tensor, source: int, others: list[int], count: int) -> list[int]:
+    """Cameras that see a head from one side to the other, together with the source camera.
+
+    Cameras are compared by azimuth: the angle about the vertical of the source camera's picture. The places are evenly
+    spaced from the leftmost camera to the rightmost. The source camera takes the nearest one, but neither end where
+    there are others (unless it is the last camera there itself); each other place takes the nearest camera left.
+
+    Args:
+        cameras: C cameras.
+        middle: `[3]` where the head is.
+        source: index of the source camera.
+        others: indices of at least `count - 1` further cameras.
+        count: cameras in all.
+
+    Returns:
+        The `count - 1` others, from the leftmost.
+    """
+    axes = cameras.world_to_camera[source, :3, :3]  # right, down, forward
+    towards = (cameras.centers - middle) @ axes.T
+    azimuth = torch.atan2(towards[:, 0], -towards[:, 2]).tolist()
+    own, all_of_them = azimuth[source], [azimuth[camera] for camera in (source, *others)]
+    first, last = min(all_of_them), max(all_of_them)
+    places = np.linspace(first, last, count).tolist()
+    between = places[1:-1] if first < own < last and count > 2 else places
+    places.remove(min(between, key=lambda place: abs(place - own)))
+    left, chosen = sorted(others), []
+    # The ends first: no place between them may take their cameras.
+    for place in sorted(places, key=lambda place: -abs(place - (first + last) / 2)):
+        chosen.append(min(left, key=lambda camera: abs(azimuth[camera] - place)))
+        left.remove(chosen[-1])
+    return sorted(chosen, key=lambda camera: azimuth[camera])

@@ -1,40 +1,54 @@
-"""Stage `train`: people's captures and fitted maps to a prior that turns one photograph into an avatar's maps."""
+"""Stage `train`: people's captures and fitted maps to a prior that turns one photograph into an avatar's maps.
+
+Any number of GPUs (`devices`, `nodes`) train together, each on sources of its own. A step never waits for its GPU: what
+must be known of it, that its numbers are finite and that nobody was told to stop, is looked at two steps later.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from osgap.artifacts import read_provenance, write_json, write_png
+from osgap.artifacts import atomic_path, read_provenance, write_json, write_png
+from osgap.capture.store import CaptureStore
 from osgap.checkpoint import Checkpoints
 from osgap.errors import UserError
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import bind_texels
 from osgap.prior.config import PriorConfig
-from osgap.prior.data import Batch, TrainingSamples
+from osgap.prior.data import Assembly, Batch, TrainingSamples
 from osgap.prior.decoder import residual_scales
-from osgap.prior.losses import renderable
+from osgap.prior.journal import Journal
+from osgap.prior.losses import load_perceptual, renderable
 from osgap.prior.mean import load_maps
-from osgap.prior.model import GaussianPrior, save_prior
+from osgap.prior.model import GaussianPrior, Looks, save_prior
 from osgap.prior.objective import training_loss
 from osgap.prior.posing import Rig
 from osgap.prior.preview import training_preview
 from osgap.prior.published import published_decoder, read_published
+from osgap.prior.ranks import launch
+from osgap.prior.validation import Validation
+from osgap.prior.vitals import Vitals
 from osgap.progress import track
 from osgap.provenance import Provenance
 from osgap.seeds import derive_seed
+from osgap.splat.render import Rendered
 from osgap.splat.uv_maps import save_uv_gt
+from osgap.termination import AGAIN, termination
 
 _CURVE_POINTS = 200
 _FINAL_RATE = 0.01  # of the peak learning rate
+_AHEAD = 4  # batches that each loader process has ready
 
 
 @dataclass(frozen=True)
@@ -61,67 +75,98 @@ class TrainOutputs:
     preview: Path
     """`.png`, a row for some of the people."""
     checkpoints: Path
-    """Folder, emptied at the end."""
+    """Folder, emptied at the end; what was not finite in a run that stopped is left there."""
+    events: Path
+    """Folder for TensorBoard."""
 
 
 def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed: int) -> None:
     """Train a prior and write it.
 
+    Told to stop by SIGTERM or SIGUSR1, it saves its state and exits with `osgap.termination.AGAIN`.
+
     Raises:
         UserError: no people, inputs that do not fit each other, or a loss that is not finite.
     """
-    from lightning_fabric import Fabric
-
     if not inputs.captures or len(inputs.captures) != len(inputs.maps):
         raise UserError(
             f"the prior needs one map for each capture and at least one person; got {len(inputs.captures)} captures "
             f"and {len(inputs.maps)} maps"
         )
-    with warnings.catch_warnings():
-        # It says so wherever Slurm is installed; that there is no `srun` here is the workflow's choice.
-        warnings.filterwarnings("ignore", message="The `srun` command is available")
-        fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
-    fabric.launch()
-
-    maps = load_maps(inputs.maps)
+    fabric = launch(config)
+    everyone = load_maps(inputs.maps)
+    subjects = [_checked_subject(*person) for person in zip(inputs.captures, inputs.maps, strict=True)]
+    kept_out = _kept_out(config, subjects)
+    learned_from = [i for i in range(len(subjects)) if i not in kept_out]
+    maps = everyone[learned_from]
     head = load_head(inputs.head)
     binding = bind_texels(head.uvs, head.uv_faces, maps.shape[1])
+    _check_coverage(inputs.maps, everyone, binding.mask)
     samples = TrainingSamples(
-        inputs.captures, maps, binding.mask, config, derive_seed(seed, "train"), fabric.global_rank, fabric.world_size
+        [inputs.captures[i] for i in learned_from],
+        config,
+        derive_seed(seed, "train"),
+        fabric.global_rank,
+        fabric.world_size,
     )
-    _check_maps(inputs, maps, binding.mask, samples)
-    rig = Rig.build(head.to(fabric.device), binding, samples.params)
+    head = head.to(fabric.device)
+    studio = Studio(
+        samples,
+        Assembly(samples, maps, binding.mask, fabric.device),
+        Rig.build(head, binding, samples.params),
+        Validation([inputs.captures[i] for i in kept_out], everyone[kept_out], head, binding, config)
+        if kept_out
+        else None,
+    )
     provenance = Provenance.collect(
         "train",
         subject=None,
-        config=config.model_dump(mode="json", exclude={"weights"}),  # their content is among the inputs
+        config=config.model_dump(mode="json", exclude={"weights", "vgg"}),  # their content is among the inputs
         inputs=[
             *inputs.captures,
             *inputs.maps,
             *(inputs.head.model, inputs.head.masks, inputs.head.template),
-            *([config.weights.path] if config.weights else []),
+            *(file.path for file in (config.weights, config.vgg) if file is not None),
         ],
         seed=seed,
     )
     mean = maps.mean(dim=0)
     model = initial_prior(config, maps, binding.mask, derive_seed(seed, "weights"))
-    training = Training(model, config, fabric)
+    training = Training(model, config, fabric, outputs.checkpoints)
 
     if fabric.is_global_zero:
         with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints:
             training.resume(fabric.broadcast(checkpoints.load()))
-            training.fit(samples, rig, checkpoints)
+            with contextlib.closing(Journal(outputs.events, training.step)) as journal:
+                training.fit(studio, checkpoints, journal)
             average = training.average()
-            people = [store.subject for store in samples.stores]
+            looks = Looks.of(average)
+            people = [subjects[i] for i in learned_from]
             save_uv_gt(outputs.mean, mean, provenance.as_dict())
-            write_png(outputs.preview, training_preview(average, samples, rig), provenance.as_dict())
+            write_png(outputs.preview, studio.preview(looks), provenance.as_dict())
             write_json(outputs.log, _report(training, people), provenance.as_dict())
             save_prior(outputs.model, average, people, provenance.as_dict())
             checkpoints.clear()
     else:
         training.resume(fabric.broadcast(None))
-        training.fit(samples, rig, None)
+        training.fit(studio, None, None)
     fabric.barrier()
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The people, on the device that trains."""
+
+    samples: TrainingSamples
+    assembly: Assembly
+    rig: Rig
+    validation: Validation | None
+    """Those who are kept out of training."""
+
+    def preview(self, looks: Looks) -> np.ndarray:
+        """See `training_preview`; of people who are kept out where there are some."""
+        shown = self.validation or self
+        return training_preview(looks, shown.assembly, shown.rig)
 
 
 def initial_prior(config: PriorConfig, maps: Tensor, mask: Tensor, seed: int) -> GaussianPrior:
@@ -139,25 +184,43 @@ def initial_prior(config: PriorConfig, maps: Tensor, mask: Tensor, seed: int) ->
     scales = residual_scales(maps, mask)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = GaussianPrior(config.encoder, maps.mean(dim=0), scales, mask)
-    if config.weights is not None:
-        model.encoder.load_state_dict(read_published(config.weights, "prior.weights", config.encoder))
-        model.decoder = published_decoder(mask, scales)
+        model = GaussianPrior(config.encoder, maps.mean(dim=0), scales, mask, config.refiner)
+        if config.weights is not None:
+            model.encoder.load_state_dict(read_published(config.weights, "prior.weights", config.encoder))
+            model.decoder = published_decoder(mask, scales, config.refiner.features if config.refiner else 0)
     return model
 
 
 class Training:
-    """The state of one run: weights, their average, optimiser, step, loss curves."""
+    """The state of one run: weights, their average, optimiser, step, loss curves.
 
-    def __init__(self, model: GaussianPrior, config: PriorConfig, fabric: Any) -> None:
-        self.config, self.fabric = config, fabric
+    Args:
+        model: where training starts.
+        config: settings.
+        fabric: a launched `lightning_fabric.Fabric`.
+        folder: where a batch is left whose numbers are not finite.
+    """
+
+    def __init__(self, model: GaussianPrior, config: PriorConfig, fabric: Any, folder: Path) -> None:
+        self.config, self.fabric, self.folder = config, fabric, folder
+        self.on_gpu = fabric.device.type == "cuda"
+        if self.on_gpu:
+            model.to(memory_format=torch.channels_last)
         self.weights = model
-        optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
-        self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.perceptual = load_perceptual(config, fabric.device)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.weight_decay), lr=config.learning_rate, fused=self.on_gpu or None
+        )
+        module = torch.compile(model) if config.compile else model
+        self.model, self.optimizer = fabric.setup(module, optimizer)
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
+        self.vitals = Vitals(fabric.device, fabric.world_size)
+        self.told: Callable[[], bool] = lambda: False
         self.step = 0
         self.curve: list[dict[str, float]] = []
-        self.window: dict[str, float] = {}
+        self.validated: list[dict[str, float]] = []
+        self.window: dict[str, Tensor] = {}
+        """Sums since the last point of the curve, float64 scalars on the device."""
         self.windowed = 0
 
     def resume(self, state: Mapping[str, Any] | None) -> None:
@@ -168,8 +231,9 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, value in state["ema"].items():
             self.ema[name].copy_(value)
-        self.step, self.curve = state["step"], state["curve"]
-        self.window, self.windowed = state["window"], state["windowed"]
+        self.step, self.curve, self.validated = state["step"], state["curve"], state["validated"]
+        self.window = {name: value.to(self.fabric.device) for name, value in state["window"].items()}
+        self.windowed = state["windowed"]
 
     def state(self) -> dict[str, Any]:
         """Everything that the remaining steps depend on."""
@@ -179,59 +243,87 @@ class Training:
             "ema": self.ema,
             "step": self.step,
             "curve": self.curve,
+            "validated": self.validated,
             "window": self.window,
             "windowed": self.windowed,
         }
 
-    def fit(self, samples: TrainingSamples, rig: Rig, checkpoints: Checkpoints | None) -> None:
-        """Do the remaining steps."""
+    def fit(self, studio: Studio, checkpoints: Checkpoints | None, journal: Journal | None) -> None:
+        """Do the remaining steps.
+
+        Args:
+            studio: the people.
+            checkpoints: on the first rank.
+            journal: on the first rank.
+
+        Raises:
+            SystemExit: told to stop; the state is saved.
+        """
         config = self.config
         if self.step >= config.steps:
             return
         loader = torch.utils.data.DataLoader(
-            samples,
+            studio.samples,
             batch_size=None,
             sampler=range(self.step, config.steps),
             num_workers=config.workers,
+            prefetch_factor=_AHEAD if config.workers else None,
             multiprocessing_context="spawn" if config.workers else None,
+            pin_memory=self.on_gpu,
         )
         self.model.train()
-        batches = loader if self.fabric.is_global_zero else iter(loader)
-        for batch in track(batches, "train", total=config.steps, done=self.step):
-            self.advance(batch.to(self.fabric.device), rig)
-            if checkpoints and (self.step % config.checkpoint_every == 0 or self.step == config.steps):
-                checkpoints.save(self.state())
+        steps = track(loader, "train", total=config.steps, done=self.step) if checkpoints else iter(loader)
+        fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
+        with termination() as self.told, fastest if self.on_gpu else contextlib.nullcontext():
+            for frames in steps:
+                self.advance(studio.assembly.batch(frames), studio.rig)
+                stop = self.vitals.stop()
+                last = self.step == config.steps
+                if stop or last or self.step % config.checkpoint_every == 0:
+                    self.vitals.stop(settle=True)
+                    if checkpoints:
+                        checkpoints.save(self.state())
+                if stop and not last:
+                    raise SystemExit(AGAIN)
+                if journal is not None:
+                    self._write(journal, studio)
 
     def advance(self, batch: Batch, rig: Rig) -> None:
-        """One optimisation step."""
+        """One optimisation step.
+
+        Raises:
+            UserError: a number is not finite; on a GPU it is noticed by `vitals.stop`, some steps later.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
-        maps = self.model(batch.sources)
-        self._check({"map": torch.where(renderable(maps.detach()), 0.0, torch.nan)}, batch)
-        loss, terms = training_loss(maps, batch, rig, self.config.losses)
-        self._check(terms, batch)
+        maps = self.model(batch.sources, with_features=True)
+        refine = None if self.weights.refiner is None else self._refine
+        try:
+            loss, terms = training_loss(maps, batch, rig, self.config.losses, refine=refine, perceptual=self.perceptual)
+        except ValueError:
+            drawable = renderable(maps.detach())
+            if drawable.all():
+                raise
+            # The renderer has refused them.
+            raise self._not_finite(self.step, {"map": torch.where(drawable, 0.0, torch.nan)}, batch) from None
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
         )
-        if not torch.isfinite(norm):
-            raise UserError(
-                f"step {self.step}: the gradient is not finite, although the loss is ({loss.item():.4g}); the samples "
-                f"were {'; '.join(batch.names)}. Lower prior.learning_rate"
-            )
+        found = {**terms, "gradient": norm}
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for name, value in self.weights.named_parameters():
-                self.ema[name].lerp_(value, 1 - decay)
+            parameters = dict(self.weights.named_parameters())
+            torch._foreach_lerp_(list(self.ema.values()), [parameters[name] for name in self.ema], 1 - decay)
+            sound = torch.stack([torch.isfinite(value).all() for value in found.values()]).all()
+        self.vitals.report(~sound, self.told(), partial(self._not_finite, self.step, found, batch))
         self.step += 1
         self._record({"loss": loss, **terms})
 
-    def _check(self, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        """Stop at the first step whose maps or losses are not finite, and say whose they are."""
-        if all(torch.isfinite(value).all() for value in terms.values()):
-            return
+    def _not_finite(self, step: int, terms: Mapping[str, Tensor], batch: Batch) -> UserError:
+        """Say whose maps or losses are not finite, and leave the batch for inspection."""
         found = []
         for name, value in terms.items():
             finite = torch.isfinite(value)
@@ -240,19 +332,60 @@ class Training:
                 continue
             sound = finite.reshape(len(batch.names), -1).all(dim=1)
             found += [f"{name} of {sample}" for sample, fine in zip(batch.names, sound, strict=True) if not fine]
-        raise UserError(
-            f"step {self.step}: not finite: {'; '.join(found)}. Look at these frames and at the person's fitted map; "
-            f"where they are sound, lower prior.learning_rate"
+        path = self.folder / f"not-finite-{self.fabric.global_rank}.pt"
+        content = {name: getattr(batch, name).cpu() for name in ("sources", "maps", "images", "masks")}
+        with atomic_path(path) as temporary:
+            torch.save({"step": step, "samples": batch.names, "not_finite": found, **content}, temporary)
+        return UserError(
+            f"step {step}: not finite: {'; '.join(found)}. Look at these frames (what the network saw is in {path}) "
+            f"and at the person's fitted map; where they are sound, lower prior.learning_rate"
         )
 
+    @torch.no_grad()
     def _record(self, terms: Mapping[str, Tensor]) -> None:
         for name, value in terms.items():
-            self.window[name] = self.window.get(name, 0.0) + value.detach().mean().item()
+            mean = value.detach().mean().double()
+            self.window[name] = self.window[name] + mean if name in self.window else mean
         self.windowed += 1
         if self.step % max(1, self.config.steps // _CURVE_POINTS) == 0 or self.step == self.config.steps:
-            means = {name: value / self.windowed for name, value in self.window.items()}
+            names, sums = list(self.window), torch.stack(list(self.window.values()))
+            means = dict(zip(names, (sums / self.windowed).tolist(), strict=True))
             self.curve.append({"step": self.step, **means})
             self.window, self.windowed = {}, 0
+
+    def _write(self, journal: Journal, studio: Studio) -> None:
+        """Curves and, now and then, what the averaged network makes of people, for those who watch."""
+        if self.curve and self.curve[-1]["step"] == self.step:
+            point = {name: value for name, value in self.curve[-1].items() if name != "step"}
+            journal.scalars("train", point | {"learning_rate": learning_rate(self.config, self.step)}, self.step)
+        if self.step % self.config.validate_every and self.step != self.config.steps:
+            return
+        looks = self.averaged()
+        if studio.validation is not None:
+            measured = studio.validation.measure(looks)
+            self.validated.append({"step": self.step, **measured})
+            journal.scalars("validation", measured, self.step)
+        journal.picture("preview", studio.preview(looks), self.step)
+
+    def _refine(self, rendered: Rendered) -> Tensor:
+        assert self.weights.refiner is not None
+        with self.fabric.autocast():
+            return self.weights.refiner(rendered)
+
+    def averaged(self) -> Looks:
+        """What the averaged network makes of photographs, while the other one trains."""
+
+        def predict(sources: Tensor) -> Tensor:
+            with self.fabric.autocast():
+                return torch.func.functional_call(self.weights, self.ema, (sources,), {"with_features": True})
+
+        def refine(rendered: Rendered) -> Tensor:
+            assert self.weights.refiner is not None
+            own = {name: self.ema[f"refiner.{name}"] for name, _ in self.weights.refiner.named_parameters()}
+            with self.fabric.autocast():
+                return torch.func.functional_call(self.weights.refiner, own, (rendered,))
+
+        return Looks(predict, None if self.weights.refiner is None else refine)
 
     def average(self) -> GaussianPrior:
         """The model with the averaged weights, in evaluation mode."""
@@ -261,9 +394,11 @@ class Training:
 
 
 def learning_rate(config: PriorConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+    """Linear warm-up, then half a cosine (Loshchilov and Hutter 2017, eq. 5, without restarts), or no change."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.learning_rate * (_FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
 
@@ -277,15 +412,35 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def _check_maps(inputs: TrainInputs, maps: Tensor, mask: Tensor, samples: TrainingSamples) -> None:
-    """Every map must be of the person of the capture beside it, and of this head."""
-    for path, fitted, store in zip(inputs.maps, maps, samples.stores, strict=True):
-        source = read_provenance(path)
-        if source is not None and source["subject"] not in (None, store.subject):
-            raise UserError(
-                f"{path}: is the map of {source['subject']}, but stands beside the capture of {store.subject}; list "
-                f"captures and maps in one order"
-            )
+def _checked_subject(capture: Path, fitted: Path) -> str:
+    """Whom a capture shows; the map beside it must be of the same person."""
+    subject = CaptureStore(capture).subject
+    source = read_provenance(fitted)
+    if source is not None and source["subject"] not in (None, subject):
+        raise UserError(
+            f"{fitted}: is the map of {source['subject']}, but stands beside the capture of {subject}; list captures "
+            f"and maps in one order"
+        )
+    return subject
+
+
+def _kept_out(config: PriorConfig, subjects: list[str]) -> list[int]:
+    """Which of the people are measured instead of learned from."""
+    unknown = sorted(set(config.validation) - set(subjects))
+    if unknown:
+        raise UserError(
+            f"prior.validation: {', '.join(unknown)}: not among the training people ({', '.join(subjects)}); name some "
+            f"of subjects.train"
+        )
+    kept_out = [i for i, subject in enumerate(subjects) if subject in config.validation]
+    if len(kept_out) == len(subjects):
+        raise UserError("prior.validation names all training people; leave some to learn from")
+    return kept_out
+
+
+def _check_coverage(paths: Sequence[Path], maps: Tensor, mask: Tensor) -> None:
+    """Every map must be of this head."""
+    for path, fitted in zip(paths, maps, strict=True):
         outside = int((fitted != 0).any(dim=-1)[~mask].sum())
         if outside:
             raise UserError(
@@ -300,4 +455,5 @@ def _report(training: Training, people: list[str]) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in training.weights.parameters()),
         "steps": training.step,
         "curve": training.curve,
+        "validation": training.validated,
     }

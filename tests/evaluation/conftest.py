@@ -1,4 +1,4 @@
-"""Two synthetic people with all four avatars, made once per test process."""
+"""Two synthetic people with the avatars of all methods, made once per test process."""
 
 from __future__ import annotations
 

@@ -184,13 +184,14 @@ class World:
         return path, truth
 
     def person(self, subject: str, seed: int) -> PersonFiles:
-        """A capture and four avatars, from a grey ball to the truth."""
+        """A capture and an avatar of every method, from a grey ball to the truth."""
         capture, truth = self.capture(subject, seed)
         grey = attributes(self.head, None)
         mean = self.folder / "prior" / "mean_uv.npz"
         save_uv_gt(mean, grey.to_uv(bind_texels(self.head.uvs, self.head.uv_faces, UV_SIZE)))
         avatars = {"mean_avatar": mean}
-        for method, share in {"prior": 0.4, "one_shot": 0.7, "fit": 1.0}.items():
+        shares = {"prior": 0.4, "one_shot": 0.7, "few_shot": 0.8, "all_frames": 0.9, "fit": 1.0}
+        for method, share in shares.items():
             mixed = GaussianAttributes(torch.lerp(grey.channels, truth.attributes.channels, share))
             avatars[method] = self.folder / method / subject
             Avatar(mixed, truth.faces, truth.params).save(avatars[method], PROVENANCE.as_dict())

@@ -51,14 +51,44 @@ def test_person_figure_has_every_method_in_every_frame(world: World, anna: Perso
     assert np.array_equal(truth[1], store.image(2, 1))  # the held-out camera
     for column, camera in enumerate(truth):
         errors = [np.abs(row[column] - camera).mean() for row in methods]
-        assert errors == sorted(errors, reverse=True), "mean avatar, prior, one-shot, fit: each is better"
+        assert errors == sorted(errors, reverse=True), "from the mean avatar to the fit, each is better"
         assert errors[-1] < 0.5
         assert camera.std() > 20
     assert np.abs(truth[2] - truth[3]).mean() > 5  # left and right
     # Titles are above and beside the pictures.
-    top = picture.shape[0] - 12 - 5 * HEIGHT - 4 * canvas.GAP
+    top = picture.shape[0] - 12 - (1 + len(METHODS)) * HEIGHT - len(METHODS) * canvas.GAP
     assert (picture[:top] < 128).any()
     assert (picture[top:, : picture.shape[1] - 12 - 6 * WIDTH - 5 * canvas.GAP] < 128).any()
+
+
+def test_figures_have_the_methods_of_the_run(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    chosen = ("mean_avatar", "prior", "few_shot", "fit")
+    every = dict(
+        zip(METHODS, _tiles(_draw(world, tmp_path / "a", "person", anna), 1 + len(METHODS), 6)[1:], strict=True)
+    )
+    some = _tiles(_draw(world, tmp_path / "b", "person", anna.only(*chosen)), 1 + len(chosen), 6)[1:]
+    for method, row in zip(chosen, some, strict=True):
+        assert np.array_equal(row, every[method]), method
+
+
+@pytest.mark.parametrize("protocols", [("few_shot", "all_frames"), ("all_frames",)])
+def test_overview_and_video_show_what_has_seen_the_least(
+    world: World, anna: PersonFiles, tmp_path: Path, protocols: tuple[str, ...]
+) -> None:
+    some = anna.only("mean_avatar", "prior", *protocols, "fit")
+    assert some.shown == protocols[0]
+    drawn = _tiles(_draw(world, tmp_path / "a", "overview", some), 2, 4)[1]
+    expected = _tiles(_draw(world, tmp_path / "b", "overview", anna.only(protocols[0])), 2, 4)[1]
+    one_shot = _tiles(_draw(world, tmp_path / "c", "overview", anna), 2, 4)[1]
+    assert np.array_equal(drawn, expected)
+    assert not np.array_equal(drawn, one_shot)
+    with av.open(str(_film(world, some, tmp_path / "video.mp4"))) as file:
+        assert file.streams.video[0].frames == 6
+
+
+def test_pictures_need_a_personalised_avatar(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"anna: no personalised avatar to show; list a protocol in oneshot\.protocols"):
+        _draw(world, tmp_path, "overview", anna.only("mean_avatar", "prior", "fit"))
 
 
 def test_cross_figure_shows_the_driver_and_then_the_person(

@@ -140,7 +140,10 @@ def test_somebody_elses_capture_is_refused(world: World, anna: PersonFiles, bert
 
 def test_an_unknown_method_is_refused(world: World, anna: PersonFiles, tmp_path: Path) -> None:
     inputs = EvaluationInputs(anna.capture, world.assets, anna.avatars["fit"])
-    with pytest.raises(UserError, match="unknown method 'guess'; the methods are mean_avatar, prior, one_shot, fit"):
+    with pytest.raises(
+        UserError,
+        match="unknown method 'guess'; the methods are mean_avatar, prior, one_shot, few_shot, all_frames, fit",
+    ):
         run(EvaluationConfig(), inputs, EvaluationOutputs(tmp_path / "x.json"), subject="anna", seed=0, method="guess")
 
 

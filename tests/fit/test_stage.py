@@ -27,6 +27,7 @@ from osgap.fit.optimise import Fit
 from osgap.fit.stage import FitInputs, FitOutputs
 from osgap.head.assets import load_head
 from osgap.splat.avatar import Avatar
+from osgap.termination import AGAIN
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -176,10 +177,11 @@ def test_killed_while_writing_outputs(
     assert contents(tmp_path) == uninterrupted
 
 
-def test_sigterm_saves_first(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes]
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_schedulers_signal_saves_first(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes], name: str
 ) -> None:
-    assert killed(world, tmp_path, "SIGTERM", "30") == (128 + signal.SIGTERM, list(range(31)))
+    assert killed(world, tmp_path, name, "30") == (AGAIN, list(range(31)))
     assert finished(world, tmp_path, monkeypatch) == list(range(31, 60))
     assert contents(tmp_path) == uninterrupted
 

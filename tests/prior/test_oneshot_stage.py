@@ -21,7 +21,7 @@ from osgap.prior.decoder import residual_scales
 from osgap.prior.mean import load_maps, mean_avatar
 from osgap.prior.model import GaussianPrior, save_prior
 from osgap.prior.oneshot import OneShotInputs, OneShotOutputs, run, turned
-from osgap.prior.personalise import Personalisation, contribution, islands, spread
+from osgap.prior.personalise import Personalisation, Views, contribution, islands, spread
 from osgap.prior.photo import load_photo
 from osgap.prior.posing import Rig, white
 from osgap.splat.avatar import Avatar
@@ -228,7 +228,7 @@ def test_killed_runs_end_with_the_same_bytes(world: Any, prior: Path, made: Path
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL, "the run ended before it could be killed"
-    assert torch.load(checkpoint, weights_only=True)["state"]["state"]["step"] in (3, 6, 9, 12)
+    assert torch.load(checkpoint, weights_only=True)["state"]["step"] in (3, 6, 9, 12)
     assert _start(world, prior, tmp_path).wait(240) == 0
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name
@@ -241,11 +241,11 @@ def test_resuming_repeats_no_step_before_the_checkpoint(
     done: list[int] = []
     original = Personalisation.advance
 
-    def advance(self: Personalisation) -> dict[str, float]:
+    def advance(self: Personalisation, views: Views) -> None:
         done.append(self.step)
         if len(done) == stop + 1:
             raise KeyboardInterrupt
-        return original(self)
+        original(self, views)
 
     monkeypatch.setattr(Personalisation, "advance", advance)
     with pytest.raises(KeyboardInterrupt):

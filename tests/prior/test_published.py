@@ -298,3 +298,18 @@ def test_head_is_means_of_neighbouring_features() -> None:
     assert (rgb > 0).any()
     assert (rgb < 0).any()
     assert_close(sh_to_rgb(found["color"]), rgb.clamp_min(0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [31, 4, 40])
+def test_further_channels_of_the_head_are_means_of_the_other_features(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 96, 8, 8, generator=generator)
+    mask = torch.rand(8, 8, generator=generator) > 0.3
+    scale = torch.linspace(0.02, 3, 14)
+    found = published_decoder(mask, scale, features=count)(features, with_features=True)
+    assert found.shape == (2, 8, 8, 14 + count)
+    assert torch.equal(found[..., :14], published_decoder(mask, scale)(features))
+    expected = features[:, 34:96].unflatten(1, (31, 2)).mean(dim=2).permute(0, 2, 3, 1) * mask[..., None]
+    torch.testing.assert_close(found[..., 14 : 14 + 31], expected[..., :count], atol=1e-5, rtol=1e-5)
+    assert not found[:, ~mask].any()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from osgap.prior.config import AugmentConfig, PriorConfig
-from osgap.prior.data import Plan, TrainingSamples
+from osgap.prior.data import Assembly, Batch, Plan, TrainingSamples
 from osgap.prior.mean import load_maps
 from osgap.prior.objective import training_loss
 from osgap.prior.posing import Rig, white
@@ -24,9 +24,14 @@ def samples(world: Any, tiny_prior: PriorConfig) -> TrainingSamples:
 
 
 def _samples(world: Any, config: PriorConfig, rank: int = 0, ranks: int = 1) -> TrainingSamples:
+    return TrainingSamples([world.capture(subject) for subject in PEOPLE], config, 5, rank, ranks)
+
+
+def _batch(world: Any, samples: TrainingSamples, step: int | None = None, *plans: Plan) -> Batch:
+    """Of a step, or of plans."""
     maps = load_maps([world.maps(subject) for subject in PEOPLE])
-    captures = [world.capture(subject) for subject in PEOPLE]
-    return TrainingSamples(captures, maps, world.binding.mask, config, 5, rank, ranks)
+    frames = samples.decode(plans) if step is None else samples[step]
+    return Assembly(samples, maps, world.binding.mask).batch(frames)
 
 
 def test_plans_use_training_frames_only_and_other_moments_as_targets(samples: TrainingSamples) -> None:
@@ -47,19 +52,25 @@ def test_everybody_is_seen_equally_often(samples: TrainingSamples) -> None:
 
 def test_samples_depend_on_seed_and_step_only(world: Any, tiny_prior: PriorConfig, samples: TrainingSamples) -> None:
     samples[0], samples[1]
-    again = pickle.loads(pickle.dumps(_samples(world, tiny_prior)))[2]
-    assert again.names == samples[2].names
-    assert torch.equal(again.sources, samples[2].sources)
-    assert torch.equal(again.images, samples[2].images)
-    assert samples[3].names != samples[2].names
+    here, other = _batch(world, samples, 2), _batch(world, samples, 3)
+    again = _batch(world, pickle.loads(pickle.dumps(_samples(world, tiny_prior))), 2)
+    assert again.names == here.names
+    assert torch.equal(again.sources, here.sources)
+    assert torch.equal(again.images, here.images)
+    assert other.names != here.names
+
+
+def test_what_loader_processes_are_told_is_small(samples: TrainingSamples) -> None:
+    """Maps of hundreds of people in each of them would not fit into memory."""
+    assert not any(isinstance(value, torch.Tensor) for value in vars(samples).values())
 
 
 def test_ranks_share_out_what_one_process_would_see(
     world: Any, tiny_prior: PriorConfig, samples: TrainingSamples
 ) -> None:
     ranks = [_samples(world, tiny_prior, rank, 2) for rank in (0, 1)]
-    together = [name for step in (0, 1) for rank in ranks for name in rank[step].names]
-    alone = [name for step in range(4) for name in samples[step].names]
+    together = [name for step in (0, 1) for rank in ranks for name in _batch(world, rank, step).names]
+    alone = [name for step in range(4) for name in _batch(world, samples, step).names]
     assert together == alone
 
 
@@ -67,7 +78,7 @@ def test_true_maps_render_to_the_targets_of_every_sample(world: Any, tiny_prior:
     """Fails when a target's camera, timestep or person is mixed up: people, poses and views all differ here."""
     samples = _samples(world, tiny_prior.model_copy(update={"augment": _off(), "sources": 3, "targets": 4}))
     rig = Rig.build(world.head, world.binding, samples.params)
-    batch = samples[0]
+    batch = _batch(world, samples, 0)
     background = white(batch.maps)
     drawn = render(rig.pose(batch.maps, batch.people, batch.params), batch.cameras, background)
     assert (drawn.rgb - batch.images).abs().max() < 2 / 255
@@ -95,11 +106,12 @@ def test_augmentation_changes_source_targets_and_maps_alike(world: Any, tiny_pri
     samples = _samples(world, tiny_prior.model_copy(update={"augment": augment}))
     rig = Rig.build(world.head, world.binding, samples.params)
     plan = samples.plan(0)[0]
-    batch, plain = samples.sample(plan), samples.sample(Plan(plan.person, plan.source, plan.targets, seed=None))
+    batch = _batch(world, samples, None, plan)
+    plain = _batch(world, samples, None, Plan(plan.person, plan.source, plan.targets, seed=None))
     assert (batch.images - plain.images).abs().max() > 0.02
     drawn = render(rig.pose(batch.maps, batch.people, batch.params), batch.cameras, white(batch.maps))
     # Clamping to 0..1 acts on a few highlights only.
     assert (drawn.rgb.clamp(0, 1) - batch.images).abs().max() < 4 / 255
     everything = Plan(plan.person, plan.source, np.concatenate([plan.source[None], plan.targets]), plan.seed)
-    source = samples.sample(everything)
+    source = _batch(world, samples, None, everything)
     torch.testing.assert_close(source.sources[0], prepare_source(source.images[0], 32))

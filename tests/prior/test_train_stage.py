@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,29 +18,21 @@ from osgap.checkpoint import Checkpoints
 from osgap.errors import UserError
 from osgap.prior import oneshot
 from osgap.prior.config import AugmentConfig, EncoderConfig, OneShotConfig, PriorConfig
-from osgap.prior.data import TrainingSamples
+from osgap.prior.data import Assembly, Batch, Frames
 from osgap.prior.encoder import ImageEncoder
 from osgap.prior.mean import load_maps, mean_avatar
 from osgap.prior.model import load_prior
 from osgap.prior.oneshot import OneShotInputs, OneShotOutputs
 from osgap.prior.published import layer_names, published_decoder
-from osgap.prior.train import TrainInputs, TrainOutputs, learning_rate, parameter_groups, run
+from osgap.prior.train import TrainInputs, learning_rate, parameter_groups, run
 from osgap.provenance import file_digest
+from osgap.splat.attributes import CHANNELS
 from osgap.splat.avatar import Avatar
 from osgap.splat.uv_maps import load_uv_gt, save_uv_gt
 from osgap.weights import WeightFile
+from prior.runs import FILES, PEOPLE, inputs, outputs, start, tiny
 
-PEOPLE = ("red", "green", "blue")
-FILES = ("model.pt", "mean_uv.npz", "train.json", "preview.png")
-
-
-def _inputs(world: Any, people: tuple[str, ...] = PEOPLE) -> TrainInputs:
-    return TrainInputs(tuple(map(world.capture, people)), tuple(map(world.maps, people)), world.assets)
-
-
-def _outputs(folder: Path) -> TrainOutputs:
-    model, mean, log, preview = (folder / name for name in FILES)
-    return TrainOutputs(model, mean, log, preview, folder / "checkpoints")
+ROTATION = CHANNELS["rotation"]
 
 
 @pytest.fixture(scope="module")
@@ -53,56 +43,8 @@ def trained(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-_SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-from osgap.head.config import HeadAssets
-from osgap.prior.config import PriorConfig
-from osgap.prior.train import TrainInputs, TrainOutputs, run
-torch.set_num_threads(1)
-job = json.loads(Path(sys.argv[1]).read_text())
-run(
-    PriorConfig.model_validate(job["config"]),
-    TrainInputs(tuple(map(Path, job["captures"])), tuple(map(Path, job["maps"])), HeadAssets(**job["head"])),
-    TrainOutputs(*map(Path, job["outputs"])),
-    seed=7,
-)
-"""
-
-
-def _start(world: Any, folder: Path, config: PriorConfig) -> subprocess.Popen[bytes]:
-    """A script in a file, as a launcher of several ranks runs it again."""
-    inputs, outputs = _inputs(world), _outputs(folder)
-    job = {
-        "config": config.model_dump(mode="json"),
-        "captures": [str(path) for path in inputs.captures],
-        "maps": [str(path) for path in inputs.maps],
-        "head": inputs.head.model_dump(mode="json"),
-        "outputs": [str(p) for p in (outputs.model, outputs.mean, outputs.log, outputs.preview, outputs.checkpoints)],
-    }
-    folder.mkdir(exist_ok=True)
-    (folder / "job.py").write_text(_SCRIPT)
-    (folder / "job.json").write_text(json.dumps(job))
-    return subprocess.Popen([sys.executable, str(folder / "job.py"), str(folder / "job.json")])
-
-
-def _tiny(steps: int = 6) -> PriorConfig:
-    encoder = {
-        "input_size": 32, "width": 8, "token_width": 32, "residual_blocks": (1, 1), "attention_blocks": 1, "heads": 2,
-        "dilations": (1, 2, 3),
-    }  # fmt: skip
-    return PriorConfig.model_validate(
-        {
-            "encoder": encoder, "source_cameras": 2, "sources": 2, "targets": 2, "steps": steps, "warmup": 2,
-            "learning_rate": 1e-3, "ema": 0.5, "precision": "32-true", "accelerator": "cpu", "workers": 0,
-            "checkpoint_every": 2,
-        }
-    )  # fmt: skip
-
-
 def _train_in_process(world: Any, folder: Path, steps: int = 6) -> None:
-    process = _start(world, folder, _tiny(steps))
+    process = start(world, folder, tiny(steps))
     assert process.wait(300) == 0
 
 
@@ -127,7 +69,7 @@ def test_outputs_are_complete_and_carry_provenance(world: Any, trained: Path) ->
 
 def test_killed_runs_end_with_the_same_bytes(world: Any, trained: Path, tmp_path: Path) -> None:
     """SIGKILL once a checkpoint is there; the second run goes on from it and not from the start."""
-    process = _start(world, tmp_path, _tiny())
+    process = start(world, tmp_path, tiny())
     checkpoint = tmp_path / "checkpoints" / "latest.pt"
     deadline = time.monotonic() + 240
     while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
@@ -158,8 +100,8 @@ def test_a_finished_step_is_never_repeated(
 
     monkeypatch.setattr(train.Training, "advance", advance)
     with pytest.raises(KeyboardInterrupt):
-        run(_tiny(), _inputs(world), _outputs(tmp_path), seed=7)
-    run(_tiny(), _inputs(world), _outputs(tmp_path), seed=7)
+        run(tiny(), inputs(world), outputs(tmp_path), seed=7)
+    run(tiny(), inputs(world), outputs(tmp_path), seed=7)
     assert done == [0, 1, 2, 3, 2, 3, 4, 5], "checkpoints are every 2 steps: only step 2 is done twice"
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
@@ -198,7 +140,7 @@ def test_a_published_network_becomes_a_prior_without_training(world: Any, tmp_pa
     config = PriorConfig.model_validate(
         {"weights": weights, "steps": 0, "precision": "32-true", "accelerator": "cpu", "source_cameras": 1}
     )
-    run(config, _inputs(world, ("red",)), _outputs(tmp_path / "prior"), seed=7)
+    run(config, inputs(world, ("red",)), outputs(tmp_path / "prior"), seed=7)
     provenance = read_provenance(tmp_path / "prior" / "model.pt")
     assert provenance is not None
     assert weights["sha256"] in provenance["inputs"].values()
@@ -215,12 +157,12 @@ def test_a_published_network_becomes_a_prior_without_training(world: Any, tmp_pa
     expected = published_decoder(world.binding.mask, model.decoder.residual_scale)(features)
     assert torch.equal(model.decoder(features), expected)
 
-    inputs = OneShotInputs(world.capture("grey"), tmp_path / "prior" / "model.pt", world.assets)
+    given = OneShotInputs(world.capture("grey"), tmp_path / "prior" / "model.pt", world.assets)
     folder = tmp_path / "oneshot"
-    outputs = OneShotOutputs(
+    made = OneShotOutputs(
         folder, folder / "prior", folder / "saw.json", folder / "preview.png", tmp_path / "checkpoints"
     )
-    oneshot.run(OneShotConfig(network_steps=0, map_steps=2), None, inputs, outputs, subject="grey", seed=0)
+    oneshot.run(OneShotConfig(network_steps=0, map_steps=2), None, given, made, subject="grey", seed=0)
     assert len(Avatar.load(folder).attributes) == len(world.binding)
 
 
@@ -229,41 +171,45 @@ def test_weights_that_are_none_stop_the_training(world: Any, tmp_path: Path) -> 
     weights = WeightFile(path=tmp_path / "model.pth", sha256=file_digest(tmp_path / "model.pth"))
     config = PriorConfig(weights=weights, steps=0, accelerator="cpu", precision="32-true")
     with pytest.raises(UserError, match=r"prior\.weights: .*model\.pth is no PyTorch state dict"):
-        run(config, _inputs(world), _outputs(tmp_path / "prior"), seed=7)
+        run(config, inputs(world), outputs(tmp_path / "prior"), seed=7)
     assert not (tmp_path / "prior" / "model.pt").exists()
 
 
 @pytest.mark.slow
 def test_two_ranks_learn_what_one_learns(world: Any, trained: Path, tmp_path: Path) -> None:
     """Two processes with one source each see the samples of one process with two, and average their gradients."""
-    config = _tiny().model_copy(update={"devices": 2, "sources": 1})
-    assert _start(world, tmp_path, config).wait(300) == 0
+    config = tiny().model_copy(update={"devices": 2, "sources": 1})
+    assert start(world, tmp_path, config).wait(300) == 0
     one, two = (load_prior(folder / "model.pt").state_dict() for folder in (trained, tmp_path))
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4, msg=name)
+        found = two[name]
+        if name.startswith("decoder.out"):
+            # All people have the same rotations, so that their gradient is rounding, and Adam makes a step of its sign.
+            value, found = (torch.cat([v[: ROTATION.start], v[ROTATION.stop :]]) for v in (value, found))
+        torch.testing.assert_close(found, value, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_a_checkpoint_of_another_config_is_not_resumed(world: Any, tmp_path: Path) -> None:
     with Checkpoints(tmp_path / "checkpoints", "of another computation") as checkpoints:
         checkpoints.save({"step": 5})
-    run(_tiny(2), _inputs(world), _outputs(tmp_path), seed=7)
+    run(tiny(2), inputs(world), outputs(tmp_path), seed=7)
     assert len(json.loads((tmp_path / "train.json").read_text())["curve"]) == 2
 
 
 def test_training_brings_the_maps_nearer(world: Any, tmp_path: Path) -> None:
     still = AugmentConfig(brightness=0, tint=0, saturation=0, offset=0, shift=0, scale=0)
-    config = _tiny(80).model_copy(update={"learning_rate": 1e-3, "checkpoint_every": 100, "augment": still})
-    run(config, _inputs(world), _outputs(tmp_path), seed=0)
+    config = tiny(80).model_copy(update={"learning_rate": 1e-3, "checkpoint_every": 100, "augment": still})
+    run(config, inputs(world), outputs(tmp_path), seed=0)
     curve = json.loads((tmp_path / "train.json").read_text())["curve"]
     first, last = (np.mean([point["loss"] for point in part]) for part in (curve[:10], curve[-10:]))
     assert last < 0.8 * first
 
 
 def test_divergence_stops_with_step_and_sample(world: Any, tmp_path: Path) -> None:
-    config = _tiny().model_copy(update={"learning_rate": 1e30})
+    config = tiny().model_copy(update={"learning_rate": 1e30})
     sample = r"map of (red|green|blue): source t\d/c\d, targets t\d/c\d, t\d/c\d"
     with pytest.raises(UserError, match=rf"step 1: not finite: {sample}; {sample}\. .* lower prior\.learning_rate"):
-        run(config, _inputs(world), _outputs(tmp_path), seed=0)
+        run(config, inputs(world), outputs(tmp_path), seed=0)
     assert not (tmp_path / "model.pt").exists()
 
 
@@ -271,53 +217,60 @@ def test_a_broken_loss_names_the_one_sample_it_comes_from(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stops the run is the real check; only the broken target is made up, since no file can hold it."""
-    original = TrainingSamples.sample
+    original = Assembly.batch
 
-    def sample(self: TrainingSamples, plan: Any) -> Any:
-        batch = original(self, plan)
-        if plan.person == 1:
-            batch.images[1, 3, 3] = float("nan")
+    def batch(self: Assembly, frames: Frames) -> Batch:
+        batch = original(self, frames)
+        for sample, person in enumerate(batch.people):
+            if person == 1:
+                batch.images[2 * sample + 1, 3, 3] = float("nan")
         return batch
 
-    monkeypatch.setattr(TrainingSamples, "sample", sample)
+    monkeypatch.setattr(Assembly, "batch", batch)
     with pytest.raises(UserError, match=r"step \d: not finite: l1 of green: source t\d/c\d, targets t\d") as caught:
-        run(_tiny(), _inputs(world), _outputs(tmp_path), seed=0)
+        run(tiny(), inputs(world), outputs(tmp_path), seed=0)
     assert "ssim of green" in str(caught.value)
     assert not any(word in str(caught.value) for word in ("red", "blue", "uv of", "alpha of"))
+    left = torch.load(tmp_path / "checkpoints" / "not-finite-0.pt", weights_only=True)
+    assert str(tmp_path / "checkpoints" / "not-finite-0.pt") in str(caught.value)
+    assert left["images"].shape == (4, 32, 22, 3)
+    assert left["images"].isnan().any(dim=-1).sum() == sum("green" in sample for sample in left["samples"]) > 0
 
 
 def test_maps_of_different_sizes_are_refused(world: Any, tmp_path: Path) -> None:
     save_uv_gt(tmp_path / "odd.npz", torch.zeros(8, 8, 14))
-    inputs = TrainInputs((world.capture("red"),) * 2, (world.maps("red"), tmp_path / "odd.npz"), world.assets)
+    given = TrainInputs((world.capture("red"),) * 2, (world.maps("red"), tmp_path / "odd.npz"), world.assets)
     with pytest.raises(UserError, match=r"maps of different sizes \(red.npz 12, odd.npz 8\)"):
-        run(_tiny(), inputs, _outputs(tmp_path), seed=0)
+        run(tiny(), given, outputs(tmp_path), seed=0)
 
 
 def test_maps_of_others_and_of_other_heads_are_refused(world: Any, tmp_path: Path) -> None:
     captures = (world.capture("red"), world.capture("blue"))
     save_uv_gt(tmp_path / "blue.npz", load_uv_gt(world.maps("blue")), {"subject": "green"})
-    inputs = TrainInputs(captures, (world.maps("red"), tmp_path / "blue.npz"), world.assets)
+    given = TrainInputs(captures, (world.maps("red"), tmp_path / "blue.npz"), world.assets)
     with pytest.raises(UserError, match=r"blue\.npz: is the map of green, but stands beside the capture of blue"):
-        run(_tiny(), inputs, _outputs(tmp_path), seed=0)
+        run(tiny(), given, outputs(tmp_path), seed=0)
     save_uv_gt(tmp_path / "blue.npz", torch.ones(12, 12, 14))
     uncovered = int((~world.binding.mask).sum())
     assert uncovered > 0
     with pytest.raises(UserError, match=rf"blue\.npz: {uncovered} texels are filled"):
-        run(_tiny(), inputs, _outputs(tmp_path), seed=0)
+        run(tiny(), given, outputs(tmp_path), seed=0)
 
 
 def test_nobody_to_train_on_is_an_error(world: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least one person; got 0 captures"):
-        run(_tiny(), _inputs(world, ()), _outputs(tmp_path), seed=0)
+        run(tiny(), inputs(world, ()), outputs(tmp_path), seed=0)
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
-    config = _tiny(102)
+    config = tiny(102)
     rates = [learning_rate(config, step) for step in range(103)]
     assert rates[0] == pytest.approx(0.5e-3)
     assert rates[2] == pytest.approx(1e-3)
     assert rates[52] == pytest.approx(0.5 * (1e-3 + 1e-5))
     assert rates[102] == pytest.approx(1e-5)
+    constant = tiny(102).model_copy(update={"schedule": "constant"})
+    assert [learning_rate(constant, step) for step in (0, 1, 2, 102)] == pytest.approx([0.5e-3, 1e-3, 1e-3, 1e-3])
 
 
 def test_only_matrices_decay() -> None:

@@ -1,0 +1,73 @@
+"""Trainings of a tiny prior on the tiny world, in this process or in one of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from osgap.prior.config import PriorConfig
+from osgap.prior.train import TrainInputs, TrainOutputs
+
+PEOPLE = ("red", "green", "blue")
+FILES = ("model.pt", "mean_uv.npz", "train.json", "preview.png")
+
+
+def inputs(world: Any, people: tuple[str, ...] = PEOPLE) -> TrainInputs:
+    return TrainInputs(tuple(map(world.capture, people)), tuple(map(world.maps, people)), world.assets)
+
+
+def outputs(folder: Path) -> TrainOutputs:
+    model, mean, log, preview = (folder / name for name in FILES)
+    return TrainOutputs(model, mean, log, preview, folder / "checkpoints", folder / "events")
+
+
+_SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from osgap.head.config import HeadAssets
+from osgap.prior.config import PriorConfig
+from osgap.prior.train import TrainInputs, TrainOutputs, run
+torch.set_num_threads(1)
+job = json.loads(Path(sys.argv[1]).read_text())
+run(
+    PriorConfig.model_validate(job["config"]),
+    TrainInputs(tuple(map(Path, job["captures"])), tuple(map(Path, job["maps"])), HeadAssets(**job["head"])),
+    TrainOutputs(*map(Path, job["outputs"])),
+    seed=7,
+)
+"""
+
+
+def start(world: Any, folder: Path, config: PriorConfig) -> subprocess.Popen[bytes]:
+    """A script in a file, as a launcher of several ranks runs it again."""
+    given, made = inputs(world), outputs(folder)
+    job = {
+        "config": config.model_dump(mode="json"),
+        "captures": [str(path) for path in given.captures],
+        "maps": [str(path) for path in given.maps],
+        "head": given.head.model_dump(mode="json"),
+        "outputs": [str(getattr(made, field.name)) for field in dataclasses.fields(made)],
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "job.py").write_text(_SCRIPT)
+    (folder / "job.json").write_text(json.dumps(job))
+    return subprocess.Popen([sys.executable, str(folder / "job.py"), str(folder / "job.json")])
+
+
+def tiny(steps: int = 6) -> PriorConfig:
+    encoder = {
+        "input_size": 32, "width": 8, "token_width": 32, "residual_blocks": (1, 1), "attention_blocks": 1, "heads": 2,
+        "dilations": (1, 2, 3),
+    }  # fmt: skip
+    return PriorConfig.model_validate(
+        {
+            "encoder": encoder, "source_cameras": 2, "sources": 2, "targets": 2, "steps": steps, "warmup": 2,
+            "learning_rate": 1e-3, "ema": 0.5, "precision": "32-true", "accelerator": "cpu", "workers": 0,
+            "checkpoint_every": 2,
+        }
+    )  # fmt: skip

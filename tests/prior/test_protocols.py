@@ -1,0 +1,433 @@
+"""What each protocol of personalisation may see of a person, and what it makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from osgap.capture.config import SourceFrame
+from osgap.capture.store import CaptureStore
+from osgap.errors import UserError
+from osgap.prior.config import EncoderConfig, OneShotConfig, Part, Protocol
+from osgap.prior.decoder import residual_scales
+from osgap.prior.mean import load_maps
+from osgap.prior.model import GaussianPrior, load_prior, save_prior
+from osgap.prior.oneshot import FewPhotos, OneShotInputs, OneShotOutputs, run
+from osgap.prior.personalise import Personalisation, Views
+from osgap.prior.photo import ShownCapture, show
+from osgap.prior.posing import Rig
+from osgap.splat.attributes import CHANNELS
+from osgap.splat.avatar import Avatar
+from osgap.splat.image_metrics import psnr
+from osgap.splat.render import render
+from osgap.termination import AGAIN
+
+PEOPLE = ("red", "green", "blue")
+AVATAR = ("point_cloud.ply", "flame_param.npz")
+FILES = (*AVATAR, *(f"prior/{name}" for name in AVATAR), "oneshot.json", "preview.png")
+SETTINGS = {"network_steps": 4, "map_steps": 8, "checkpoint_every": 3}
+HELD_OUT = 2  # camera
+TRAIN = [(t, c) for t in range(4) for c in range(5) if c != HELD_OUT]
+MORE = ("few_shot", "all_frames")
+
+
+@pytest.fixture(scope="module")
+def prior(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained prior of three people: it predicts nearly their mean."""
+    config = EncoderConfig(
+        input_size=32, width=8, token_width=32, residual_blocks=(1, 1), attention_blocks=1, heads=2, dilations=(1, 2, 3)
+    )
+    maps, mask = load_maps([world.maps(subject) for subject in PEOPLE]), world.binding.mask
+    torch.manual_seed(0)
+    model = GaussianPrior(config, maps.mean(dim=0), residual_scales(maps, mask), mask)
+    torch.nn.init.normal_(model.decoder.out.weight, std=0.02)
+    path = tmp_path_factory.mktemp("prior") / "model.pt"
+    save_prior(path, model, PEOPLE, {"stage": "train"})
+    return path
+
+
+def _outputs(folder: Path) -> OneShotOutputs:
+    return OneShotOutputs(
+        folder, folder / "prior", folder / "oneshot.json", folder / "preview.png", folder / "checkpoints"
+    )
+
+
+def _run(
+    world: Any,
+    prior: Path,
+    folder: Path,
+    protocol: Any,
+    source: SourceFrame | None = None,
+    subject: str = "grey",
+    **changes: Any,
+) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    inputs = OneShotInputs(world.capture(subject), prior, world.assets)
+    config = OneShotConfig.model_validate(SETTINGS | changes)
+    run(config, source, inputs, _outputs(folder), subject=subject, seed=3, protocol=protocol)
+    return json.loads((folder / "oneshot.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def made(world: Any, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What undisturbed runs write."""
+    folders = {protocol: tmp_path_factory.mktemp(protocol) for protocol in MORE}
+    for protocol, folder in folders.items():
+        _run(world, prior, folder, protocol)
+    return folders
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Every image and mask that is read of any store: all readers go through these two methods."""
+    found: list[tuple[str, int, int]] = []
+    read_image, read_mask = CaptureStore.encoded_image, CaptureStore.encoded_mask
+
+    def image(self: CaptureStore, timestep: int, camera: int) -> bytes:
+        found.append(("image", timestep, camera))
+        return read_image(self, timestep, camera)
+
+    def mask(self: CaptureStore, timestep: int, camera: int) -> bytes:
+        found.append(("mask", timestep, camera))
+        return read_mask(self, timestep, camera)
+
+    monkeypatch.setattr(CaptureStore, "encoded_image", image)
+    monkeypatch.setattr(CaptureStore, "encoded_mask", mask)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "photos", "cameras"),
+    [
+        ("cam1", 2, [1, 4]),  # itself, and the other side
+        ("cam1", 3, [0, 1, 4]),  # both sides, itself in the middle
+        ("cam3", 3, [0, 3, 4]),
+        ("cam4", 3, [0, 3, 4]),  # itself at one side, the other side, and what is between them
+        ("cam1", 4, [0, 1, 3, 4]),
+    ],
+)
+def test_few_shot_sees_so_many_frames_of_one_moment(
+    world: Any, prior: Path, tmp_path: Path, reads: list[tuple[str, int, int]],
+    source: str, photos: int, cameras: list[int],
+) -> None:  # fmt: skip
+    frame = SourceFrame(sequence="EXP-1", timestep=2, camera=source)
+    saw = _run(world, prior, tmp_path, "few_shot", frame, few_shot_photos=photos)["saw"]
+    assert sorted(reads) == [(kind, 2, camera) for kind in ("image", "mask") for camera in cameras], "each once"
+    assert saw["protocol"] == "few_shot"
+    assert saw["images"] == saw["masks"]
+    assert saw["images"][0] == {"sequence": "EXP-1-head", "timestep": 2, "camera": source}
+    assert sorted(image["camera"] for image in saw["images"]) == [f"cam{camera}" for camera in cameras]
+    assert {(image["sequence"], image["timestep"]) for image in saw["images"]} == {("EXP-1-head", 2)}
+    assert saw["flame_motion"] == [{"sequence": "EXP-1-head", "timestep": 2}]
+    assert saw["flame_identity"] == ["shape", "static_offset"]
+
+
+@pytest.mark.parametrize("map_steps", [1, 20], ids=["streamed", "kept"])
+def test_all_frames_sees_the_training_split_only(
+    world: Any, prior: Path, tmp_path: Path, reads: list[tuple[str, int, int]], map_steps: int
+) -> None:
+    saw = _run(world, prior, tmp_path, "all_frames", map_steps=map_steps)["saw"]
+    assert {(t, c) for _, t, c in reads} == set(TRAIN)
+    assert saw["protocol"] == "all_frames"
+    assert saw["images"] == saw["masks"]
+    names = [(image["sequence"], image["timestep"], image["camera"]) for image in saw["images"]]
+    assert sorted(names) == sorted(("EXP-1-head", t, f"cam{c}") for t, c in TRAIN)
+    assert names[0][1:] in [(0, "cam1"), (0, "cam3")], "what the network reads comes first"
+    assert sorted(moment["timestep"] for moment in saw["flame_motion"]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("protocol", ["one_shot", *MORE])
+def test_what_may_not_be_seen_changes_nothing(
+    world: Any, prior: Path, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Protocol
+) -> None:
+    """A store whose other images, masks and motions are rubbish gives the same avatar."""
+    store = CaptureStore(world.capture("grey"))
+    frames = set(map(tuple, show(store, protocol, None).frames.tolist()))
+    if protocol == "one_shot":
+        _run(world, prior, tmp_path / "clean", protocol)
+    expected = made.get(protocol, tmp_path / "clean")
+    moments = sorted({timestep for timestep, _ in frames})
+    read_image, read_mask, params = CaptureStore.image, CaptureStore.mask, store.params
+
+    def image(self: CaptureStore, timestep: int, camera: int) -> Any:
+        return read_image(self, timestep, camera) if (timestep, camera) in frames else None
+
+    def mask(self: CaptureStore, timestep: int, camera: int) -> Any:
+        return read_mask(self, timestep, camera) if (timestep, camera) in frames else None
+
+    broken = {name: torch.full_like(value, float("nan")) for name, value in params.motion.items()}
+    for name, value in params.motion.items():
+        broken[name][moments] = value[moments]
+    monkeypatch.setattr(CaptureStore, "image", image)
+    monkeypatch.setattr(CaptureStore, "mask", mask)
+    monkeypatch.setattr(CaptureStore, "params", params.replace(**broken))
+    _run(world, prior, tmp_path / "rubbish", protocol)
+    for name in FILES:
+        assert (tmp_path / "rubbish" / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_frames_outside_the_protocol_are_refused(world: Any) -> None:
+    store = CaptureStore(world.capture("grey"))
+    few = show(store, "few_shot", SourceFrame(sequence="EXP-1", timestep=0, camera="cam1"), 3)
+    assert sorted(few.frames.tolist()) == [[0, 0], [0, 1], [0, 4]]
+    assert few.images(few.frames).shape == (3, 32, 22, 4)
+    assert few.motion(np.array([0])).timesteps == 1
+    for frame, name in (
+        ((0, 3), "camera cam3 at timestep 0 of EXP-1-head"),  # another training camera
+        ((1, 0), "camera cam0 at timestep 1 of EXP-1-head"),  # another moment
+        ((0, HELD_OUT), "camera cam2 at timestep 0 of EXP-1-head"),
+        ((4, 1), "camera cam1 at timestep 0 of EXP-2-eyes"),
+    ):
+        asked = np.array([(0, 1), frame])
+        for read in (few.images, few.cameras):
+            with pytest.raises(UserError, match=rf"grey\.h5: {name} was asked for, but few_shot does not show that"):
+                read(asked)
+        with pytest.raises(UserError, match="but few_shot does not show"):
+            few.photo(np.array(frame))
+    with pytest.raises(UserError, match="the motion at timestep 1 of EXP-1-head was asked for, but few_shot"):
+        few.motion(np.array([0, 1]))
+
+
+@pytest.mark.parametrize("frame", [(1, HELD_OUT), (4, 0)], ids=["val", "test"])
+@pytest.mark.parametrize("protocol", ["one_shot", *MORE])
+def test_frames_that_avatars_are_measured_on_cannot_be_shown(
+    world: Any, protocol: Protocol, frame: tuple[int, int]
+) -> None:
+    store = CaptureStore(world.capture("grey"))
+    with pytest.raises(UserError, match="is not a training frame of grey; personalisation may see training frames"):
+        ShownCapture(store, protocol, np.array([(0, 0), frame]))
+    sequence, index = store.timesteps[frame[0]]
+    source = SourceFrame(sequence=sequence, timestep=index, camera=f"cam{frame[1]}")
+    with pytest.raises(UserError, match="is not a training frame of grey, but one of those that avatars are measured"):
+        show(store, protocol, source)
+    all_frames = show(store, "all_frames", None)
+    with pytest.raises(UserError, match="was asked for, but all_frames does not show"):
+        all_frames.images(np.array([frame]))
+
+
+def test_a_stage_that_reaches_for_another_frame_stops(
+    world: Any, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard stands between the stage and the store, wherever a mistake would be made."""
+    original = ShownCapture.images
+
+    def images(self: ShownCapture, frames: np.ndarray) -> np.ndarray:
+        return original(self, np.array([(0, HELD_OUT)] * len(frames)))
+
+    monkeypatch.setattr(ShownCapture, "images", images)
+    with pytest.raises(UserError, match="camera cam2 at timestep 0 of EXP-1-head was asked for"):
+        _run(world, prior, tmp_path, "all_frames")
+    assert not (tmp_path / "point_cloud.ply").exists()
+
+
+@pytest.mark.parametrize("protocol", MORE)
+def test_training_people_are_refused(world: Any, prior: Path, tmp_path: Path, protocol: Protocol) -> None:
+    with pytest.raises(UserError, match=r"green is one of the people .* trained on \(red, green, blue\)"):
+        _run(world, prior, tmp_path, protocol, subject="green")
+    assert not (tmp_path / "point_cloud.ply").exists()
+
+
+def test_unknown_protocols_and_too_few_cameras_are_refused(world: Any, prior: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown protocol 'two_shot'; the protocols are one_shot, few_shot, all_fram"):
+        _run(world, prior, tmp_path, "two_shot")
+    with pytest.raises(UserError, match="4 training cameras at timestep 0 of EXP-1-head, but few_shot takes 5"):
+        _run(world, prior, tmp_path, "few_shot", few_shot_photos=5)
+    assert not (tmp_path / "point_cloud.ply").exists()
+
+
+@pytest.mark.parametrize("protocol", MORE)
+@pytest.mark.parametrize("stop", [2, 7])
+def test_interrupted_runs_end_with_the_same_bytes(
+    world: Any, prior: Path, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    protocol: Protocol, stop: int,
+) -> None:  # fmt: skip
+    done: list[int] = []
+    original = Personalisation.advance
+
+    def advance(self: Personalisation, views: Views) -> None:
+        done.append(self.step)
+        if len(done) == stop + 1:
+            raise KeyboardInterrupt
+        original(self, views)
+
+    monkeypatch.setattr(Personalisation, "advance", advance)
+    with pytest.raises(KeyboardInterrupt):
+        _run(world, prior, tmp_path, protocol)
+    _run(world, prior, tmp_path, protocol)
+    assert done[stop + 1 :] == list(range(stop - stop % 3, 12))
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (made[protocol] / name).read_bytes(), name
+
+
+_SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from osgap.head.config import HeadAssets
+from osgap.prior.config import OneShotConfig
+from osgap.prior.oneshot import OneShotInputs, OneShotOutputs, run
+torch.set_num_threads(1)
+job = json.loads(sys.argv[1])
+inputs = OneShotInputs(Path(job["capture"]), Path(job["prior"]), HeadAssets(**job["head"]))
+folder = Path(job["folder"])
+outputs = OneShotOutputs(
+    folder, folder / "prior", folder / "oneshot.json", folder / "preview.png", folder / "checkpoints"
+)
+config = OneShotConfig(**job["config"])
+run(config, None, inputs, outputs, subject="grey", seed=3, protocol=job["protocol"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "number"),
+    [
+        ("few_shot", signal.SIGKILL),
+        ("all_frames", signal.SIGKILL),
+        ("few_shot", signal.SIGTERM),
+        ("all_frames", signal.SIGUSR1),
+    ],
+)
+def test_killed_runs_end_with_the_same_bytes(
+    world: Any, prior: Path, made: dict[str, Path], tmp_path: Path, protocol: str, number: signal.Signals
+) -> None:
+    job = {
+        "protocol": protocol,
+        "config": SETTINGS,
+        "capture": str(world.capture("grey")),
+        "prior": str(prior),
+        "head": world.assets.model_dump(mode="json"),
+        "folder": str(tmp_path),
+    }
+    command = [sys.executable, "-c", _SCRIPT, json.dumps(job)]
+    process = subprocess.Popen(command)
+    checkpoint = tmp_path / "checkpoints" / "latest.pt"
+    deadline = time.monotonic() + 240
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    expected = -signal.SIGKILL if number == signal.SIGKILL else AGAIN
+    assert process.wait(60) == expected, "the run ended before it could be stopped"
+    assert subprocess.run(command, check=False, timeout=240).returncode == 0
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (made[protocol] / name).read_bytes(), name
+
+
+def _personalisation(world: Any, prior: Path, parts: tuple[Part, ...], **changes: Any) -> tuple[Personalisation, Views]:
+    shown = show(CaptureStore(world.capture("grey")), "few_shot", None, 3)
+    photos = [shown.photo(frame) for frame in shown.frames]
+    model = load_prior(prior)
+    rig = Rig.build(world.head, world.binding, [photos[0].params])
+    frames = FewPhotos(photos, rig.people[0], torch.device("cpu"))
+    config = OneShotConfig.model_validate(SETTINGS | {"optimise": parts} | changes)
+    return Personalisation(model, photos[0], frames.sample(), rig, config, 0), next(frames.sample())
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("network",), ("latent",), ("geometry",), ("color",), ("latent", "color"), ("network", "latent"),
+     ("network", "latent", "geometry", "color")],
+)  # fmt: skip
+def test_parts_that_are_off_do_not_change(world: Any, prior: Path, parts: tuple[Part, ...]) -> None:
+    personal, views = _personalisation(world, prior, parts)
+    before = {name: value.clone() for name, value in personal.model.state_dict().items()}
+    start = personal.maps()
+    assert torch.equal(start, personal.first), "nothing is added at the start"
+    while personal.step < personal.steps:
+        personal.advance(views)
+    assert personal.steps == (12 if {"geometry", "color"} & set(parts) else 4)
+    assert [len(personal.curve), *personal.curve[0]] == [
+        personal.steps, "l1", "ssim", "alpha", "position", "scale", "prior", "smooth", "loss"
+    ]  # fmt: skip
+    state = personal.model.state_dict()
+    moved = any(not torch.equal(before[name], value) for name, value in state.items())
+    assert moved == ("network" in parts)
+    for part in ("latent", "geometry", "color"):
+        assert bool(getattr(personal, part).detach().any()) == (part in parts), part
+    maps, geometry = personal.maps(), slice(0, CHANNELS["color"].start)
+    assert torch.equal(maps[..., geometry], start[..., geometry]) == (parts == ("color",))
+    unchanged = parts == ("geometry",) or parts == ("latent", "geometry")
+    assert torch.equal(maps[..., CHANNELS["color"]], start[..., CHANNELS["color"]]) == unchanged
+    assert personal.curve[-1]["loss"] < personal.curve[0]["loss"]
+
+
+def test_colours_follow_the_network_where_they_are_not_tuned_themselves(world: Any, prior: Path) -> None:
+    color = CHANNELS["color"]
+    for parts in (("network", "geometry"), ("network", "geometry", "color")):
+        personal, views = _personalisation(world, prior, parts, network_steps=3, map_steps=0)
+        for _ in range(3):
+            personal.advance(views)
+        with torch.no_grad():
+            said = personal.model(personal.source)[0]
+        assert torch.equal(personal.maps()[..., color], said[..., color]) == ("color" not in parts)
+
+
+def _quality(world: Any, folder: Path) -> tuple[float, float]:
+    """PSNR on the held-out camera, and on the held-out sequence."""
+    store, avatar = CaptureStore(world.capture("grey")), Avatar.load(folder)
+    found = []
+    for split in ("val", "test"):
+        frames = store.split(split)
+        params = avatar.params.driven_by(store.params.select(frames[:, 0]))
+        drawn = render(
+            avatar.gaussians(world.head, params=params), store.cameras[torch.from_numpy(frames[:, 1])], torch.ones(3)
+        )
+        found.append(float(psnr(drawn.rgb, torch.from_numpy(store.images(frames)) / 255).mean()))
+    return found[0], found[1]
+
+
+def test_more_photographs_make_a_better_avatar(world: Any, prior: Path, tmp_path: Path) -> None:
+    quality = {}
+    for protocol in ("one_shot", "few_shot", "all_frames"):
+        _run(world, prior, tmp_path / protocol, protocol, network_steps=20, map_steps=60)
+        quality[protocol] = _quality(world, tmp_path / protocol)
+    print(quality)
+    for one, few, every in zip(*quality.values(), strict=True):
+        assert few > one + 0.2
+        assert every > few + 0.2
+
+
+@contextlib.contextmanager
+def _cpu() -> Iterator[torch.device]:
+    yield torch.device("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(importlib.util.find_spec("gsplat") is None, reason="needs gsplat")
+@pytest.mark.parametrize("protocol", ["one_shot", *MORE])
+def test_a_gpu_makes_the_same_avatar(
+    world: Any, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Protocol
+) -> None:
+    steps: dict[str, Any] = {"network_steps": 20, "map_steps": 60, "checkpoint_every": 30}
+    found = _run(world, prior, tmp_path / "cuda", protocol, **steps)
+    monkeypatch.setattr("osgap.prior.oneshot.lease_gpu", _cpu)
+    expected = _run(world, prior, tmp_path / "cpu", protocol, **steps)
+    assert found["saw"] == expected["saw"]
+    assert len(found["curve"]) == len(expected["curve"]) == 80
+    assert found["curve"][0].keys() == expected["curve"][0].keys()
+    assert found["curve"][0]["loss"] == pytest.approx(expected["curve"][0]["loss"], rel=0.02), "bf16 in the network"
+    assert found["curve"][-1]["loss"] == pytest.approx(expected["curve"][-1]["loss"], rel=0.2)
+    for ours, theirs in zip(_quality(world, tmp_path / "cuda"), _quality(world, tmp_path / "cpu"), strict=True):
+        assert ours == pytest.approx(theirs, abs=0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(importlib.util.find_spec("gsplat") is None, reason="needs gsplat")
+def test_divergence_on_a_gpu_stops_the_run(world: Any, prior: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"grey, step \d+: .* is not finite; lower oneshot\.network_rate"):
+        _run(world, prior, tmp_path, "few_shot", map_rate=1e30, map_steps=40)
+    assert not (tmp_path / "point_cloud.ply").exists()
