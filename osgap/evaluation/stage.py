@@ -32,6 +32,8 @@ from osgap.evaluation.protocols import (
     spread,
 )
 from osgap.evaluation.rendering import frames_at_once, render_all, render_frames
+from osgap.fit.frames import read_ahead
+from osgap.gpus import lease_gpu
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
@@ -93,15 +95,18 @@ def run(
     store = open_store(inputs.capture, subject)
     head = load_head(inputs.head)
     avatar = load_avatar(method, inputs.avatar, head, store.params)
-    networks = load_networks(config.lpips)
     photograph = load_photo(inputs.capture, source)
+    with lease_gpu() as device:
+        networks = load_networks(config.lpips, device)
+        measured = {
+            protocol.name: _measure_protocol(avatar, head.to(device), store, protocol, method, networks)
+            for protocol in PROTOCOLS
+        }
 
     result: dict[str, Any] = {
         "method": method,
         "subject": subject,
-        "protocols": {
-            protocol.name: _measure_protocol(avatar, head, store, protocol, method, networks) for protocol in PROTOCOLS
-        },
+        "protocols": measured,
         "source": {"sequence": photograph.sequence, "timestep": photograph.timestep, "camera": photograph.serial},
         "missing": {f"lpips_{net}": reason for net, reason in why_missing(config.lpips).items()},
         "definitions": DEFINITIONS,
@@ -143,19 +148,19 @@ def _measure_protocol(
     method: str,
     networks: Mapping[Net, nn.Module],
 ) -> dict[str, Any]:
-    """Metrics of one protocol, with everything that says what was measured."""
+    """Metrics of one protocol, with everything that says what was measured; on the device of the head."""
     frames = select(store, protocol)
     timesteps, rows = np.unique(frames[:, 0], return_inverse=True)
     cameras = store.cameras[torch.from_numpy(frames[:, 1])]
     params = motion(avatar, store, timesteps, protocol, method)
-    parts: list[dict[str, np.ndarray]] = []
-    start = 0
-    total = -(-len(frames) // frames_at_once(cameras))
-    rendered_parts = render_all(avatar, head, params, torch.from_numpy(rows), cameras)
-    for rendered in track(rendered_parts, f"{protocol.name} of {store.subject}", total=total):
-        truth = torch.from_numpy(store.images(frames[start : start + len(rendered)])).to(rendered) / 255
-        parts.append(measure(rendered, truth, networks))
-        start += len(rendered)
+    count = frames_at_once(cameras, head.device)
+    chunks = [frames[start : start + count] for start in range(0, len(frames), count)]
+    rendered_parts = render_all(avatar.to(head.device), head, params, torch.from_numpy(rows), cameras)
+    pairs = zip(rendered_parts, read_ahead(store, chunks, head.device), strict=True)
+    parts = [
+        measure(rendered, truth.to(rendered) / 255, networks)
+        for rendered, truth in track(pairs, f"{protocol.name} of {store.subject}", total=len(chunks))
+    ]
     values = {name: np.concatenate([part[name] for part in parts]) for name in METRICS if name in parts[0]}
     names = [frame_name(store, frame) for frame in frames]
     cameras_of = [str(name["camera"]) for name in names]

@@ -17,7 +17,7 @@ def test_batches_change_nothing(world: World, anna: PersonFiles, monkeypatch: py
     avatar, rig = Avatar.load(anna.avatars["fit"]), cameras()
     rows, views = torch.tensor([0, 0, 3, 2, 3]), rig[torch.tensor([0, 1, 2, 3, 0])]
     whole = render_frames(avatar, world.head, avatar.params, rows, views)
-    monkeypatch.setattr(rendering, "_PIXELS_AT_ONCE", 2 * rig.width * rig.height)
+    monkeypatch.setattr(rendering, "_PIXELS_AT_ONCE", {"cpu": 2 * rig.width * rig.height})
     parts = list(render_all(avatar, world.head, avatar.params, rows, views))
     assert [len(part) for part in parts] == [2, 2, 1]
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)

@@ -151,3 +151,19 @@ def test_the_photograph_must_be_a_training_frame(world: World, anna: PersonFiles
     held_out = SourceFrame(sequence="EMO-1", timestep=0, camera=SERIALS[0])
     with pytest.raises(UserError, match="not a training frame"):
         _evaluate(world, anna, "one_shot", tmp_path, source=held_out)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_measures_the_same(
+    world: World, anna: PersonFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import nullcontext
+
+    results = []
+    for name in ("cuda", "cpu"):
+        monkeypatch.setattr("osgap.evaluation.stage.lease_gpu", lambda name=name: nullcontext(torch.device(name)))
+        results.append(_evaluate(world, anna, "one_shot", tmp_path / name)["protocols"])
+    for protocol, measured in results[0].items():
+        for metric in ("psnr", "ssim"):
+            assert measured["mean"][metric] == pytest.approx(results[1][protocol]["mean"][metric], rel=1e-4)
