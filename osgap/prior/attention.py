@@ -42,7 +42,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def as_autocast(x: Tensor) -> Tensor:
     """`x` in autocast's precision where that is on: what a matrix product would make of it, for several of them."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if active else x
 
 
 def is_half_on_cuda(x: Tensor) -> bool:

@@ -161,3 +161,12 @@ def test_reduced_precision() -> None:
 
 if __name__ == "__main__":
     check_reduced_precision("cpu")
+
+
+def test_full_size_costs_what_the_published_network_does() -> None:
+    """635.9 billion multiply-adds at 512 x 512 (`conventions.md`, section h), counted by torch without computing."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counted:
+        ImageEncoder(EncoderConfig())(torch.empty(1, 3, 512, 512))
+    assert counted.get_total_flops() / 2e9 == pytest.approx(635.9, abs=0.1)
