@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 import warnings
 from typing import Any
 
+from osgap.errors import UserError
 from osgap.prior.config import PriorConfig
+from osgap.termination import SIGNALS
 
 _PERIOD = 1.0  # seconds between two looks at the parent
+_FIRST = "OSGAP_FIRST_RANK"
+"""Environment variable in which the first process tells those that it starts its number."""
 
 
 def launch(config: PriorConfig) -> Any:
@@ -18,11 +23,20 @@ def launch(config: PriorConfig) -> Any:
 
     On one machine, the first process starts the others (the same command again) and is killed soon after one of them
     has died; the others end soon after the first one has. On several machines the scheduler starts one process per
-    device (`srun`), and ends them together.
+    device, and must end them together (`srun --kill-on-bad-exit=1`).
+
+    Raises:
+        UserError: not as many processes as the config says.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
-    started_by = os.getppid()
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0 and _FIRST in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[_FIRST]),), daemon=True).start()
+    else:
+        os.environ[_FIRST] = str(os.getpid())
+    # A job with one task, such as Snakemake's, gets its processes from here; Fabric would take it for all there are.
+    alone = config.nodes == 1 and int(os.environ.get("SLURM_NTASKS", 1)) == 1
     with warnings.catch_warnings():
         # It says so wherever Slurm is installed; that there is no `srun` here is the workflow's choice.
         warnings.filterwarnings("ignore", message="The `srun` command is available")
@@ -31,15 +45,25 @@ def launch(config: PriorConfig) -> Any:
             devices=config.devices,
             num_nodes=config.nodes,
             precision=config.precision,
+            plugins=[LightningEnvironment()] if alone else None,
         )
     fabric.launch()
-    if fabric.local_rank > 0:
-        threading.Thread(target=_end_with, args=(started_by,), daemon=True).start()
+    if config.devices != "auto" and fabric.world_size != config.devices * config.nodes:
+        raise UserError(
+            f"prior.devices {config.devices} on prior.nodes {config.nodes} are to train together, but there are "
+            f"{fabric.world_size} processes; start one for each device (srun --ntasks-per-node={config.devices})"
+        )
     return fabric
 
 
-def _end_with(parent: int) -> None:
+def outlive_signals(_: int) -> None:
+    """For processes that load data: a scheduler signals them too, but the training process ends them."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end_with(first: int) -> None:
     """A rank waits for the others inside a collective, from which no exception can take it."""
-    while os.getppid() == parent:
+    while os.getppid() == first:
         time.sleep(_PERIOD)
     os._exit(1)

@@ -36,7 +36,7 @@ from osgap.prior.objective import training_loss
 from osgap.prior.posing import Rig
 from osgap.prior.preview import training_preview
 from osgap.prior.published import published_decoder, read_published
-from osgap.prior.ranks import launch
+from osgap.prior.ranks import launch, outlive_signals
 from osgap.prior.validation import Validation
 from osgap.prior.vitals import Vitals
 from osgap.progress import track
@@ -83,7 +83,7 @@ class TrainOutputs:
 def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed: int) -> None:
     """Train a prior and write it.
 
-    Told to stop by SIGTERM or SIGUSR1, it saves its state and exits with `osgap.termination.AGAIN`.
+    Told to stop by SIGTERM or SIGUSR1 between two steps, it saves its state and exits with `osgap.termination.AGAIN`.
 
     Raises:
         UserError: no people, inputs that do not fit each other, or a loss that is not finite.
@@ -214,7 +214,7 @@ class Training:
         module = torch.compile(model) if config.compile else model
         self.model, self.optimizer = fabric.setup(module, optimizer)
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
-        self.vitals = Vitals(fabric.device, fabric.world_size)
+        self.vitals = Vitals(fabric.device, fabric.global_rank, fabric.world_size)
         self.told: Callable[[], bool] = lambda: False
         self.step = 0
         self.curve: list[dict[str, float]] = []
@@ -269,6 +269,7 @@ class Training:
             num_workers=config.workers,
             prefetch_factor=_AHEAD if config.workers else None,
             multiprocessing_context="spawn" if config.workers else None,
+            worker_init_fn=outlive_signals,
             pin_memory=self.on_gpu,
         )
         self.model.train()
@@ -278,15 +279,16 @@ class Training:
             for frames in steps:
                 self.advance(studio.assembly.batch(frames), studio.rig)
                 stop = self.vitals.stop()
+                if journal is not None:
+                    self._write(journal, studio)
                 last = self.step == config.steps
                 if stop or last or self.step % config.checkpoint_every == 0:
                     self.vitals.stop(settle=True)
                     if checkpoints:
                         checkpoints.save(self.state())
                 if stop and not last:
-                    raise SystemExit(AGAIN)
-                if journal is not None:
-                    self._write(journal, studio)
+                    self.fabric.barrier()  # until the state is saved: a process that ends takes the others with it
+                    raise SystemExit(AGAIN if checkpoints else 0)
 
     def advance(self, batch: Batch, rig: Rig) -> None:
         """One optimisation step.
@@ -304,21 +306,22 @@ class Training:
             drawable = renderable(maps.detach())
             if drawable.all():
                 raise
+            self.vitals.stop(settle=True)  # an earlier step may be why
             # The renderer has refused them.
             raise self._not_finite(self.step, {"map": torch.where(drawable, 0.0, torch.nan)}, batch) from None
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
         )
-        found = {**terms, "gradient": norm}
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             parameters = dict(self.weights.named_parameters())
             torch._foreach_lerp_(list(self.ema.values()), [parameters[name] for name in self.ema], 1 - decay)
-            sound = torch.stack([torch.isfinite(value).all() for value in found.values()]).all()
-        self.vitals.report(~sound, self.told(), partial(self._not_finite, self.step, found, batch))
+            sound = torch.stack([torch.isfinite(value).all() for value in terms.values()]).all()
+        explain = partial(self._not_finite, self.step, {**terms, "gradient": norm}, batch)
+        self.vitals.report(~sound, ~torch.isfinite(norm), self.told(), explain)
         self.step += 1
         self._record({"loss": loss, **terms})
 

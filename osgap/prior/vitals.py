@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from osgap.errors import UserError
 
@@ -17,7 +17,8 @@ _DELAY = 2  # steps, on a GPU: by then it has long computed what is asked for, s
 @dataclass(frozen=True)
 class _Report:
     flags: Tensor
-    """`[3]` on the host: unsound anywhere, told to stop anywhere, unsound here."""
+    """`[4]` on the host: of all processes whether losses, gradients are unsound and whether one was told to stop; and
+    whether the losses are unsound here."""
     copied: torch.cuda.Event | None
     explain: Callable[[], UserError]
 
@@ -27,33 +28,34 @@ class Vitals:
 
     Args:
         device: of the reports' tensors.
-        ranks: how many processes report.
+        rank: this process, of `ranks` that report.
+        ranks: how many.
     """
 
-    def __init__(self, device: torch.device, ranks: int) -> None:
-        self._device, self._ranks = device, ranks
+    def __init__(self, device: torch.device, rank: int = 0, ranks: int = 1) -> None:
+        self._device, self._rank, self._ranks = device, rank, ranks
         self._delay = _DELAY if device.type == "cuda" else 0
         self._reports: deque[_Report] = deque()
 
-    def report(self, unsound: Tensor, told: bool, explain: Callable[[], UserError]) -> None:
+    def report(self, losses: Tensor, gradient: Tensor, told: bool, explain: Callable[[], UserError]) -> None:
         """Tell about one step.
 
         Args:
-            unsound: bool scalar on the device: a number of this process is not finite.
+            losses: bool scalar on the device: one of this process's is not finite.
+            gradient: bool scalar on the device: the gradient, which all processes share, is not finite.
             told: this process was told to stop.
-            explain: makes the error, should it be unsound.
+            explain: makes the error, should something be unsound.
         """
-        own = unsound.to(torch.float32).reshape(1)
-        everyone = torch.cat([own, own.new_full((1,), float(told))])
+        own = losses.to(torch.float32).reshape(1)
+        everyone = torch.cat([own, gradient.to(own).reshape(1), own.new_full((1,), float(told))])
         if self._ranks > 1:
-            torch.distributed.all_reduce(everyone, op=torch.distributed.ReduceOp.MAX)
+            distributed.all_reduce(everyone, op=distributed.ReduceOp.MAX)
         flags = torch.cat([everyone, own])
         copied = None
         if self._device.type == "cuda":
-            host = torch.empty(3, pin_memory=True).copy_(flags, non_blocking=True)
+            flags = torch.empty(len(flags), pin_memory=True).copy_(flags, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-            flags = host
         self._reports.append(_Report(flags, copied, explain))
 
     def stop(self, settle: bool = False) -> bool:
@@ -63,18 +65,26 @@ class Vitals:
             settle: wait for the reports of all steps, not only for those that are a while ago.
 
         Raises:
-            UserError: a number of this process was not finite.
-            SystemExit: one of another process was not; that one says what it was.
+            UserError: a number was not finite in some process. The first process says what and where.
+            SystemExit: likewise, in all other processes.
         """
         told = False
         while len(self._reports) > (0 if settle else self._delay):
             report = self._reports.popleft()
             if report.copied is not None:
                 report.copied.synchronize()
-            anywhere, told_now, here = report.flags.tolist()
-            if here:
-                raise report.explain()
-            if anywhere:
-                raise SystemExit(1)
-            told = told or bool(told_now)
+            losses, gradient, told_then, here = map(bool, report.flags.tolist())
+            if losses or gradient:
+                # A broken loss breaks the gradient of all: who has none is innocent.
+                self._fail(report.explain() if here or (not losses and self._rank == 0) else None)
+            told = told or told_then
         return told
+
+    def _fail(self, error: UserError | None) -> None:
+        found: list[str | None] = [None if error is None else str(error)]
+        if self._ranks > 1:
+            found = [None] * self._ranks
+            distributed.all_gather_object(found, None if error is None else str(error))
+        if self._rank > 0:
+            raise SystemExit(1)
+        raise UserError("; ".join(message for message in found if message is not None))

@@ -32,18 +32,19 @@ import torch
 from osgap.head.config import HeadAssets
 from osgap.prior.config import PriorConfig
 from osgap.prior.train import TrainInputs, TrainOutputs, run
-torch.set_num_threads(1)
-job = json.loads(Path(sys.argv[1]).read_text())
-run(
-    PriorConfig.model_validate(job["config"]),
-    TrainInputs(tuple(map(Path, job["captures"])), tuple(map(Path, job["maps"])), HeadAssets(**job["head"])),
-    TrainOutputs(*map(Path, job["outputs"])),
-    seed=7,
-)
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    job = json.loads(Path(sys.argv[1]).read_text())
+    run(
+        PriorConfig.model_validate(job["config"]),
+        TrainInputs(tuple(map(Path, job["captures"])), tuple(map(Path, job["maps"])), HeadAssets(**job["head"])),
+        TrainOutputs(*map(Path, job["outputs"])),
+        seed=7,
+    )
 """
 
 
-def start(world: Any, folder: Path, config: PriorConfig) -> subprocess.Popen[bytes]:
+def start(world: Any, folder: Path, config: PriorConfig, new_session: bool = False) -> subprocess.Popen[bytes]:
     """A script in a file, as a launcher of several ranks runs it again."""
     given, made = inputs(world), outputs(folder)
     job = {
@@ -56,7 +57,8 @@ def start(world: Any, folder: Path, config: PriorConfig) -> subprocess.Popen[byt
     folder.mkdir(exist_ok=True)
     (folder / "job.py").write_text(_SCRIPT)
     (folder / "job.json").write_text(json.dumps(job))
-    return subprocess.Popen([sys.executable, str(folder / "job.py"), str(folder / "job.json")])
+    command = [sys.executable, str(folder / "job.py"), str(folder / "job.json")]
+    return subprocess.Popen(command, start_new_session=new_session)
 
 
 def tiny(steps: int = 6) -> PriorConfig:

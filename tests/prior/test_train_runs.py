@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 
 from osgap.errors import UserError
 from osgap.prior import train
+from osgap.prior.data import Assembly, Batch, Frames
 from osgap.prior.mean import load_maps
 from osgap.prior.model import load_prior
 from osgap.prior.vitals import Vitals
@@ -138,26 +142,143 @@ def test_tensorboard_sees_every_step_once(world: Any, tmp_path: Path, monkeypatc
 
 
 def test_vitals_tell_what_happened() -> None:
-    vitals = Vitals(torch.device("cpu"), 1)
+    vitals = Vitals(torch.device("cpu"))
     fine, broken = torch.tensor(False), torch.tensor(True)
-    vitals.report(fine, False, lambda: UserError("never"))
+    vitals.report(fine, fine, False, lambda: UserError("never"))
     assert vitals.stop() is False
-    vitals.report(fine, True, lambda: UserError("never"))
+    vitals.report(fine, fine, True, lambda: UserError("never"))
     assert vitals.stop() is True
-    vitals.report(broken, True, lambda: UserError("step 2"))
-    with pytest.raises(UserError, match="step 2"):
-        vitals.stop()
+    for losses, gradient in ((broken, broken), (fine, broken), (broken, fine)):
+        vitals.report(losses, gradient, True, lambda: UserError("step 2"))
+        with pytest.raises(UserError, match="step 2"):
+            vitals.stop()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_vitals_are_read_later_on_a_gpu() -> None:
     device = torch.device("cuda")
-    vitals = Vitals(device, 1)
-    vitals.report(torch.tensor(True, device=device), False, lambda: UserError("step 0"))
+    vitals = Vitals(device)
+    fine, broken = torch.tensor(False, device=device), torch.tensor(True, device=device)
+    vitals.report(broken, broken, False, lambda: UserError("step 0"))
     assert vitals.stop() is False
-    vitals.report(torch.tensor(False, device=device), True, lambda: UserError("never"))
+    vitals.report(fine, fine, True, lambda: UserError("never"))
     assert vitals.stop() is False
     with pytest.raises(UserError, match="step 0"):
         vitals.stop(settle=True)
     assert vitals.stop(settle=True) is True
+
+
+def test_what_was_wrong_first_is_what_is_said(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where reports are read later: the step after a broken one is refused by the renderer."""
+    original = Assembly.batch
+
+    def batch(self: Assembly, frames: Frames) -> Batch:
+        made = original(self, frames)
+        if len(seen) == 2:
+            made.images[0, 3, 3] = float("nan")
+        seen.append(made.names)
+        return made
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(Assembly, "batch", batch)
+    monkeypatch.setattr("osgap.prior.vitals.Vitals.__init__", _delayed(Vitals.__init__))
+    with pytest.raises(UserError, match="step 2: not finite: l1 of") as caught:
+        train.run(tiny(), inputs(world), outputs(tmp_path), seed=7)
+    assert seen[2][0] in str(caught.value)
+    left = torch.load(tmp_path / "checkpoints" / "not-finite-0.pt", weights_only=True)
+    assert (left["step"], left["samples"]) == (2, seen[2])
+
+
+def _delayed(original: Callable[..., None]) -> Callable[..., None]:
+    def init(self: Vitals, *args: Any) -> None:
+        original(self, *args)
+        self._delay = 2
+
+    return init
+
+
+_TWO_RANKS = """
+import os, signal, sys, time
+from pathlib import Path
+from osgap.checkpoint import Checkpoints
+from osgap.prior import train
+from osgap.prior.data import Assembly, Batch, Frames
+from osgap.prior.data import Assembly
+rank, deed = int(os.environ.get("LOCAL_RANK", 0)), sys.argv[2]
+batch, save = Assembly.batch, Checkpoints.save
+count = 0
+
+def disturbed(self, frames):
+    global count
+    count += 1
+    made = batch(self, frames)
+    if rank == 1 and count == 3 and deed == "signal":
+        os.kill(os.getpid(), signal.SIGUSR1)
+    if rank == 1 and count == 3 and deed == "nan":
+        made.images[0, 3, 3] = float("nan")
+    return made
+
+def slow(self, state):
+    time.sleep(7)  # longer than the others are watched
+    save(self, state)
+
+Assembly.batch = disturbed
+if deed == "signal":
+    Checkpoints.save = slow
+exec(Path(sys.argv[1]).with_name("job.py").read_text())  # not runpy, which would hide this file from the launcher
+"""
+
+
+def _two_ranks(world: Any, folder: Path, deed: str) -> subprocess.CompletedProcess[str]:
+    config = tiny().model_copy(update={"devices": 2, "sources": 1, "checkpoint_every": 100})
+    job = start(world, folder, config)  # for its files
+    job.kill()
+    job.wait()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "disturbed.py").write_text(_TWO_RANKS)
+    command = [sys.executable, str(folder / "disturbed.py"), str(folder / "job.json"), deed]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_one_ranks_signal_saves_and_stops_both(world: Any, tmp_path: Path) -> None:
+    done = _two_ranks(world, tmp_path, "signal")
+    assert done.returncode == AGAIN, done.stderr[-2000:]
+    assert torch.load(tmp_path / "checkpoints" / "latest.pt", weights_only=True)["state"]["step"] == 3
+
+
+@pytest.mark.slow
+def test_one_ranks_broken_sample_is_named_by_the_first(world: Any, tmp_path: Path) -> None:
+    done = _two_ranks(world, tmp_path, "nan")
+    assert done.returncode not in (0, AGAIN)
+    assert "UserError: step 2: not finite: l1 of" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt")) == ["not-finite-1.pt"]
+
+
+def test_loader_processes_outlive_a_signal_to_all(world: Any, tmp_path: Path) -> None:
+    """A scheduler signals every process of a job."""
+    config = tiny(steps=100_000).model_copy(update={"workers": 1})
+    process = start(world, tmp_path, config, new_session=True)
+    _ranks(process, tmp_path / "checkpoints" / "latest.pt")
+    os.killpg(process.pid, signal.SIGUSR1)
+    assert process.wait(60) == AGAIN
+
+
+def test_resuming_keeps_what_was_measured(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    config = tiny().model_copy(update={"validation": ("green",), "validate_every": 2})
+    train.run(config, inputs(world), outputs(tmp_path / "whole"), seed=7)
+    original = train.Training.advance
+
+    def advance(self: Any, *args: Any) -> None:
+        if self.step == 3 and not (tmp_path / "told").exists():
+            (tmp_path / "told").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, *args)
+
+    monkeypatch.setattr(train.Training, "advance", advance)
+    with pytest.raises(SystemExit):
+        train.run(config, inputs(world), outputs(tmp_path / "parts"), seed=7)
+    train.run(config, inputs(world), outputs(tmp_path / "parts"), seed=7)
+    assert (tmp_path / "parts" / "train.json").read_bytes() == (tmp_path / "whole" / "train.json").read_bytes()
