@@ -19,10 +19,11 @@ from osgap.errors import UserError
 from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
 from osgap.head.config import HeadAssets
 from osgap.layout import Layout
-from osgap.prior.config import PROTOCOLS, Protocol
+from osgap.prior.config import PROTOCOLS, Protocol, check_validation
 from osgap.provenance import code_digest
 from osgap.stages import STAGES
 from osgap.standin.config import StandinConfig
+from osgap.weights import WeightFile
 
 _SHOWN_PROBLEMS = 12  # with hundreds of subjects, one mistake is found hundreds of times
 
@@ -277,9 +278,14 @@ class Pipeline:
 
     @property
     def prior_files(self) -> list[Path]:
-        """Weights that the prior's training starts from, if any."""
-        weights = self.config.prior.weights
-        return [] if weights is None else [weights.path]
+        """Weights that the prior's training reads: those that it starts from, and those of LPIPS, if any."""
+        return [file.path for file in self.prior_weights.values()]
+
+    @property
+    def prior_weights(self) -> dict[str, WeightFile]:
+        """By the key of the config that names them."""
+        named = {"prior.weights": self.config.prior.weights, "prior.vgg": self.config.prior.vgg}
+        return {key: file for key, file in named.items() if file is not None}
 
     def shown_files(self, subject: str) -> list[Path]:
         """What a figure or video of a subject is drawn from."""
@@ -344,6 +350,7 @@ class Pipeline:
             for subject in self.config.subjects.all:
                 attempt(self._check_tracking, subject)
         attempt(self._check_prior_weights)
+        attempt(check_validation, self.config.prior.validation, self.config.subjects.train)
         if len(problems) > _SHOWN_PROBLEMS:
             problems[_SHOWN_PROBLEMS:] = [f"… and {len(problems) - _SHOWN_PROBLEMS} more of this kind"]
         if problems:
@@ -384,9 +391,9 @@ class Pipeline:
             )
 
     def _check_prior_weights(self) -> None:
-        missing = [str(path) for path in self.prior_files if not path.is_file()]
-        if missing:
-            raise UserError(f"prior.weights: no such file: {missing[0]}; correct the path, or leave the key out")
+        for key, file in self.prior_weights.items():
+            if not file.path.is_file():
+                raise UserError(f"{key}: no such file: {file.path}; correct the path, or leave the key out")
 
     def _check_tracking(self, subject: str) -> None:
         from osgap.capture.importer import check_tracking

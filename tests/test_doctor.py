@@ -276,8 +276,8 @@ def test_weights_are_checked(tmp_path: Path, content: bytes | None, digest: str,
     if content is not None:
         (tmp_path / "weights.pth").write_bytes(content)
     file = {"path": str(tmp_path / "weights.pth"), "sha256": digest}
-    report = examine([standin(tmp_path, evaluation={"lpips": {"alex": file}}, prior={"weights": file})])
-    for name in ("evaluation.lpips.alex", "prior.weights"):
+    report = examine([standin(tmp_path, evaluation={"lpips": {"alex": file}}, prior={"weights": file, "vgg": file})])
+    for name in ("evaluation.lpips.alex", "prior.weights", "prior.vgg"):
         assert find(report, name).status == status
         assert said in find(report, name).found
 

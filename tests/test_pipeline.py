@@ -67,6 +67,12 @@ def test_a_complete_config_passes(real: dict[str, Any]) -> None:
         ({"subjects": {"test": []}}, ["subjects.test", "empty"]),
         ({"subjects": {"entries": {"099": {}}}}, ["099", "subjects.entries"]),
         ({"subjects": {"entries": {"024": {"participant": 17}}}}, ["024", "017", "same", "unseen"]),
+        (
+            {"prior": {"vgg": {"path": "/absent/vgg16.pth", "sha256": "397923af"}}},
+            ["prior.vgg", "/absent/vgg16.pth", "no such file"],
+        ),
+        ({"prior": {"validation": ["024"]}}, ["prior.validation", "024", "subjects.train"]),
+        ({"prior": {"validation": ["017"]}}, ["prior.validation", "all training people"]),
     ],
 )
 def test_problems_are_found_before_any_job(real: dict[str, Any], change: dict[str, Any], said: list[str]) -> None:

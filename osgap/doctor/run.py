@@ -40,8 +40,8 @@ def findings(pipeline: Pipeline) -> list[Finding]:
     weights = pipeline.config.evaluation.lpips
     checks: list[Callable[[Pipeline], Finding]] = [_people, _head, _url, _tracking]
     found = [check(pipeline) for check in checks]
-    if pipeline.config.prior.weights is not None:
-        found.append(_weights("prior.weights", pipeline.config.prior.weights))
+    for key, file in pipeline.prior_weights.items():
+        found.append(_weights(key, file))
     found.append(_weights("evaluation.lpips.alex", weights.alex, "alexnet-owt", "7be5be79"))
     found.append(_weights("evaluation.lpips.vgg", weights.vgg, "vgg16", "397923af"))
     return [*found, _disk(pipeline)]

@@ -51,11 +51,15 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
     without_capture = [s for s in everybody if not layout.capture(s).is_file()]
     without_fit = [s for s in everybody if not (layout.fit(s) / "point_cloud.ply").is_file()]
     without_maps = [s for s in everybody if not layout.uv_gt(s).is_file() and s not in test]
-    without_oneshot = [s for s in test if not (layout.oneshot(s) / "point_cloud.ply").is_file()]
+    personal = [layout.oneshot(s, protocol) for s in test for protocol in config.oneshot.protocols]
+    personal += [layout.oneshot(s) / "prior" for s in test]
+    without_personal = [folder for folder in personal if not (folder / "point_cloud.ply").is_file()]
     without_video = [s for s in test if not layout.video(s).is_file()]
     needed = {
         "captures": _CAPTURE_PER_PIXEL * pixels * sum(frames[s] for s in without_capture),
-        "avatars": _AVATAR_PER_TEXEL * texels * (len(without_fit) + 2 * len(without_oneshot)),
+        "avatars": _AVATAR_PER_TEXEL
+        * texels
+        * (len(without_fit) + len(without_personal)),
         "maps": _MAPS_PER_TEXEL * texels * len(without_maps),
         "prior": 0.0 if (layout.prior / "model.pt").is_file() else 4.0 * _NETWORK_COPIES * _parameters(pipeline),
         "figures": _REPORT_PER_PIXEL * pixels * config.report.figure_scale**2 * len(without_video),

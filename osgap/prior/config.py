@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from osgap.errors import UserError
 from osgap.section import Section
 from osgap.weights import WeightFile
 
@@ -133,7 +135,7 @@ class PriorConfig(Section):
     """Arithmetic of the network (maps, rendering and losses are always float32)."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` is the GPUs where there are any, else the CPU."""
-    devices: int | Literal["auto"] = "auto"
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Devices that train together; `auto` is all visible GPUs, or one CPU process."""
     nodes: int = Field(1, ge=1)
     """Machines that train together; on more than one, the scheduler starts the processes."""
@@ -146,7 +148,7 @@ class PriorConfig(Section):
     validate_every: int = Field(2_000, ge=1)
     """Steps between two measurements on them."""
     compile: bool = False
-    """Let torch.compile fuse the network. Takes a minute or two at the start; pays in long trainings on GPUs."""
+    """Let torch.compile fuse the network, which takes a while at the start: for long trainings on GPUs."""
 
     @model_validator(mode="after")
     def _losses_have_their_networks(self) -> Self:
@@ -168,6 +170,22 @@ class PriorConfig(Section):
                 f"weights"
             )
         return self
+
+
+def check_validation(validation: Sequence[str], people: Sequence[str]) -> None:
+    """Whether those who are to be kept out of training are training people, and leave some.
+
+    Raises:
+        UserError: they are not.
+    """
+    unknown = sorted(set(validation) - set(people))
+    if unknown:
+        raise UserError(
+            f"prior.validation: {', '.join(unknown)}: not among the training people ({', '.join(people)}); name some "
+            f"of subjects.train"
+        )
+    if people and not set(people) - set(validation):
+        raise UserError("prior.validation names all training people; leave some to learn from")
 
 
 Protocol = Literal["one_shot", "few_shot", "all_frames"]

@@ -94,7 +94,6 @@ class TrainingSamples(Dataset[Frames]):
         self.stores = [CaptureStore(path) for path in captures]
         self.config, self.seed = config, seed
         self.rank, self.world = rank, world
-        self.params = [store.params for store in self.stores]
         self.frames = [np.asarray(store.split("train")) for store in self.stores]
         for store, path, frames in zip(self.stores, captures, self.frames, strict=True):
             if len(frames) < 2:
@@ -104,9 +103,14 @@ class TrainingSamples(Dataset[Frames]):
             listed = ", ".join(f"{subject} {width}x{height}" for subject, (width, height) in sizes.items())
             raise UserError(f"the captures' images differ in size ({listed}); import all people at one size")
         self.source_frames = [
-            frames[np.isin(frames[:, 1], near_frontal(store.cameras, params, frames, config.source_cameras))]
-            for store, params, frames in zip(self.stores, self.params, self.frames, strict=True)
+            frames[np.isin(frames[:, 1], near_frontal(store.cameras, store.params, frames, config.source_cameras))]
+            for store, frames in zip(self.stores, self.frames, strict=True)
         ]
+
+    @property
+    def params(self) -> list[FlameParams]:
+        """Of every person, as tracked."""
+        return [store.params for store in self.stores]  # not kept: loader processes do not need them
 
     def __len__(self) -> int:
         return self.config.steps

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from osgap.errors import UserError
 from osgap.prior.augment import draw_framing
 from osgap.prior.config import AugmentConfig, OneShotConfig
-from osgap.prior.losses import image_terms, map_terms
+from osgap.prior.losses import image_terms, map_terms, renderable
 from osgap.prior.model import GaussianPrior
 from osgap.prior.photo import SourcePhoto
 from osgap.prior.posing import Rig, white
@@ -253,7 +253,7 @@ class Personalisation:
         """How well all photographs together show each covered texel, `[N]` in 0..1."""
         pixels = torch.zeros(len(self.rig.binding), device=self.device)
         for part in views:
-            with self._finite():
+            with self._finite(self.first):
                 pixels = pixels + contribution(self._gaussians(self.first, part), part.cameras, part.masks)
         return pixels.square() / (pixels.square() + self.config.seen**2)
 
@@ -296,15 +296,17 @@ class Personalisation:
         return pose(GaussianAttributes.from_uv(maps, self.rig.binding), views.vertices, self.rig.bound)
 
     def _rendered(self, maps: Tensor, views: Views) -> Rendered:
-        with self._finite():
+        with self._finite(maps):
             return render(self._gaussians(maps, views), views.cameras, white(maps))
 
     @contextlib.contextmanager
-    def _finite(self) -> Iterator[None]:
+    def _finite(self, maps: Tensor) -> Iterator[None]:
         """The renderer refuses what is not finite, at no cost: asking before would wait for a GPU once more."""
         try:
             yield
         except ValueError as error:
+            if renderable(maps.detach()[None]).all():
+                raise
             self.settle()  # a loss that was not finite in an earlier step is the cause
             raise self._diverged("the map", self.step) from error
 

@@ -25,7 +25,7 @@ from osgap.errors import UserError
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import bind_texels
-from osgap.prior.config import PriorConfig
+from osgap.prior.config import PriorConfig, check_validation
 from osgap.prior.data import Assembly, Batch, TrainingSamples
 from osgap.prior.decoder import residual_scales
 from osgap.prior.journal import Journal
@@ -96,7 +96,8 @@ def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed
     fabric = launch(config)
     everyone = load_maps(inputs.maps)
     subjects = [_checked_subject(*person) for person in zip(inputs.captures, inputs.maps, strict=True)]
-    kept_out = _kept_out(config, subjects)
+    check_validation(config.validation, subjects)
+    kept_out = [i for i, subject in enumerate(subjects) if subject in config.validation]
     learned_from = [i for i in range(len(subjects)) if i not in kept_out]
     maps = everyone[learned_from]
     head = load_head(inputs.head)
@@ -425,20 +426,6 @@ def _checked_subject(capture: Path, fitted: Path) -> str:
             f"and maps in one order"
         )
     return subject
-
-
-def _kept_out(config: PriorConfig, subjects: list[str]) -> list[int]:
-    """Which of the people are measured instead of learned from."""
-    unknown = sorted(set(config.validation) - set(subjects))
-    if unknown:
-        raise UserError(
-            f"prior.validation: {', '.join(unknown)}: not among the training people ({', '.join(subjects)}); name some "
-            f"of subjects.train"
-        )
-    kept_out = [i for i, subject in enumerate(subjects) if subject in config.validation]
-    if len(kept_out) == len(subjects):
-        raise UserError("prior.validation names all training people; leave some to learn from")
-    return kept_out
 
 
 def _check_coverage(paths: Sequence[Path], maps: Tensor, mask: Tensor) -> None:
