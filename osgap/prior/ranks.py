@@ -9,6 +9,8 @@ import time
 import warnings
 from typing import Any
 
+import torch
+
 from osgap.errors import UserError
 from osgap.prior.config import PriorConfig
 from osgap.termination import SIGNALS
@@ -30,6 +32,7 @@ def launch(config: PriorConfig) -> Any:
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.strategies import DDPStrategy
 
     if int(os.environ.get("LOCAL_RANK", 0)) > 0 and _FIRST in os.environ:
         threading.Thread(target=_end_with, args=(int(os.environ[_FIRST]),), daemon=True).start()
@@ -44,16 +47,25 @@ def launch(config: PriorConfig) -> Any:
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.nodes,
+            # Buffers (the mean map) never change, so that nobody needs to be told of them in every step.
+            strategy=DDPStrategy(broadcast_buffers=False) if _count(config) > 1 else "auto",
             precision=config.precision,
             plugins=[LightningEnvironment()] if alone else None,
         )
     fabric.launch()
-    if config.devices != "auto" and fabric.world_size != config.devices * config.nodes:
+    if fabric.world_size != _count(config):
         raise UserError(
-            f"prior.devices {config.devices} on prior.nodes {config.nodes} are to train together, but there are "
-            f"{fabric.world_size} processes; start one for each device (srun --ntasks-per-node={config.devices})"
+            f"prior.devices {config.devices} on prior.nodes {config.nodes} are {_count(config)} processes that train "
+            f"together, but there are {fabric.world_size}; start one for each device (srun --ntasks-per-node)"
         )
     return fabric
+
+
+def _count(config: PriorConfig) -> int:
+    """How many processes train."""
+    if config.devices != "auto":
+        return config.devices * config.nodes
+    return config.nodes * (1 if config.accelerator == "cpu" else max(1, torch.cuda.device_count()))
 
 
 def outlive_signals(_: int) -> None:
