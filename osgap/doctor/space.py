@@ -57,9 +57,7 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
     without_video = [s for s in test if not layout.video(s).is_file()]
     needed = {
         "captures": _CAPTURE_PER_PIXEL * pixels * sum(frames[s] for s in without_capture),
-        "avatars": _AVATAR_PER_TEXEL
-        * texels
-        * (len(without_fit) + len(without_personal)),
+        "avatars": _AVATAR_PER_TEXEL * texels * (len(without_fit) + len(without_personal)),
         "maps": _MAPS_PER_TEXEL * texels * len(without_maps),
         "prior": 0.0 if (layout.prior / "model.pt").is_file() else 4.0 * _NETWORK_COPIES * _parameters(pipeline),
         "figures": _REPORT_PER_PIXEL * pixels * config.report.figure_scale**2 * len(without_video),
