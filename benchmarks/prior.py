@@ -717,6 +717,7 @@ def command(cast: Cast, config: OneShotConfig, options: argparse.Namespace) -> d
                 text=True,
             )
             seconds.append(time.perf_counter() - start)
+            _log(f"  command: {seconds[-1]:.1f} s")
             sys.stderr.write(done.stderr)
             if done.returncode:
                 sys.exit(f"osgap oneshot failed with status {done.returncode}")

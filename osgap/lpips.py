@@ -88,7 +88,12 @@ def _features(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """Features at five depths, `[M, C, h, w]` each."""
     backbone: nn.Module = network.net  # type: ignore[assignment]
     scaled = network.scaling_layer(2 * images.permute(0, 3, 1, 2) - 1)  # type: ignore[operator]
-    return backbone(scaled.to(next(backbone.parameters()).dtype))
+    scaled = scaled.to(next(backbone.parameters()).dtype)
+    if scaled.is_cuda and scaled.dtype == torch.bfloat16:  # as `osgap.prior.losses.load_perceptual` makes VGG-16
+        from osgap import vgg_triton  # compiled code: loaded by those who need it only
+
+        return vgg_triton.features(backbone, scaled)
+    return backbone(scaled)
 
 
 def _difference(found: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def test_kernels_compile_without_spilling(capability: int) -> None:
 
 def launch_everything() -> None:
     """Call the launching functions with the types of real work, forward and backward."""
-    from osgap import lpips_triton
+    from osgap import lpips_triton, vgg_triton
     from osgap.fit import adam_triton, visibility_triton
     from osgap.prior import attention_triton, depthwise_triton
     from osgap.splat import rig_triton, ssim_triton
@@ -73,6 +73,11 @@ def launch_everything() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             features = torch.zeros(2, width, 3, 3, dtype=dtype, requires_grad=True)
             lpips_triton.difference(features, features.detach(), torch.ones(width)).sum().backward()
+    for width in (64, 128, 256, 512):
+        features = torch.zeros(1, width, 4, 4, dtype=torch.bfloat16, requires_grad=True)
+        bias = torch.zeros(width, dtype=torch.bfloat16)
+        activated = vgg_triton._Activation.apply(features.to(memory_format=torch.channels_last) * 1, bias)
+        vgg_triton._Pooling.apply(activated).sum().backward()
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.zeros(1, 4, 4, 2048, dtype=dtype, requires_grad=True)
         weight, bias = (torch.zeros(size, requires_grad=True) for size in ((2048, 1, 3, 3), (2048,)))

@@ -30,7 +30,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if is_half_on_cuda(query) and query.shape[-1] > _FUSED_WIDTH and key.shape[-2] <= _MAX_KEYS:
         from osgap.prior import attention_triton  # compiled code: loaded by those who need it only
 
-        room = _memory(query.device) // 8
+        room = device_memory(query.device) // 8
         head = query.shape[-2] * key.shape[-2] * query.element_size()  # bytes of one head's probabilities
         if head <= room:
             learning = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
@@ -51,7 +51,9 @@ def is_half_on_cuda(x: Tensor) -> bool:
     return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)
 
 
-@torch.compiler.assume_constant_result
-def _memory(device: torch.device) -> int:
-    """Bytes in all, not those that are free: what is kept must not depend on what else runs."""
+def device_memory(device: torch.device) -> int:
+    """Bytes in all, not those that are free: what is kept must not depend on what else runs.
+
+    Who compiles tells torch.compile that this is constant; a decorator here would import the compiler for everybody.
+    """
     return torch.cuda.get_device_properties(device).total_memory

@@ -11,7 +11,8 @@ much as the rounding of Q and K does), and everything between is float32.
 Heads are taken one after another, each of as many images as stay below `_AT_ONCE` bytes of scores, so that the memory
 in use at one time has a bound; what is kept for the gradient has none here. Sums have a fixed order.
 
-The two operators are opaque to torch.compile.
+The two operators are opaque to torch.compile. They are registered without `torch.library.custom_op`, whose first call
+imports the compiler, for as many seconds as a whole avatar takes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: bool) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, keep: bool) -> Tensor:
-        mixed, kept = _mix(query, key, value, keep)
+        mixed, kept = torch.ops.osgap.attention(query, key, value, keep)
         ctx.save_for_backward(query, key, value, *kept)
         return mixed
 
@@ -51,14 +52,17 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, *kept = ctx.saved_tensors
-        return *_gradients(gradient, query, key, value, kept), None
+        return *torch.ops.osgap.attention_gradients(gradient, query, key, value, kept), None
 
 
-@torch.library.custom_op(
-    "osgap::attention",
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, bool keep) -> (Tensor, Tensor[])",
+torch.library.define("osgap::attention", "(Tensor query, Tensor key, Tensor value, bool keep) -> (Tensor, Tensor[])")
+torch.library.define(
+    "osgap::attention_gradients",
+    "(Tensor gradient, Tensor query, Tensor key, Tensor value, Tensor[] kept) -> (Tensor, Tensor, Tensor)",
 )
+
+
+@torch.library.impl("osgap::attention", "default")
 def _mix(query: Tensor, key: Tensor, value: Tensor, keep: bool) -> tuple[Tensor, list[Tensor]]:
     """Attention, and with `keep` the probabilities of each part."""
     mixed, kept = _like(query), []
@@ -70,17 +74,13 @@ def _mix(query: Tensor, key: Tensor, value: Tensor, keep: bool) -> tuple[Tensor,
     return mixed, kept
 
 
-@_mix.register_fake
+@torch.library.register_fake("osgap::attention")
 def _(query: Tensor, key: Tensor, value: Tensor, keep: bool) -> tuple[Tensor, list[Tensor]]:
     sizes = [(query[part].shape[0], query.shape[2], key.shape[2]) for part in _parts(query, key)]
     return _like(query), [query.new_empty(size) for size in sizes if keep]
 
 
-@torch.library.custom_op(
-    "osgap::attention_gradients",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor query, Tensor key, Tensor value, Tensor[] kept) -> (Tensor, Tensor, Tensor)",
-)
+@torch.library.impl("osgap::attention_gradients", "default")
 def _gradients(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +96,7 @@ def _gradients(
     return by_query, by_key, by_value
 
 
-@_gradients.register_fake
+@torch.library.register_fake("osgap::attention_gradients")
 def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return _like(query), _like(key), _like(value)
 

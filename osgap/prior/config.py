@@ -115,8 +115,8 @@ class PriorConfig(Section):
     """Source photographs come from this many training cameras, those nearest to the frontal direction."""
     sources: int = Field(4, ge=1)
     """Source photographs per step and device."""
-    targets: int = Field(2, ge=1)
-    """Frames that each source's avatar is rendered to and compared with, per step."""
+    targets: int = Field(4, ge=1)
+    """Frames that each source's avatar is rendered to and compared with, per step: they share a pass of the network."""
     steps: int = Field(100_000, ge=0)
     """Optimisation steps. 0 takes the network of `weights` as it is."""
     warmup: int = Field(1_000, ge=0)

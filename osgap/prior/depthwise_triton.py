@@ -4,7 +4,8 @@ Its few operations per value take less time than reading and writing the map, if
 program takes a row of a map and a block of channels and goes along the row, so that a value is read three times, mostly
 from the cache. Products and sums are float32. Sums over the map have a fixed order.
 
-The two operators are opaque to torch.compile.
+The two operators are opaque to torch.compile. They are registered without `torch.library.custom_op`, whose first call
+imports the compiler, for as many seconds as a whole avatar takes.
 """
 
 from __future__ import annotations
@@ -39,20 +40,22 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _convolve(x, weight, bias)
+        return torch.ops.osgap.depthwise(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        by_weight, by_bias = _weight_gradients(gradient, x)
-        by_x = _convolve(gradient, weight.flip(2, 3), None)
+        by_weight, by_bias = torch.ops.osgap.depthwise_gradients(gradient, x)
+        by_x = torch.ops.osgap.depthwise(gradient, weight.flip(2, 3), None)
         return by_x, by_weight.to(weight.dtype), by_bias.to(weight.dtype)
 
 
-@torch.library.custom_op(
-    "osgap::depthwise", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-)
+torch.library.define("osgap::depthwise", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+torch.library.define("osgap::depthwise_gradients", "(Tensor gradient, Tensor x) -> (Tensor, Tensor)")
+
+
+@torch.library.impl("osgap::depthwise", "default")
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x, weight = x.contiguous(), weight.contiguous()
     result = torch.empty_like(x)
@@ -61,14 +64,12 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return result
 
 
-@_convolve.register_fake
+@torch.library.register_fake("osgap::depthwise")
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op(
-    "osgap::depthwise_gradients", mutates_args=(), schema="(Tensor gradient, Tensor x) -> (Tensor, Tensor)"
-)
+@torch.library.impl("osgap::depthwise_gradients", "default")
 def _weight_gradients(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """`[C, 1, 3, 3]` and `[C]`, float32."""
     gradient, x = gradient.contiguous(), x.contiguous()
@@ -80,7 +81,7 @@ def _weight_gradients(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return sums[:_TAPS].T.contiguous().view(channels, 1, 3, 3), sums[_TAPS].clone()
 
 
-@_weight_gradients.register_fake
+@torch.library.register_fake("osgap::depthwise_gradients")
 def _(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     channels = x.shape[3]
     return x.new_empty(channels, 1, 3, 3, dtype=torch.float32), x.new_empty(channels, dtype=torch.float32)

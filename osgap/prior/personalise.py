@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from osgap.errors import UserError
+from osgap.prior.adam import GroupAdam
 from osgap.prior.augment import draw_framing
 from osgap.prior.config import AugmentConfig, OneShotConfig
 from osgap.prior.losses import image_terms, map_terms, renderable
@@ -186,12 +187,8 @@ class Personalisation:
         self._unread.append({**{name: value.detach().mean() for name, value in terms.items()}, "loss": loss.detach()})
         if self.device.type == "cpu" or len(self._unread) == _UNREAD:
             self.settle()
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * decay
-        self.optimizer.step()
+        self.optimizer.step(0.5 * (1 + math.cos(math.pi * self.step / self.steps)))
         self.step += 1
 
     def settle(self) -> None:
@@ -217,7 +214,7 @@ class Personalisation:
         return {
             "model": self.model.state_dict(),
             "residual": [self.color.detach(), self.geometry.detach(), self.latent.detach()],
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state(),
             "step": self.step,
             "curve": self.curve,
         }
@@ -228,26 +225,27 @@ class Personalisation:
         with torch.no_grad():
             for own, saved in zip((self.color, self.geometry, self.latent), state["residual"], strict=True):
                 own.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.restore(state["optimizer"])
         self.step, self.curve = state["step"], list(state["curve"])
 
     def _has(self, *parts: str) -> bool:
         """Whether one of the parts may change."""
         return any(part in self.config.optimise for part in parts)
 
-    def _optimizer(self) -> torch.optim.Adam:
-        config, groups = self.config, []
+    def _optimizer(self) -> GroupAdam:
+        config = self.config
+        groups: list[tuple[list[Tensor], float]] = []
         self.model.requires_grad_(self._has("network"))
         if self._has("network"):
-            groups.append({"params": list(self.model.parameters()), "initial_lr": config.network_rate})
+            groups.append((list(self.model.parameters()), config.network_rate))
         for part, parameter, rate in (
             ("color", self.color, config.map_rate),
             ("geometry", self.geometry, config.map_rate * config.geometry_rate),
             ("latent", self.latent, config.latent_rate),
         ):
             if self._has(part):
-                groups.append({"params": [parameter.requires_grad_()], "initial_lr": rate})
-        return torch.optim.Adam(groups, fused=self.device.type == "cuda")
+                groups.append(([parameter.requires_grad_()], rate))
+        return GroupAdam(groups)
 
     def _seen(self, views: Iterable[Views]) -> Tensor:
         """How well all photographs together show each covered texel, `[N]` in 0..1."""

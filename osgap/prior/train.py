@@ -25,6 +25,7 @@ from osgap.errors import UserError
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import bind_texels
+from osgap.prior.attention import device_memory
 from osgap.prior.config import PriorConfig, check_validation
 from osgap.prior.data import Assembly, Batch, TrainingSamples
 from osgap.prior.decoder import residual_scales
@@ -212,8 +213,7 @@ class Training:
         optimizer = torch.optim.AdamW(
             parameter_groups(model, config.weight_decay), lr=config.learning_rate, fused=self.on_gpu or None
         )
-        module = torch.compile(model) if config.compile else model
-        self.model, self.optimizer = fabric.setup(module, optimizer)
+        self.model, self.optimizer = fabric.setup(_compiled(model) if config.compile else model, optimizer)
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
         self.vitals = Vitals(fabric.device, fabric.global_rank, fabric.world_size)
         self.told: Callable[[], bool] = lambda: False
@@ -395,6 +395,11 @@ class Training:
         """The model with the averaged weights, in evaluation mode."""
         self.weights.load_state_dict(self.ema, strict=False)  # buffers stay
         return self.weights.eval()
+
+
+def _compiled(model: GaussianPrior) -> Any:
+    torch.compiler.assume_constant_result(device_memory)
+    return torch.compile(model)
 
 
 def learning_rate(config: PriorConfig, step: int) -> float:

@@ -87,7 +87,7 @@ def check(case: Case, device: str, dtype: torch.dtype, tolerance: float) -> None
     from osgap.prior import attention_triton
 
     # Scores are rounded as well: what that changes grows with them.
-    tolerance *= max(1, case.spread / 4)
+    tolerance *= max(1, case.spread / 2)
     inputs = [x.to(device, dtype) for x in case.inputs()]
     expected = differentiate(definition, *(x.double() for x in inputs))
     images = case.queries * case.keys * inputs[0].element_size()
@@ -103,7 +103,7 @@ def check(case: Case, device: str, dtype: torch.dtype, tolerance: float) -> None
         for first, second in zip(results[0], results[-1], strict=True):
             assert torch.equal(first, second)
         whole = whole or results[0]
-        compare(results[0], whole, tolerance / 4)
+        compare(results[0], whole, tolerance / 2)
         with torch.no_grad():
             assert torch.equal(own(False)(*inputs[:-1]), whole[0])
 
@@ -122,10 +122,10 @@ def check_operators() -> None:
     query, key, value, gradient = inputs
     with mock.patch.object(attention_triton, "_AT_ONCE", 2 * 9 * 21 * 4):
         for keep in (True, False):
-            torch.library.opcheck(attention_triton._mix, (query, key, value, keep))
-            _, kept = attention_triton._mix(query, key, value, keep)
+            torch.library.opcheck(torch.ops.osgap.attention.default, (query, key, value, keep))
+            _, kept = torch.ops.osgap.attention(query, key, value, keep)
             assert [p.shape[0] for p in kept] == [2, 1] * 2 * keep
-            torch.library.opcheck(attention_triton._gradients, (gradient, query, key, value, kept))
+            torch.library.opcheck(torch.ops.osgap.attention_gradients.default, (gradient, query, key, value, kept))
             compiled = torch.compile(own(keep), backend="aot_eager", fullgraph=True)
             for found, expected in zip(
                 differentiate(compiled, *inputs), differentiate(own(keep), *inputs), strict=True
@@ -165,7 +165,7 @@ def on_card(test: Callable[..., None]) -> Callable[..., None]:
 
 
 @on_card
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 4e-3)])
 @pytest.mark.parametrize("case", [*CASES, *WIDE], ids=str)
 def test_card_agrees_with_the_definition_and_with_itself(case: Case, dtype: torch.dtype, tolerance: float) -> None:
     check(case, "cuda", dtype, tolerance)
@@ -204,7 +204,7 @@ def test_memory_has_a_bound(room: int) -> None:
     from osgap.prior import attention_triton
 
     with (
-        mock.patch.object(attention, "_memory", return_value=8 * room * head),
+        mock.patch.object(attention, "device_memory", return_value=8 * room * head),
         mock.patch.object(attention_triton, "_AT_ONCE", head),
         mock.patch.object(attention_triton, "attend", wraps=attention_triton.attend) as used,
     ):

@@ -56,8 +56,8 @@ def check_operators() -> None:
 
     inputs = case((2, 3, 4, 5), "cpu", torch.float32)
     x, weight, _, gradient = inputs
-    torch.library.opcheck(depthwise_triton._convolve, (gradient, weight, None))
-    torch.library.opcheck(depthwise_triton._weight_gradients, (gradient, x))
+    torch.library.opcheck(torch.ops.osgap.depthwise.default, (gradient, weight, None))
+    torch.library.opcheck(torch.ops.osgap.depthwise_gradients.default, (gradient, x))
     compiled = torch.compile(depthwise_triton.depthwise, backend="aot_eager", fullgraph=True)
     for found, expected in zip(
         differentiate(compiled, *inputs), differentiate(depthwise_triton.depthwise, *inputs), strict=True

@@ -47,6 +47,48 @@ def check(device: str) -> None:
                 assert error <= tolerance * direction[part].abs().max(), (shape, dtype, part is nothing, error)
 
 
+def check_vgg(device: str, dtype: torch.dtype) -> None:
+    """The features of torchmetrics' VGG-16 and their gradients, of sizes that pooling does not divide."""
+    from torchmetrics.functional.image.lpips import Vgg16
+
+    from osgap import vgg_triton
+
+    torch.manual_seed(0)
+    backbone = Vgg16(pretrained=False).to(device, dtype).to(memory_format=torch.channels_last)
+    for shape in ((2, 3, 37, 22), (1, 3, 16, 48)):
+        images = torch.randn(shape).to(device, dtype)
+        results = []
+        for function in (lambda x: vgg_triton.features(backbone, x), backbone):
+            x = images.clone().requires_grad_()
+            levels = function(x)
+            # Each level by itself, and nothing but signs, which are the same in all precisions.
+            weights = [torch.linspace(-1, 1, level.numel(), device=device).view(level.shape).sign() for level in levels]
+            total = sum((level * weight).sum() for level, weight in zip(levels, weights, strict=True))
+            results.append((*levels, *torch.autograd.grad(total, x)))
+        for index, (found, expected) in enumerate(zip(*results, strict=True)):
+            assert found.dtype == expected.dtype
+            error = ((found - expected).abs().max() / expected.abs().max()).item()
+            assert error < (1e-5 if dtype == torch.float32 else 5e-2), (index, error)
+
+
+def check_pooling() -> None:
+    """To the bit, ties and infinities included; what is not a number stays."""
+    from osgap.vgg_triton import _Pooling
+
+    random = torch.Generator().manual_seed(0)
+    for shape in ((2, 4, 5, 7), (1, 8, 6, 4), (3, 1, 2, 2), (1, 2, 2, 9)):
+        x = torch.randint(-1, 2, shape, generator=random).float().to(memory_format=torch.channels_last)
+        gradient = torch.randn(shape[0], shape[1], shape[2] // 2, shape[3] // 2, generator=random)
+        x[0, 0, 0, 1] = torch.inf
+        ours, theirs = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
+        found, expected = _Pooling.apply(ours), torch.nn.functional.max_pool2d(theirs, 2)
+        assert torch.equal(found, expected)
+        (direction,) = torch.autograd.grad(found, ours, gradient)
+        assert torch.equal(direction, *torch.autograd.grad(expected, theirs, gradient))
+        x[0, 0, 1, 1] = torch.nan
+        assert _Pooling.apply(x).isnan().sum() == 1
+
+
 def test_in_the_interpreter(interpret: Callable[[str], None]) -> None:
     interpret("tests.prior.test_lpips_kernels")
 
@@ -55,7 +97,10 @@ def test_in_the_interpreter(interpret: Callable[[str], None]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu() -> None:
     check("cuda")
+    check_vgg("cuda", torch.bfloat16)
 
 
 if __name__ == "__main__":
     check("cpu")
+    check_pooling()
+    check_vgg("cpu", torch.float32)
