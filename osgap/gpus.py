@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
@@ -66,12 +66,43 @@ def lease_gpu() -> Iterator[torch.device]:
         yield _first_device()
         return
     with lease(gpus, lock_folder()) as gpu:
+        logging.getLogger(__name__).info("using GPU %s", gpu)
         os.environ[_VISIBLE] = gpu
         try:
             device = _first_device()
             if device.type == "cuda":
                 _check(gpu)
             yield device
+        finally:
+            del os.environ[_VISIBLE]
+
+
+@contextlib.contextmanager
+def lease_gpus(count: int | Literal["auto"]) -> Iterator[None]:
+    """Hold so many GPUs, or all that there are, for this process and those that it starts; as `lease_gpu`.
+
+    Nothing is held where `CUDA_VISIBLE_DEVICES` is set, or without GPUs.
+
+    Raises:
+        UserError: when the machine has fewer, or as `lease`.
+    """
+    gpus = [] if _VISIBLE in os.environ else list_gpus()
+    if not gpus:
+        yield
+        return
+    if count != "auto" and count > len(gpus):
+        raise UserError(f"{count} GPUs are asked for, but this machine has {len(gpus)}; ask for fewer")
+    held: list[str] = []
+    with contextlib.ExitStack() as stack:
+        folder = lock_folder()
+        # One process at a time collects several: two that have half of them each would wait for each other.
+        with lease(["several"], folder):
+            for _ in range(len(gpus) if count == "auto" else count):
+                held.append(stack.enter_context(lease([gpu for gpu in gpus if gpu not in held], folder)))
+        logging.getLogger(__name__).info("using GPU %s", " and ".join(held))
+        os.environ[_VISIBLE] = ",".join(held)
+        try:
+            yield
         finally:
             del os.environ[_VISIBLE]
 
@@ -89,7 +120,7 @@ def lease(gpus: Sequence[str], folder: Path) -> Iterator[str]:
         waited = False
         while (held := _lock_one(gpus, folder)) is None:
             if not waited:
-                log.info("all %d GPUs are leased by other processes (locks in %s); waiting for one", len(gpus), folder)
+                log.info("%s: leased by other processes (locks in %s); waiting for one", ", ".join(gpus), folder)
                 waited = True
             time.sleep(_POLL_SECONDS)
     except OSError as error:
@@ -99,7 +130,6 @@ def lease(gpus: Sequence[str], folder: Path) -> Iterator[str]:
         ) from error
     gpu, lock = held
     try:
-        log.info("using GPU %s", gpu)
         yield gpu
     finally:
         lock.release()

@@ -55,7 +55,7 @@ def test_processes_take_different_cards_and_the_next_one_waits(hold: Hold) -> No
     first, second = hold(*names), hold(*names)
     assert {line(first.stdout), line(second.stdout)} == set(names)
     third = hold(*names)
-    assert line(third.stderr).startswith("all 2 GPUs are leased by other processes (locks in ")
+    assert line(third.stderr).startswith("GPU-a, GPU-b: leased by other processes (locks in ")
     assert third.poll() is None
     first.communicate("\n")  # ends, and gives its card back
     freed = line(third.stdout)
@@ -120,6 +120,34 @@ def test_the_lease_restricts_the_process_and_its_children(driver: Callable[[str]
         assert shown.stdout.strip() == "GPU-b"
         assert device.type == "cpu"  # there is no such card
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_several_cards_are_waited_for_and_given_back(driver: Callable[[str], None]) -> None:
+    driver("echo 'GPU 0: NVIDIA A (UUID: GPU-a)'; echo 'GPU 1: NVIDIA A (UUID: GPU-b)'")
+    with gpus.lease_gpus("auto"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+        with gpus.lease_gpus(2), gpus.lease_gpu():  # a part of the same job has what it has
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    with gpus.lease_gpus(1):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    with pytest.raises(UserError, match="3 GPUs are asked for, but this machine has 2"), gpus.lease_gpus(3):
+        pass
+
+
+def test_two_that_want_all_cards_do_not_wait_for_each_other(driver: Callable[[str], None], tmp_path: Path) -> None:
+    driver("echo 'GPU 0: NVIDIA A (UUID: GPU-a)'; echo 'GPU 1: NVIDIA A (UUID: GPU-b)'; echo 'GPU 2: A (UUID: GPU-c)'")
+    child = """
+import sys, tempfile
+tempfile.gettempdir = lambda: sys.argv[1]
+from osgap import gpus
+for _ in range(20):
+    with gpus.lease_gpus("auto"):
+        pass
+"""
+    command = [sys.executable, "-c", child, str(tmp_path)]
+    for process in [subprocess.Popen(command) for _ in range(3)]:
+        assert process.wait(timeout=120) == 0
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices found.'"])

@@ -304,7 +304,12 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Keep the variance of activations (He et al. 2015), which nothing normalises between convolutions."""
+    """Keep the variance of activations (He et al. 2015), which nothing normalises between convolutions.
+
+    On the meta device nothing is drawn: `normal_` there imports torch's compiler, for seconds.
+    """
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     elif isinstance(module, nn.Linear):

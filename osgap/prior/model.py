@@ -132,14 +132,15 @@ def load_prior(path: Path, uv_size: int | None = None) -> GaussianPrior:
             )
         config = EncoderConfig.model_validate(content["encoder"])
         refiner = content.get("refiner")  # files of before there was one lack it
-        model = GaussianPrior(
-            config,
-            mean,
-            state["decoder.residual_scale"],
-            state["decoder.mask"],
-            None if refiner is None else RefinerConfig.model_validate(refiner),
-        )
-        model.load_state_dict(state)
+        with torch.device("meta"):  # random weights would take longer to draw than these to read
+            model = GaussianPrior(
+                config,
+                mean,
+                state["decoder.residual_scale"],
+                state["decoder.mask"],
+                None if refiner is None else RefinerConfig.model_validate(refiner),
+            )
+        model.load_state_dict(state, assign=True)
         model.people = tuple(content["people"])
     except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: the prior is damaged ({_shortly(error)}); train it again") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import threading
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 
 from osgap.errors import UserError
+from osgap.gpus import lease_gpus
 from osgap.prior.config import PriorConfig
 from osgap.termination import SIGNALS
 
@@ -34,12 +37,12 @@ def launch(config: PriorConfig) -> Any:
     from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0 and _FIRST in os.environ:
+    if _is_started_by_another():
         threading.Thread(target=_end_with, args=(int(os.environ[_FIRST]),), daemon=True).start()
     else:
         os.environ[_FIRST] = str(os.getpid())
-    # A job with one task, such as Snakemake's, gets its processes from here; Fabric would take it for all there are.
-    alone = config.nodes == 1 and int(os.environ.get("SLURM_NTASKS", 1)) == 1
+    # What it tells everybody (its precision, an advice about float32) is not news to who has written a config.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # It says so wherever Slurm is installed; that there is no `srun` here is the workflow's choice.
         warnings.filterwarnings("ignore", message="The `srun` command is available")
@@ -50,7 +53,7 @@ def launch(config: PriorConfig) -> Any:
             # Buffers (the mean map) never change, so that nobody needs to be told of them in every step.
             strategy=DDPStrategy(broadcast_buffers=False) if _count(config) > 1 else "auto",
             precision=config.precision,
-            plugins=[LightningEnvironment()] if alone else None,
+            plugins=[LightningEnvironment()] if _is_alone(config) else None,
         )
     fabric.launch()
     if fabric.world_size != _count(config):
@@ -59,6 +62,25 @@ def launch(config: PriorConfig) -> Any:
             f"together, but there are {fabric.world_size}; start one for each device (srun --ntasks-per-node)"
         )
     return fabric
+
+
+def lease_devices(config: PriorConfig) -> contextlib.AbstractContextManager[None]:
+    """Keep other stages on this machine from the GPUs that training uses; for the time around `launch`.
+
+    The processes that `launch` starts use those that the first one holds, and those of a scheduler what it gave them.
+    """
+    if config.accelerator == "cpu" or _is_started_by_another() or not _is_alone(config):
+        return contextlib.nullcontext()
+    return lease_gpus(config.devices)
+
+
+def _is_started_by_another() -> bool:
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0 and _FIRST in os.environ
+
+
+def _is_alone(config: PriorConfig) -> bool:
+    """A job with one task, such as Snakemake's, gets its processes here; Fabric would take it for all there are."""
+    return config.nodes == 1 and int(os.environ.get("SLURM_NTASKS", 1)) == 1
 
 
 def _count(config: PriorConfig) -> int:

@@ -37,7 +37,7 @@ from osgap.prior.objective import training_loss
 from osgap.prior.posing import Rig
 from osgap.prior.preview import training_preview
 from osgap.prior.published import published_decoder, read_published
-from osgap.prior.ranks import launch, outlive_signals
+from osgap.prior.ranks import launch, lease_devices, outlive_signals
 from osgap.prior.validation import Validation
 from osgap.prior.vitals import Vitals
 from osgap.progress import track
@@ -94,7 +94,11 @@ def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed
             f"the prior needs one map for each capture and at least one person; got {len(inputs.captures)} captures "
             f"and {len(inputs.maps)} maps"
         )
-    fabric = launch(config)
+    with lease_devices(config):
+        _run(config, inputs, outputs, launch(config), seed)
+
+
+def _run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, fabric: Any, seed: int) -> None:
     everyone = load_maps(inputs.maps)
     subjects = [_checked_subject(*person) for person in zip(inputs.captures, inputs.maps, strict=True)]
     check_validation(config.validation, subjects)
