@@ -38,6 +38,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import json
 import math
 import os
@@ -46,8 +47,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,19 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    people.add_options(parser)
-    parser.set_defaults(timesteps=2)
-    parser.add_argument("--people", type=int, default=8, help="who are trained on; one more is personalised")
-    parser.add_argument("--work", type=Path, help="folder of the people; default: one that is removed in the end")
-    parser.add_argument("--prior", type=json.loads, default={}, metavar="JSON", help="settings of the training")
     parser.add_argument(
         "--oneshot", type=json.loads, default={}, metavar="JSON", help="settings of the personalisation"
     )
-    parser.add_argument("--lpips", action=argparse.BooleanOptionalAction, default=True, help="in both programs")
-    parser.add_argument("--vgg", type=Path, help="torchvision's VGG-16; default: random weights")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_training(parser)
     timing = parser.add_argument_group("measurements")
     timing.add_argument("--images", type=int, default=320, help="target images per measurement of training")
     timing.add_argument("--plain-images", type=int, default=32, help="target images per measurement of plain steps")
@@ -175,6 +169,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.images < 1 or options.plain_images < _TARGETS:
         parser.error(f"--images must be at least 1, and --plain-images at least {_TARGETS}")
     return options
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is trained, on whom and on what."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    people.add_options(parser)
+    parser.set_defaults(timesteps=2)
+    parser.add_argument("--people", type=int, default=8, help="who are trained on; one more is personalised")
+    parser.add_argument("--work", type=Path, help="folder of the people; default: one that is removed in the end")
+    parser.add_argument("--prior", type=json.loads, default={}, metavar="JSON", help="settings of the training")
+    parser.add_argument("--lpips", action=argparse.BooleanOptionalAction, default=True, help="train with it")
+    parser.add_argument("--vgg", type=Path, help="torchvision's VGG-16; default: random weights")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
 
 
 def vgg_state(options: argparse.Namespace) -> Mapping[str, Tensor] | None:
@@ -208,12 +215,14 @@ def training_config(
     return config
 
 
-def load(files: people.Painted, config: PriorConfig, seed: int, device: torch.device) -> Cast:
+def load(
+    files: people.Painted, config: PriorConfig, seed: int, device: torch.device, rank: int = 0, ranks: int = 1
+) -> Cast:
     maps = load_maps(files.maps[:-1])
     head = load_head(files.head)
     binding = bind_texels(head.uvs, head.uv_faces, maps.shape[1])
     head = head.to(device)
-    samples = TrainingSamples(files.captures[:-1], config, seed)
+    samples = TrainingSamples(files.captures[:-1], config, seed, rank, ranks)
     assembly = Assembly(samples, maps, binding.mask, device)
     rig = Rig.build(head, binding, samples.params)
     return Cast(files, config, head, binding.to(device), maps, samples, assembly, rig, device)
@@ -237,10 +246,10 @@ def describe(cast: Cast) -> dict[str, Any]:
 # both programs ----------------------------------------------------------------------------------------------------
 
 
-def make_training(cast: Cast, folder: Path) -> Training:
-    """A training before its first step, as the stage begins one."""
+def make_training(cast: Cast, folder: Path, fabric: Any = None) -> Training:
+    """A training before its first step, as the stage begins one; on one device where none is launched yet."""
     model = initial_prior(cast.config, cast.maps, cast.binding.mask.cpu(), cast.samples.seed)
-    training = Training(model, cast.config, launch(cast.config), folder)
+    training = Training(model, cast.config, fabric or launch(cast.config), folder)
     training.model.train()
     return training
 
@@ -258,7 +267,7 @@ def fastest(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
 
 
-def loaded(cast: Cast, steps: int) -> Generator[Batch, None, None]:
+def loaded(cast: Cast, steps: int) -> Iterator[Batch]:
     """Batches of so many steps, whose frames loader processes decode, as in training."""
     workers = cast.config.workers
     loader = torch.utils.data.DataLoader(
@@ -464,36 +473,18 @@ def train(cast: Cast, vgg: Mapping[str, Tensor] | None, matrix: float, options: 
     config = cast.config
     per_step = config.sources * config.targets
     steps_per_turn = _steps(options.images, per_step)
-    drained = _WARM_STEPS + config.workers * _PREFETCH
+    drained = warm_steps(config)
     with tempfile.TemporaryDirectory() as folder:
         training = make_training(cast, Path(folder))
-        few = [cast.assembly.batch(cast.samples[step]) for step in range(_RESIDENT_BATCHES)]
-        stream = loaded(cast, (options.rounds + 1) * (drained + steps_per_turn))
-
-        def from_loader(images: int) -> int:
-            steps = _steps(images, per_step)
-            with fastest(cast.device):
-                for _ in range(steps):
-                    advance(training, next(stream), cast.rig)
-            return steps * per_step
-
-        def from_device(images: int) -> int:
-            steps = _steps(images, per_step)
-            with fastest(cast.device):
-                for step in range(steps):
-                    advance(training, few[step % len(few)], cast.rig)
-            return steps * per_step
-
+        own_loops = own_takes(cast, training, (options.rounds + 1) * (drained + steps_per_turn))
         plain_loops = plain_takes(cast, vgg, options.seed)
-        own_loops = {"loader": from_loader, "resident": from_device}
         turns = {
             **{name: Turn(take, _WARM_STEPS * _TARGETS, options.plain_images) for name, take in plain_loops.items()},
-            "loader": Turn(from_loader, drained * per_step, options.images),
-            "resident": Turn(from_device, _WARM_STEPS * per_step, options.images),
+            "loader": Turn(own_loops["loader"], drained * per_step, options.images),
+            "resident": Turn(own_loops["resident"], _WARM_STEPS * per_step, options.images),
         }
         rounds = in_turns(turns, options.rounds, cast.device)
         terms = sorted(training.window)
-        stream.close()
     plain_rates = {name: _rate(rounds[name], 1 / _TARGETS) for name in plain_loops}
     own_rates = {name: _rate(rounds[name], 1 / config.targets) for name in own_loops}
     flops = _trained_flops(config.encoder)
@@ -513,6 +504,27 @@ def train(cast: Cast, vgg: Mapping[str, Tensor] | None, matrix: float, options: 
             for own, rate in own_rates.items()
         },
     }
+
+
+def warm_steps(config: PriorConfig) -> int:
+    """Those that use up what the loader has prepared while others had their turn, and some more."""
+    return _WARM_STEPS + config.workers * _PREFETCH
+
+
+def own_takes(cast: Cast, training: Training, steps: int) -> dict[str, Take]:
+    """Training on frames that loader processes decode, for so many steps in all, and on batches that lie there."""
+    per_step = cast.config.sources * cast.config.targets
+    few = [cast.assembly.batch(cast.samples[step]) for step in range(_RESIDENT_BATCHES)]
+    stream = loaded(cast, steps)
+
+    def take(batches: Iterator[Batch], images: int) -> int:
+        count = _steps(images, per_step)
+        with fastest(cast.device):
+            for batch in itertools.islice(batches, count):
+                advance(training, batch, cast.rig)
+        return count * per_step
+
+    return {"loader": partial(take, stream), "resident": partial(take, itertools.cycle(few))}
 
 
 def garbage() -> dict[str, float]:

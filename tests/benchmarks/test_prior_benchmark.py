@@ -286,3 +286,15 @@ def test_painted_people_are_captures_of_their_maps(load: Load, cast: Any, painte
     again = people.paint(folder, people.standin_config("64x88", 2, 0), 3, UV_SIZE, torch.device("cpu"))
     assert again == files
     assert [path.stat().st_mtime_ns for path in files.captures] == times
+
+
+def test_scaling_at_toy_size(run: Run, painted: tuple[Path, Any]) -> None:
+    folder, _ = painted
+    settings = ["--people", "2", "--seed", "0", "--prior", json.dumps(PRIOR), "--no-lpips", "--devices", "2"]
+    result = run("scaling", ["--work", str(folder), *settings, "--size", "64x88", "--images", "7", "--rounds", "2"])
+    assert result["prior"]["sources"] == PRIOR["sources"]
+    for name in ("loader", "resident"):
+        one, both = (result["images_per_s"][name][count] for count in ("1", "2"))
+        assert len(one) == len(both) == 2
+        assert min(one + both) > 0
+        assert result["ratio"][name] == pytest.approx(sum(both) / sum(one))
