@@ -228,7 +228,7 @@ class OneShotConfig(Section):
     prior: float = Field(0.05, ge=0)
     """Weight of the mean squared distance of the geometry from the prior's first prediction, in units of how much
     people differ in each channel; counts in full where no photograph shows anything. Without `color` in `optimise`, of
-    the colours too."""
+    the colours too. This weight and the next are divided by the number of photographs that a step compares with."""
     smooth: float = Field(0.3, ge=0)
     """Weight of the mean squared difference between the residuals of neighbouring texels, in the same units."""
     mirror: float = Field(0.8, ge=0, le=1)

@@ -321,7 +321,9 @@ class Personalisation:
         drift = GaussianAttributes.from_uv((maps - self.first) / self.scale, self.rig.binding).channels[:, held]
         terms["prior"] = (self.unseen * drift.square()).mean()
         terms["smooth"] = _roughness(torch.cat([self.geometry, self.color], dim=-1))
-        return total + config.prior * terms["prior"] + config.smooth * terms["smooth"], terms
+        # What one photograph alone shows is held as little where there are others, over which the rest is averaged.
+        held_back = (config.prior * terms["prior"] + config.smooth * terms["smooth"]) / len(views.images)
+        return total + held_back, terms
 
     def _diverged(self, what: str, step: int) -> UserError:
         return UserError(
