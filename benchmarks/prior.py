@@ -179,7 +179,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--people", type=int, default=8, help="who are trained on; one more is personalised")
     parser.add_argument("--work", type=Path, help="folder of the people; default: one that is removed in the end")
     parser.add_argument("--prior", type=json.loads, default={}, metavar="JSON", help="settings of the training")
-    parser.add_argument("--lpips", action=argparse.BooleanOptionalAction, default=True, help="train with it")
+    parser.add_argument("--lpips", action=argparse.BooleanOptionalAction, default=True, help="in every program")
     parser.add_argument("--vgg", type=Path, help="torchvision's VGG-16; default: random weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
 
@@ -518,11 +518,14 @@ def own_takes(cast: Cast, training: Training, steps: int) -> dict[str, Take]:
     stream = loaded(cast, steps)
 
     def take(batches: Iterator[Batch], images: int) -> int:
-        count = _steps(images, per_step)
+        done = 0
         with fastest(cast.device):
-            for batch in itertools.islice(batches, count):
+            for batch in itertools.islice(batches, _steps(images, per_step)):
                 advance(training, batch, cast.rig)
-        return count * per_step
+                done += per_step
+        if done < images:
+            raise RuntimeError(f"the loader had frames for {done} of {images} images")
+        return done
 
     return {"loader": partial(take, stream), "resident": partial(take, itertools.cycle(few))}
 

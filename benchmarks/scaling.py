@@ -69,6 +69,8 @@ def compare(arguments: Sequence[str], options: argparse.Namespace, work: Path) -
     device = torch.device(options.device)
     config = settings(options, work, 1)
     paint(options, work, config, device)
+    if options.device == "cuda":
+        torch.cuda.empty_cache()
     rounds: dict[int, list[dict[str, float]]] = {1: [], options.devices: []}
     for _ in range(options.rounds):
         for count, rates in rounds.items():
@@ -112,9 +114,8 @@ def measure(options: argparse.Namespace, work: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         training = prior.make_training(cast, Path(folder), fabric)
         rates = {}
-        for name, take in prior.own_takes(
-            cast, training, prior.warm_steps(config) + -(-options.images // per_step)
-        ).items():
+        takes = prior.own_takes(cast, training, prior.warm_steps(config) + -(-options.images // per_step))
+        for name, take in takes.items():
             take(warm)
             fabric.barrier()
             start = people.clock(fabric.device)

@@ -81,35 +81,47 @@ def lease_gpu() -> Iterator[torch.device]:
 def lease_gpus(count: int | Literal["auto"]) -> Iterator[None]:
     """Hold so many GPUs, or all that there are, for this process and those that it starts; as `lease_gpu`.
 
-    Nothing is held where `CUDA_VISIBLE_DEVICES` is set, or without GPUs.
+    Of partitions of cards it is one: CUDA shows no more of them to a process. Nothing is held where
+    `CUDA_VISIBLE_DEVICES` is set, or without GPUs.
 
     Raises:
-        UserError: when the machine has fewer, or as `lease`.
+        UserError: when the machine has fewer, or as `lease_gpu`.
     """
     gpus = [] if _VISIBLE in os.environ else list_gpus()
     if not gpus:
         yield
         return
-    if count != "auto" and count > len(gpus):
-        raise UserError(f"{count} GPUs are asked for, but this machine has {len(gpus)}; ask for fewer")
+    whole = [gpu for gpu in gpus if gpu.startswith("GPU-")]
+    most = len(whole) or 1
+    if count != "auto" and count > most:
+        raise UserError(
+            f"{count} GPUs are asked for, but this machine has {len(whole)} whole ones; ask for fewer (of cards that "
+            f"are partitioned, one partition is all that a process can use)"
+        )
     held: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = lock_folder()
         # One process at a time collects several: two that have half of them each would wait for each other.
-        with lease(["several"], folder):
-            for _ in range(len(gpus) if count == "auto" else count):
-                held.append(stack.enter_context(lease([gpu for gpu in gpus if gpu not in held], folder)))
+        with lease(["collecting"], folder, "another process is collecting GPUs; waiting for it"):
+            for _ in range(most if count == "auto" else count):
+                free = [gpu for gpu in whole or gpus if gpu not in held]
+                held.append(stack.enter_context(lease(free, folder)))
         logging.getLogger(__name__).info("using GPU %s", " and ".join(held))
         os.environ[_VISIBLE] = ",".join(held)
         try:
+            if _first_device().type == "cuda":
+                _check(held[0])
             yield
         finally:
             del os.environ[_VISIBLE]
 
 
 @contextlib.contextmanager
-def lease(gpus: Sequence[str], folder: Path) -> Iterator[str]:
+def lease(gpus: Sequence[str], folder: Path, waiting: str | None = None) -> Iterator[str]:
     """Lock the first of `gpus` (unique names) that no other process has locked in `folder`, waiting for one.
+
+    Args:
+        waiting: what the log says while it waits. Default names them.
 
     Raises:
         UserError: when the folder cannot be written to.
@@ -120,7 +132,8 @@ def lease(gpus: Sequence[str], folder: Path) -> Iterator[str]:
         waited = False
         while (held := _lock_one(gpus, folder)) is None:
             if not waited:
-                log.info("%s: leased by other processes (locks in %s); waiting for one", ", ".join(gpus), folder)
+                names = ", ".join(gpus)
+                log.info(waiting or f"{names}: leased by other processes (locks in {folder}); waiting for one")
                 waited = True
             time.sleep(_POLL_SECONDS)
     except OSError as error:

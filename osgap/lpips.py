@@ -89,7 +89,8 @@ def _features(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     backbone: nn.Module = network.net  # type: ignore[assignment]
     scaled = network.scaling_layer(2 * images.permute(0, 3, 1, 2) - 1)  # type: ignore[operator]
     scaled = scaled.to(next(backbone.parameters()).dtype)
-    if scaled.is_cuda and scaled.dtype == torch.bfloat16:  # as `osgap.prior.losses.load_perceptual` makes VGG-16
+    # As `osgap.prior.losses.load_perceptual` makes VGG-16; metrics are in float32.
+    if scaled.is_cuda and scaled.dtype == torch.bfloat16 and network.pnet_type == "vgg":
         from osgap import vgg_triton  # compiled code: loaded by those who need it only
 
         return vgg_triton.features(backbone, scaled)

@@ -55,5 +55,5 @@ def _logged(items: Iterable[T], description: str, total: int | None, done: int) 
         if total is None:
             _log.info("%s: %s", description, f"{done:,}")
         else:
-            left = timedelta(seconds=round((now - start) / (done - before) * (total - done)))
+            left = timedelta(seconds=round((now - start) / (done - before) * max(0, total - done)))
             _log.info("%s: %s of %s, %s left", description, f"{done:,}", f"{total:,}", left)

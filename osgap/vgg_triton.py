@@ -23,6 +23,9 @@ def features(backbone: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """What torchmetrics' backbone of LPIPS returns for `[M, 3, H, W]`: features at five depths, `[M, C, h, w]`.
 
     Its parameters are constants: gradients are those by the images, once.
+
+    Raises:
+        TypeError: when the network has other layers than VGG-16 has.
     """
     extra = -images.shape[1] % _MULTIPLE
     x = F.pad(images, (0, 0, 0, 0, 0, extra)).contiguous(memory_format=torch.channels_last)
@@ -30,12 +33,16 @@ def features(backbone: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     for part in backbone.children():
         for layer in part.children():
             if isinstance(layer, nn.Conv2d):
-                weight = F.pad(layer.weight, (0, 0, 0, 0, 0, x.shape[1] - layer.in_channels))
+                extra = x.shape[1] - layer.in_channels
+                weight = F.pad(layer.weight, (0, 0, 0, 0, 0, extra)) if extra else layer.weight
                 x, bias = F.conv2d(x, weight, None, layer.stride, layer.padding), layer.bias
+                x = x.contiguous(memory_format=torch.channels_last)
             elif isinstance(layer, nn.ReLU):
                 x = _Activation.apply(x, bias)
-            else:
+            elif isinstance(layer, nn.MaxPool2d) and layer.kernel_size == layer.stride == 2 and not layer.ceil_mode:
                 x = _Pooling.apply(x)
+            else:
+                raise TypeError(f"{layer} is not a layer of VGG-16")
         levels.append(x)
     return tuple(levels)
 

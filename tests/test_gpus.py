@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,32 +123,86 @@ def test_the_lease_restricts_the_process_and_its_children(driver: Callable[[str]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_several_cards_are_waited_for_and_given_back(driver: Callable[[str], None]) -> None:
-    driver("echo 'GPU 0: NVIDIA A (UUID: GPU-a)'; echo 'GPU 1: NVIDIA A (UUID: GPU-b)'")
+TWO = "echo 'GPU 0: NVIDIA A (UUID: GPU-a)'; echo 'GPU 1: NVIDIA A (UUID: GPU-b)'"
+
+
+def test_several_cards_are_held_and_given_back(driver: Callable[[str], None]) -> None:
+    driver(TWO)
     with gpus.lease_gpus("auto"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+        assert gpus._lock_one(["GPU-a", "GPU-b"], gpus.lock_folder()) is None
         with gpus.lease_gpus(2), gpus.lease_gpu():  # a part of the same job has what it has
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
     with gpus.lease_gpus(1):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a"
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    with pytest.raises(UserError, match="3 GPUs are asked for, but this machine has 2"), gpus.lease_gpus(3):
-        pass
+        with gpus.lease(["GPU-a", "GPU-b"], gpus.lock_folder()) as other:
+            assert other == "GPU-b"
 
 
-def test_two_that_want_all_cards_do_not_wait_for_each_other(driver: Callable[[str], None], tmp_path: Path) -> None:
-    driver("echo 'GPU 0: NVIDIA A (UUID: GPU-a)'; echo 'GPU 1: NVIDIA A (UUID: GPU-b)'; echo 'GPU 2: A (UUID: GPU-c)'")
-    child = """
+COLLECT = """
 import sys, tempfile
 tempfile.gettempdir = lambda: sys.argv[1]
 from osgap import gpus
-for _ in range(20):
-    with gpus.lease_gpus("auto"):
-        pass
+with gpus.lease_gpus("auto"):
+    print("held", flush=True)
 """
-    command = [sys.executable, "-c", child, str(tmp_path)]
-    for process in [subprocess.Popen(command) for _ in range(3)]:
-        assert process.wait(timeout=120) == 0
+
+
+def test_who_wants_all_waits_for_each(driver: Callable[[str], None], tmp_path: Path) -> None:
+    driver(TWO)
+    with gpus.lease(["GPU-b"], gpus.lock_folder()):
+        command = [sys.executable, "-c", COLLECT, str(tmp_path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            deadline = time.monotonic() + 60
+            while (spare := gpus._lock_one(["GPU-a"], gpus.lock_folder())) is not None:
+                spare[1].release()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert process.poll() is None  # it has the first one and waits for the second
+        except BaseException:
+            process.kill()
+            raise
+    assert process.communicate(timeout=60)[0] == "held\n"
+
+
+def test_a_partition_works_alone(driver: Callable[[str], None]) -> None:
+    parts = "echo '  MIG 3g Device 0: (UUID: MIG-1)'; echo '  MIG 3g Device 1: (UUID: MIG-2)'"
+    driver(f"echo 'GPU 0: A (UUID: GPU-a)'; {parts}")
+    with gpus.lease_gpus("auto"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-1"
+    with pytest.raises(UserError, match=r"2 GPUs are asked for, but this machine has 0 whole ones.*one partition"):
+        gpus.lease_gpus(2).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment", "held"),
+    [
+        ({}, {}, "GPU-a,GPU-b"),
+        ({"devices": 1}, {}, "GPU-a"),
+        ({"accelerator": "cpu"}, {}, None),
+        ({}, {"LOCAL_RANK": "0"}, None),  # torchrun's
+        ({}, {"SLURM_NTASKS": "2"}, None),
+        ({"nodes": 2}, {}, None),
+    ],
+    ids=str,
+)
+def test_training_holds_what_it_uses(
+    driver: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
+    environment: dict[str, str], held: str | None,
+) -> None:  # fmt: skip
+    from osgap.prior.config import PriorConfig
+    from osgap.prior.ranks import lease_devices
+
+    driver(TWO)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with lease_devices(PriorConfig(**changes)):
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == held
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices found.'"])

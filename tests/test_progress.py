@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +23,8 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(progress.time, "monotonic", Clock())
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=Clock()))
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False)
     caplog.set_level(logging.INFO, "osgap.progress")
 
 

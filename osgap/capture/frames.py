@@ -70,7 +70,7 @@ def encoded_frames(recording: Recording, width: int, height: int, description: s
     """The frames of a recording in the given size; files that have it stay as they are, byte for byte.
 
     Args:
-        description: of the progress bar.
+        description: of the progress.
 
     Raises:
         UserError: while iterating, naming the file: an image, mask or video that is broken, missing or of another size

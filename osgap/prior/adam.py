@@ -15,6 +15,8 @@ _EPS = 1e-8
 class GroupAdam:
     """Adam (Kingma & Ba, ICLR 2015, algorithm 1), operation for operation as `torch.optim.Adam` on a CPU.
 
+    Tensors of a group have gradients in the same steps, or never.
+
     The first use of `torch.optim` imports torch's compiler: on a GPU that takes as long as all steps of an avatar.
 
     Args:

@@ -141,6 +141,8 @@ def load_prior(path: Path, uv_size: int | None = None) -> GaussianPrior:
                 None if refiner is None else RefinerConfig.model_validate(refiner),
             )
         model.load_state_dict(state, assign=True)
+        if any(value.dtype != torch.float32 for value in model.parameters()):
+            raise ValueError("its weights are not float32")
         model.people = tuple(content["people"])
     except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: the prior is damaged ({_shortly(error)}); train it again") from error

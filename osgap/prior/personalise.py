@@ -321,9 +321,10 @@ class Personalisation:
         drift = GaussianAttributes.from_uv((maps - self.first) / self.scale, self.rig.binding).channels[:, held]
         terms["prior"] = (self.unseen * drift.square()).mean()
         terms["smooth"] = _roughness(torch.cat([self.geometry, self.color], dim=-1))
-        # What one photograph alone shows is held as little where there are others, over which the rest is averaged.
-        held_back = (config.prior * terms["prior"] + config.smooth * terms["smooth"]) / len(views.images)
-        return total + held_back, terms
+        # Terms of images are means over the photographs. Dividing these too keeps what each photograph shows in the
+        # balance with them that it has where it is the only one.
+        regularisers = (config.prior * terms["prior"] + config.smooth * terms["smooth"]) / len(views.images)
+        return total + regularisers, terms
 
     def _diverged(self, what: str, step: int) -> UserError:
         return UserError(

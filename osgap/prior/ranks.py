@@ -69,7 +69,8 @@ def lease_devices(config: PriorConfig) -> contextlib.AbstractContextManager[None
 
     The processes that `launch` starts use those that the first one holds, and those of a scheduler what it gave them.
     """
-    if config.accelerator == "cpu" or _is_started_by_another() or not _is_alone(config):
+    started = "LOCAL_RANK" in os.environ  # by the first process, torchrun or a scheduler
+    if config.accelerator == "cpu" or torch.version.cuda is None or started or not _is_alone(config):
         return contextlib.nullcontext()
     return lease_gpus(config.devices)
 

@@ -136,7 +136,7 @@ def as_on_cuda() -> Iterator[None]:
     with (
         mock.patch.object(attention, "is_half_on_cuda", is_half),
         mock.patch.object(encoders, "is_half_on_cuda", is_half),
-        mock.patch.object(attention, "_memory", return_value=2**30),
+        mock.patch.object(attention, "device_memory", return_value=2**30),
         mock.patch.object(attention_triton, "attend", wraps=attention_triton.attend) as attended,
         mock.patch.object(depthwise_triton, "depthwise", wraps=depthwise_triton.depthwise) as filtered,
     ):

@@ -54,7 +54,11 @@ def check_vgg(device: str, dtype: torch.dtype) -> None:
     from osgap import vgg_triton
 
     torch.manual_seed(0)
-    backbone = Vgg16(pretrained=False).to(device, dtype).to(memory_format=torch.channels_last)
+    backbone = Vgg16(pretrained=False)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    backbone.to(device, dtype).to(memory_format=torch.channels_last)
     for shape in ((2, 3, 37, 22), (1, 3, 16, 48)):
         images = torch.randn(shape).to(device, dtype)
         results = []
@@ -71,15 +75,16 @@ def check_vgg(device: str, dtype: torch.dtype) -> None:
             assert error < (1e-5 if dtype == torch.float32 else 5e-2), (index, error)
 
 
-def check_pooling() -> None:
+def check_pooling(device: str) -> None:
     """To the bit, ties and infinities included; what is not a number stays."""
     from osgap.vgg_triton import _Pooling
 
     random = torch.Generator().manual_seed(0)
     for shape in ((2, 4, 5, 7), (1, 8, 6, 4), (3, 1, 2, 2), (1, 2, 2, 9)):
         x = torch.randint(-1, 2, shape, generator=random).float().to(memory_format=torch.channels_last)
-        gradient = torch.randn(shape[0], shape[1], shape[2] // 2, shape[3] // 2, generator=random)
+        gradient = torch.randn(shape[0], shape[1], shape[2] // 2, shape[3] // 2, generator=random).to(device)
         x[0, 0, 0, 1] = torch.inf
+        x = x.to(device)
         ours, theirs = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
         found, expected = _Pooling.apply(ours), torch.nn.functional.max_pool2d(theirs, 2)
         assert torch.equal(found, expected)
@@ -97,10 +102,11 @@ def test_in_the_interpreter(interpret: Callable[[str], None]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu() -> None:
     check("cuda")
+    check_pooling("cuda")
     check_vgg("cuda", torch.bfloat16)
 
 
 if __name__ == "__main__":
     check("cpu")
-    check_pooling()
+    check_pooling("cpu")
     check_vgg("cpu", torch.float32)
