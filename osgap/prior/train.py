@@ -94,14 +94,28 @@ def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed
             f"the prior needs one map for each capture and at least one person; got {len(inputs.captures)} captures "
             f"and {len(inputs.maps)} maps"
         )
-    with lease_devices(config):
-        _run(config, inputs, outputs, launch(config), seed)
-
-
-def _run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, fabric: Any, seed: int) -> None:
     everyone = load_maps(inputs.maps)
     subjects = [_checked_subject(*person) for person in zip(inputs.captures, inputs.maps, strict=True)]
     check_validation(config.validation, subjects)
+    with lease_devices(config):  # which may have to be waited for
+        _run(config, inputs, outputs, subjects, everyone, launch(config), seed)
+
+
+def _run(
+    config: PriorConfig,
+    inputs: TrainInputs,
+    outputs: TrainOutputs,
+    subjects: list[str],
+    everyone: Tensor,
+    fabric: Any,
+    seed: int,
+) -> None:
+    """In each of the processes that train.
+
+    Args:
+        subjects: names of the people.
+        everyone: their maps, `[P, U, U, 14]`.
+    """
     kept_out = [i for i, subject in enumerate(subjects) if subject in config.validation]
     learned_from = [i for i in range(len(subjects)) if i not in kept_out]
     maps = everyone[learned_from]
