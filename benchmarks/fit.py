@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import itertools
 import json
 import os
@@ -142,9 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "profile": lambda: profile(sitter, config, options),
         }
         for part in options.parts:
-            _log(f"measuring {part}")
+            people.log(f"measuring {part}")
             result[part] = measures[part]()
-            _release()
+            people.release()
     json.dump(result, sys.stdout, indent=1, allow_nan=False)
     print()
 
@@ -387,19 +386,19 @@ def quality(sitter: Sitter, config: FitConfig, options: argparse.Namespace) -> d
         start = people.clock(sitter.device)
         prepare()(images)
         warm[name] = people.clock(sitter.device) - start
-        _release()
+        people.release()
 
     baseline = train_plain(sitter, config, store, evaluate, options)
-    _release()
+    people.release()
     factors = {"fit": 1.0, "short": options.short, "long": options.long}
     runs = {}
     for name, factor in factors.items():
         if factor is not None:
             visits = round(factor * config.iterations * config.images_per_step)
-            _log(f"{name}: a fit of {visits} visits")
+            people.log(f"{name}: a fit of {visits} visits")
             scaled = config.model_copy(update={"iterations": _steps(visits, config)})
             runs[name] = train_product(sitter, scaled, store, evaluate, options)
-            _release()
+            people.release()
     return {
         "warm_up_seconds": warm,
         "evaluated_frames": {name: len(frames) for name, frames in held_out.items()},
@@ -442,7 +441,7 @@ def train_product(
             seconds += people.clock(sitter.device) - start
             images = done * config.images_per_step
             curve.append({"seconds": seconds, "images": images, **evaluate(fit.attributes.detach(), fit.params)})
-            _log(f"  fit: {_point(curve[-1])}")
+            people.log(f"  fit: {_point(curve[-1])}")
             start = people.clock(sitter.device)
     return _summary(curve)
 
@@ -462,7 +461,7 @@ def train_plain(
             seconds = before + time.perf_counter() - start  # each step has waited for the device
         seconds = before + people.clock(sitter.device) - start
         curve.append({"seconds": seconds, "images": images, **evaluate(fit.avatar.attributes, fit.avatar.params)})
-        _log(f"  plain: {_point(curve[-1])}")
+        people.log(f"  plain: {_point(curve[-1])}")
     return _summary(curve)
 
 
@@ -568,7 +567,7 @@ def _peak(
     prepare: Callable[[], Callable[[int], int]], device: torch.device, calls: Sequence[int]
 ) -> dict[str, float | None]:
     """The last of the calls is timed."""
-    _release()
+    people.release()
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -626,17 +625,6 @@ def _kernel(name: str) -> str:
 
 def _steps(visits: int, config: FitConfig) -> int:
     return max(1, round(visits / config.images_per_step))
-
-
-def _release() -> None:
-    """Give back what the last part held."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def _log(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ one of them kept for the test, and 16 cameras, one of them kept for validation: 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -111,14 +112,14 @@ def make(work: Path, config: StandinConfig, workers: int) -> None:
     made = {"config": config.model_dump(mode="json")}
     note = work / "person.json"
     if note.is_file() and json.loads(note.read_text()) == made:
-        _log(f"{work}: the person is there")
+        log(f"{work}: the person is there")
         return
     note.unlink(missing_ok=True)
     from osgap.capture import importer
     from osgap.capture.config import CaptureConfig, SubjectEntry
 
     images = 16 * len(config.sequences) * config.timesteps_per_sequence
-    _log(f"{work}: rendering {images} images of {config.width}x{config.height} in {workers} processes")
+    log(f"{work}: rendering {images} images of {config.width}x{config.height} in {workers} processes")
     work.mkdir(parents=True, exist_ok=True)
     write_head(work / "head")
     assets = head_assets(work / "head")
@@ -173,7 +174,7 @@ def paint(work: Path, config: StandinConfig, count: int, uv_size: int, device: t
     made = {"config": config.model_dump(mode="json"), "people": count, "uv_size": uv_size}
     note = work / "people.json"
     if note.is_file() and json.loads(note.read_text()) == made:
-        _log(f"{work}: the people are there")
+        log(f"{work}: the people are there")
         return painted
     note.unlink(missing_ok=True)
     from osgap.head.assets import load_head
@@ -187,7 +188,7 @@ def paint(work: Path, config: StandinConfig, count: int, uv_size: int, device: t
     for index, name in enumerate(names):
         _paint(name, config.model_copy(update={"seed": config.seed + index}), head, binding, device, painted, index)
     images = 16 * count * len(config.sequences) * config.timesteps_per_sequence
-    _log(f"{work}: painted {count} people, {images} images, in {time.perf_counter() - start:.1f} s")
+    log(f"{work}: painted {count} people, {images} images, in {time.perf_counter() - start:.1f} s")
     write_json(note, made)
     return painted
 
@@ -412,7 +413,17 @@ def _driver() -> str | None:
         return None
 
 
-def _log(message: str) -> None:
+def release() -> None:
+    """Give back what was held on a card and is not used any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def log(message: str) -> None:
+    """Progress, apart from the JSON."""
     print(message, file=sys.stderr, flush=True)
 
 

@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         if {"train", "oneshot"} & set(options.parts):
             result["agreement"] = agreement(cast)
-            _release()
+            people.release()
         matrix = matrix_rate(options.matrix, options.rounds, device)
         result["matrix"] = {"size": options.matrix, "bf16_tflops": matrix / 1e12}
         result["encoder_gmac"] = encoder_flops(config.encoder) / 2e9
@@ -143,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "oneshot": lambda: oneshot(cast, vgg, matrix, options),
         }
         for part in options.parts:
-            _log(f"measuring {part}")
+            people.log(f"measuring {part}")
             result[part] = measures[part]()
-            _release()
+            people.release()
     json.dump(result, sys.stdout, indent=1, allow_nan=False)
     print()
 
@@ -559,7 +559,7 @@ def in_turns(turns: Mapping[str, Turn], rounds: int, device: torch.device) -> di
             seconds_per_image = (people.clock(device) - start) / images
             if round_:
                 seconds[name].append(seconds_per_image)
-                _log(f"  {name}: {1 / seconds_per_image:.2f} images/s")
+                people.log(f"  {name}: {1 / seconds_per_image:.2f} images/s")
     return seconds
 
 
@@ -596,7 +596,7 @@ def encoder(cast: Cast, matrix: float, options: argparse.Namespace) -> dict[str,
 
             measured[str(count)] = _passes(own, count, flops, matrix, cast.device, options)
             del training, own
-            _release()
+            people.release()
     network = make_plain_encoder(cast.config.encoder).to(cast.device)
     source = torch.rand(1, 3, size, size, generator=random).to(cast.device)
 
@@ -626,7 +626,7 @@ def _passes(
         rounds.append((people.clock(device) - start) / options.passes)
     seconds = statistics.median(rounds)
     rate = count * flops / seconds
-    _log(f"  {count} sources: {1e3 * seconds:.1f} ms, {rate / 1e12:.1f} TFLOP/s")
+    people.log(f"  {count} sources: {1e3 * seconds:.1f} ms, {rate / 1e12:.1f} TFLOP/s")
     return {
         "ms": 1e3 * seconds,
         "rounds_ms": [1e3 * value for value in rounds],
@@ -654,7 +654,7 @@ def oneshot(cast: Cast, vgg: Mapping[str, Tensor] | None, matrix: float, options
             plain_seconds[name].append((people.clock(cast.device) - start) * _TARGETS / images)
         personalise(cast, warm)
         runs.append(personalise(cast, config))
-        _log(f"  {steps / runs[-1][1]:.2f} steps/s")
+        people.log(f"  {steps / runs[-1][1]:.2f} steps/s")
     seconds = statistics.median(whole for _, whole in runs)
     network = statistics.median(part for part, _ in runs)
     flops = config.network_steps * _trained_flops(cast.config.encoder)
@@ -732,7 +732,7 @@ def command(cast: Cast, config: OneShotConfig, options: argparse.Namespace) -> d
                 text=True,
             )
             seconds.append(time.perf_counter() - start)
-            _log(f"  command: {seconds[-1]:.1f} s")
+            people.log(f"  command: {seconds[-1]:.1f} s")
             sys.stderr.write(done.stderr)
             if done.returncode:
                 sys.exit(f"osgap oneshot failed with status {done.returncode}")
@@ -748,17 +748,6 @@ def command(cast: Cast, config: OneShotConfig, options: argparse.Namespace) -> d
 
 def _steps(images: int, per_step: int) -> int:
     return -(-images // per_step)
-
-
-def _release() -> None:
-    """Give back what the last part held."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def _log(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

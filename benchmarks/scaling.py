@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     if options.together:
-        measure(options, options.work)
+        measure(options)
         return
     with contextlib.ExitStack() as stack:
         if options.work is None:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             arguments = [*arguments, "--work", str(options.work)]
         if options.device == "cuda":
             stack.enter_context(lease_gpus(options.devices))
-        json.dump(compare(arguments, options, options.work), sys.stdout, indent=1)
+        json.dump(compare(arguments, options), sys.stdout, indent=1)
     print()
 
 
@@ -64,20 +64,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def compare(arguments: Sequence[str], options: argparse.Namespace, work: Path) -> dict[str, Any]:
+def compare(arguments: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """Both in turns, in processes of their own: one that trains on several devices cannot go back to one."""
     device = torch.device(options.device)
-    config = settings(options, work, 1)
-    paint(options, work, config, device)
-    if options.device == "cuda":
-        torch.cuda.empty_cache()
+    config = settings(options, 1)
+    paint(options, config, device)
+    people.release()
     rounds: dict[int, list[dict[str, float]]] = {1: [], options.devices: []}
     for _ in range(options.rounds):
         for count, rates in rounds.items():
             command = [sys.executable, __file__, *arguments, "--together", str(count)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             rates.append(json.loads(done.stdout))
-            print(f"{count}: {rates[-1]}", file=sys.stderr, flush=True)
+            people.log(f"{count}: {rates[-1]}")
     own = {name: {count: [rates[name] for rates in rounds[count]] for count in rounds} for name in rounds[1][0]}
     return {
         **people.describe(__file__, arguments, ["osgap.prior.train"], device),
@@ -91,23 +90,23 @@ def compare(arguments: Sequence[str], options: argparse.Namespace, work: Path) -
     }
 
 
-def settings(options: argparse.Namespace, work: Path, devices: int) -> PriorConfig:
+def settings(options: argparse.Namespace, devices: int) -> PriorConfig:
     vgg = prior.vgg_state(options)
-    config = prior.training_config(options, vgg, work, torch.device(options.device))
+    config = prior.training_config(options, vgg, options.work, torch.device(options.device))
     return config.model_copy(update={"devices": devices})
 
 
-def paint(options: argparse.Namespace, work: Path, config: PriorConfig, device: torch.device) -> people.Painted:
+def paint(options: argparse.Namespace, config: PriorConfig, device: torch.device) -> people.Painted:
     """The people, who are there after the first time."""
     scene = people.standin_config(options.size, options.timesteps, options.seed)
-    return people.paint(work, scene, options.people + 1, config.encoder.input_size // 2, device)
+    return people.paint(options.work, scene, options.people + 1, config.encoder.input_size // 2, device)
 
 
-def measure(options: argparse.Namespace, work: Path) -> None:
+def measure(options: argparse.Namespace) -> None:
     """One turn; the first of the processes prints images per second of all of them."""
-    config = settings(options, work, options.together)
+    config = settings(options, options.together)
     fabric = launch(config)
-    files = paint(options, work, config, fabric.device)
+    files = paint(options, config, fabric.device)
     cast = prior.load(files, config, options.seed, fabric.device, fabric.global_rank, fabric.world_size)
     per_step = config.sources * config.targets
     warm = prior.warm_steps(config) * per_step

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from osgap.capture.store import Capture, write_store
+from osgap.capture.store import Capture, CaptureStore, write_store
 from osgap.fit.initial import initial_attributes
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -61,6 +61,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     for seed, (subject, color) in enumerate(colors.items()):
         _write_person(world, subject, color, np.random.default_rng(seed))
     return world
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Every image and mask that is read of any store: all readers go through these two methods."""
+    found: list[tuple[str, int, int]] = []
+    read_image, read_mask = CaptureStore.encoded_image, CaptureStore.encoded_mask
+
+    def image(self: CaptureStore, timestep: int, camera: int) -> bytes:
+        found.append(("image", timestep, camera))
+        return read_image(self, timestep, camera)
+
+    def mask(self: CaptureStore, timestep: int, camera: int) -> bytes:
+        found.append(("mask", timestep, camera))
+        return read_mask(self, timestep, camera)
+
+    monkeypatch.setattr(CaptureStore, "encoded_image", image)
+    monkeypatch.setattr(CaptureStore, "encoded_mask", mask)
+    return found
 
 
 @pytest.fixture

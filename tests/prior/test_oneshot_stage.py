@@ -95,21 +95,7 @@ def test_outputs_are_complete(world: Any, made: Path) -> None:
     assert len(json.loads((made / "oneshot.json").read_text())["curve"]) == 12
 
 
-def test_exactly_one_frame_is_read(world: Any, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every image and mask is read through one of these two methods of the store: count their calls."""
-    reads: list[tuple[str, int, int]] = []
-    read_image, read_mask = CaptureStore.encoded_image, CaptureStore.encoded_mask
-
-    def image(self: CaptureStore, timestep: int, camera: int) -> bytes:
-        reads.append(("image", timestep, camera))
-        return read_image(self, timestep, camera)
-
-    def mask(self: CaptureStore, timestep: int, camera: int) -> bytes:
-        reads.append(("mask", timestep, camera))
-        return read_mask(self, timestep, camera)
-
-    monkeypatch.setattr(CaptureStore, "encoded_image", image)
-    monkeypatch.setattr(CaptureStore, "encoded_mask", mask)
+def test_exactly_one_frame_is_read(world: Any, prior: Path, tmp_path: Path, reads: list[tuple[str, int, int]]) -> None:
     _run(world, prior, tmp_path, SourceFrame(sequence="EXP-1", timestep=2, camera="cam3"))
     assert sorted(reads) == [("image", 2, 3), ("mask", 2, 3)]
     frame = {"sequence": "EXP-1-head", "timestep": 2, "camera": "cam3"}

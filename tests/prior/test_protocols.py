@@ -90,25 +90,6 @@ def made(world: Any, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return folders
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """Every image and mask that is read of any store: all readers go through these two methods."""
-    found: list[tuple[str, int, int]] = []
-    read_image, read_mask = CaptureStore.encoded_image, CaptureStore.encoded_mask
-
-    def image(self: CaptureStore, timestep: int, camera: int) -> bytes:
-        found.append(("image", timestep, camera))
-        return read_image(self, timestep, camera)
-
-    def mask(self: CaptureStore, timestep: int, camera: int) -> bytes:
-        found.append(("mask", timestep, camera))
-        return read_mask(self, timestep, camera)
-
-    monkeypatch.setattr(CaptureStore, "encoded_image", image)
-    monkeypatch.setattr(CaptureStore, "encoded_mask", mask)
-    return found
-
-
 @pytest.mark.parametrize(
     ("source", "photos", "cameras"),
     [
