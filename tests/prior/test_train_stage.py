@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -173,6 +174,22 @@ def test_weights_that_are_none_stop_the_training(world: Any, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"prior\.weights: .*model\.pth is no PyTorch state dict"):
         run(config, inputs(world), outputs(tmp_path / "prior"), seed=7)
     assert not (tmp_path / "prior" / "model.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(
+    world: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network and its gradient are one graph each: nothing in it makes the compiler give up."""
+    used = []
+    trace = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
+    monkeypatch.setattr(torch, "compile", lambda model: used.append(model) or trace(model))
+    run(tiny().model_copy(update={"compile": True}), inputs(world), outputs(tmp_path), seed=7)
+    assert used
+    found, expected = (load_prior(folder / "model.pt").state_dict() for folder in (tmp_path, trained))
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
