@@ -183,7 +183,7 @@ def test_a_partition_works_alone(driver: Callable[[str], None]) -> None:
         ({"devices": 1}, {}, "GPU-a"),
         ({"accelerator": "cpu"}, {}, None),
         ({}, {"LOCAL_RANK": "0"}, None),  # torchrun's
-        ({}, {"SLURM_NTASKS": "2"}, None),
+        ({}, {"SLURM_STEP_NUM_TASKS": "2"}, None),
         ({"nodes": 2}, {}, None),
     ],
     ids=str,
@@ -197,7 +197,7 @@ def test_training_holds_what_it_uses(
 
     driver(TWO)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
+    for name in ("LOCAL_RANK", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -31,11 +32,9 @@ def launch(config: PriorConfig) -> Any:
     device, and must end them together (`srun --kill-on-bad-exit=1`).
 
     Raises:
-        UserError: not as many processes as the config says.
+        UserError: not the processes that the config says.
     """
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
-    from lightning_fabric.strategies import DDPStrategy
 
     if _is_started_by_another():
         threading.Thread(target=_end_with, args=(int(os.environ[_FIRST]),), daemon=True).start()
@@ -50,18 +49,59 @@ def launch(config: PriorConfig) -> Any:
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.nodes,
-            # Buffers (the mean map) never change, so that nobody needs to be told of them in every step.
-            strategy=DDPStrategy(broadcast_buffers=False) if _count(config) > 1 else "auto",
+            strategy=_together() if _count(config) > 1 else "auto",
             precision=config.precision,
-            plugins=[LightningEnvironment()] if _is_alone(config) else None,
+            plugins=_environment(config),
         )
     fabric.launch()
     if fabric.world_size != _count(config):
-        raise UserError(
-            f"prior.devices {config.devices} on prior.nodes {config.nodes} are {_count(config)} processes that train "
-            f"together, but there are {fabric.world_size}; start one for each device (srun --ntasks-per-node)"
-        )
+        raise _other_processes(config, f"there are {fabric.world_size}")
     return fabric
+
+
+def _together() -> Any:
+    """Gradients are averaged. Buffers (the mean map) never change: nobody needs to be told of them in every step."""
+    from lightning_fabric.strategies import DDPStrategy
+
+    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
+    settings: dict[str, Any] = {name: False}
+    return DDPStrategy(**settings)
+
+
+def _environment(config: PriorConfig) -> list[Any] | None:
+    """Who started the processes, as a plugin of Fabric; None leaves it to Fabric, which knows MPI's and others' too.
+
+    Of Slurm it would not know where the job is called `bash` or `interactive`, as in a session of `salloc`: every
+    process would then wait for processes that nobody starts.
+
+    Raises:
+        UserError: Slurm started other processes than the config says, or nobody did.
+    """
+    from lightning_fabric.plugins import environments
+
+    if _is_alone(config):
+        return [environments.LightningEnvironment()]
+    if environments.TorchElasticEnvironment.detect():
+        return [environments.TorchElasticEnvironment()]
+    if _slurm_tasks() > 1:
+        if _slurm_tasks() != _count(config) or int(os.environ["SLURM_NNODES"]) != config.nodes:
+            raise _other_processes(config, f"srun started {_slurm_tasks()} on {os.environ['SLURM_NNODES']} machines")
+        # Fabric asks for it, but srun says it only to those who have said it, and may say the job's instead.
+        os.environ["SLURM_NTASKS_PER_NODE"] = str(_count(config) // config.nodes)
+        return [environments.SLURMEnvironment()]
+    others = (environments.LSFEnvironment, environments.MPIEnvironment)
+    if "NODE_RANK" not in os.environ and not any(other.detect() for other in others):
+        raise _other_processes(config, "only this one was started")
+    return None
+
+
+def _other_processes(config: PriorConfig, found: str) -> UserError:
+    per_node = _count(config) // config.nodes
+    return UserError(
+        f"prior.devices {config.devices} on prior.nodes {config.nodes} are {_count(config)} processes that train "
+        f"together, but {found}; start one for each device (srun --nodes={config.nodes} --ntasks-per-node={per_node})"
+    )
 
 
 def lease_devices(config: PriorConfig) -> contextlib.AbstractContextManager[None]:
@@ -81,7 +121,12 @@ def _is_started_by_another() -> bool:
 
 def _is_alone(config: PriorConfig) -> bool:
     """A job with one task, such as Snakemake's, gets its processes here; Fabric would take it for all there are."""
-    return config.nodes == 1 and int(os.environ.get("SLURM_NTASKS", 1)) == 1
+    return config.nodes == 1 and _slurm_tasks() == 1 and not torch.distributed.is_torchelastic_launched()
+
+
+def _slurm_tasks() -> int:
+    """How many processes `srun` started with this one. A batch script is one, however many its job may have."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
 
 
 def _count(config: PriorConfig) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -294,7 +295,13 @@ class Training:
         self.model.train()
         steps = track(loader, "train", total=config.steps, done=self.step) if checkpoints else iter(loader)
         fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
-        with termination() as self.told, fastest if self.on_gpu else contextlib.nullcontext():
+        with (
+            warnings.catch_warnings(),
+            termination() as self.told,
+            fastest if self.on_gpu else contextlib.nullcontext(),
+        ):
+            # Depthwise kernels have one input channel; its stride means nothing, but processes that train together ask.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             for frames in steps:
                 self.advance(studio.assembly.batch(frames), studio.rig)
                 stop = self.vitals.stop()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,13 @@ if __name__ == "__main__":
 """
 
 
-def start(world: Any, folder: Path, config: PriorConfig, new_session: bool = False) -> subprocess.Popen[bytes]:
+def start(
+    world: Any,
+    folder: Path,
+    config: PriorConfig,
+    new_session: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
     """A script in a file, as a launcher of several ranks runs it again."""
     given, made = inputs(world), outputs(folder)
     job = {
@@ -58,7 +66,7 @@ def start(world: Any, folder: Path, config: PriorConfig, new_session: bool = Fal
     (folder / "job.py").write_text(_SCRIPT)
     (folder / "job.json").write_text(json.dumps(job))
     command = [sys.executable, str(folder / "job.py"), str(folder / "job.json")]
-    return subprocess.Popen(command, start_new_session=new_session)
+    return subprocess.Popen(command, start_new_session=new_session, env={**os.environ, **(environment or {})})
 
 
 def tiny(steps: int = 6) -> PriorConfig:

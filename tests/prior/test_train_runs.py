@@ -239,7 +239,10 @@ def _two_ranks(world: Any, folder: Path, deed: str) -> subprocess.CompletedProce
     (folder / "disturbed.py").write_text(_TWO_RANKS)
     command = [sys.executable, str(folder / "disturbed.py"), str(folder / "job.json"), deed]
     # As Snakemake's jobs are on Slurm: one task, which starts the other process itself.
-    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    slurm = {
+        "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }  # fmt: skip
     environment = {**os.environ, **slurm}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from osgap.prior.mean import load_maps, mean_avatar
 from osgap.prior.model import load_prior
 from osgap.prior.oneshot import OneShotInputs, OneShotOutputs
 from osgap.prior.published import layer_names, published_decoder
+from osgap.prior.ranks import launch
 from osgap.prior.train import TrainInputs, learning_rate, parameter_groups, run
 from osgap.provenance import file_digest
 from osgap.splat.attributes import CHANNELS
@@ -181,15 +182,16 @@ def test_a_compiled_network_learns_the_same(
     world: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network and its gradient are one graph each: nothing in it makes the compiler give up."""
-    used = []
-    trace = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
-    monkeypatch.setattr(torch, "compile", lambda model: used.append(model) or trace(model))
+    trace, used = torch.compile, []
+
+    def compiled(model: Any) -> Any:
+        used.append(model)
+        return trace(model, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
+
+    monkeypatch.setattr(torch, "compile", compiled)
     run(tiny().model_copy(update={"compile": True}), inputs(world), outputs(tmp_path), seed=7)
     assert used
-    found, expected = (load_prior(folder / "model.pt").state_dict() for folder in (tmp_path, trained))
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+    _assert_same_weights(trained, tmp_path)
 
 
 @pytest.mark.slow
@@ -197,13 +199,65 @@ def test_two_ranks_learn_what_one_learns(world: Any, trained: Path, tmp_path: Pa
     """Two processes with one source each see the samples of one process with two, and average their gradients."""
     config = tiny().model_copy(update={"devices": 2, "sources": 1})
     assert start(world, tmp_path, config).wait(300) == 0
-    one, two = (load_prior(folder / "model.pt").state_dict() for folder in (trained, tmp_path))
-    for name, value in one.items():
-        found = two[name]
+    _assert_same_weights(trained, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_machines_learn_what_one_learns(world: Any, trained: Path, tmp_path: Path) -> None:
+    """`srun --nodes=2` in a session of `salloc`, whose jobs are called `interactive`."""
+    config = tiny().model_copy(update={"devices": 1, "nodes": 2, "sources": 1})
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    processes = []
+    for rank in ("0", "1"):
+        slurm = {
+            "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive", "SLURM_NNODES": "2", "SLURM_NTASKS": "2",
+            "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": "0",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        processes.append(start(world, tmp_path, config, environment=slurm))
+    assert [process.wait(300) for process in processes] == [0, 0]
+    _assert_same_weights(trained, tmp_path)
+
+
+def _assert_same_weights(one: Path, other: Path) -> None:
+    """But for rounding."""
+    expected, found = (load_prior(folder / "model.pt").state_dict() for folder in (one, other))
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        values = [value, found[name]]
         if name.startswith("decoder.out"):
             # All people have the same rotations, so that their gradient is rounding, and Adam makes a step of its sign.
-            value, found = (torch.cat([v[: ROTATION.start], v[ROTATION.stop :]]) for v in (value, found))
-        torch.testing.assert_close(found, value, atol=1e-5, rtol=1e-4, msg=name)
+            values = [torch.cat([v[: ROTATION.start], v[ROTATION.stop :]]) for v in values]
+        torch.testing.assert_close(values[1], values[0], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment", "found"),
+    [
+        ({"nodes": 2}, {}, "only this one was started"),
+        (
+            {"nodes": 2, "devices": 2},
+            {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
+            "only this one was started",
+        ),  # no srun
+        ({"nodes": 2}, {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NNODES": "1"}, "srun started 2 on 1 machines"),
+        ({"devices": 2}, {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NNODES": "1"}, "srun started 4 on 1 machines"),
+    ],
+    ids=str,
+)
+def test_processes_that_nobody_started_are_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], environment: dict[str, str], found: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OSGAP_FIRST_RANK", "")  # which `launch` sets
+    config = PriorConfig.model_validate({"accelerator": "cpu", "devices": 1, **changes})
+    with pytest.raises(UserError, match=rf"{found}; start one for each device \(srun --nodes={config.nodes} "):
+        launch(config)
 
 
 def test_a_checkpoint_of_another_config_is_not_resumed(world: Any, tmp_path: Path) -> None:
