@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -38,7 +39,7 @@ def launch(config: PriorConfig) -> Any:
 
     if _is_started_by_another():
         threading.Thread(target=_end_with, args=(int(os.environ[_FIRST]),), daemon=True).start()
-    else:
+    elif not int(os.environ.get("LOCAL_RANK", 0)):
         os.environ[_FIRST] = str(os.getpid())
     # What it tells everybody (its precision, an advice about float32) is not news to who has written a config.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -51,11 +52,9 @@ def launch(config: PriorConfig) -> Any:
             num_nodes=config.nodes,
             strategy=_together() if _count(config) > 1 else "auto",
             precision=config.precision,
-            plugins=_environment(config),
+            plugins=[_environment(config)],
         )
     fabric.launch()
-    if fabric.world_size != _count(config):
-        raise _other_processes(config, f"there are {fabric.world_size}")
     return fabric
 
 
@@ -69,38 +68,39 @@ def _together() -> Any:
     return DDPStrategy(**settings)
 
 
-def _environment(config: PriorConfig) -> list[Any] | None:
-    """Who started the processes, as a plugin of Fabric; None leaves it to Fabric, which knows MPI's and others' too.
+def _environment(config: PriorConfig) -> Any:
+    """Who started the processes, as a plugin of Fabric.
 
-    Of Slurm it would not know where the job is called `bash` or `interactive`, as in a session of `salloc`: every
-    process would then wait for processes that nobody starts.
+    Fabric finds that out too, but not of Slurm where the job is called `bash` or `interactive`, as in a session of
+    `salloc`: every process would then wait for processes that nobody starts.
 
     Raises:
-        UserError: Slurm started other processes than the config says, or nobody did.
+        UserError: others were started than the config says, or none.
     """
     from lightning_fabric.plugins import environments
 
     if _is_alone(config):
-        return [environments.LightningEnvironment()]
-    if environments.TorchElasticEnvironment.detect():
-        return [environments.TorchElasticEnvironment()]
+        return environments.LightningEnvironment()
+    if _is_of_torchrun():
+        per_node, count = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        if (per_node, count) != (_per_node(config), _count(config)):
+            raise _other_processes(config, f"torchrun started {count}, {per_node} of them here")
+        return environments.TorchElasticEnvironment()
     if _slurm_tasks() > 1:
-        if _slurm_tasks() != _count(config) or int(os.environ["SLURM_NNODES"]) != config.nodes:
-            raise _other_processes(config, f"srun started {_slurm_tasks()} on {os.environ['SLURM_NNODES']} machines")
-        # Fabric asks for it, but srun says it only to those who have said it, and may say the job's instead.
-        os.environ["SLURM_NTASKS_PER_NODE"] = str(_count(config) // config.nodes)
-        return [environments.SLURMEnvironment()]
-    others = (environments.LSFEnvironment, environments.MPIEnvironment)
-    if "NODE_RANK" not in os.environ and not any(other.detect() for other in others):
-        raise _other_processes(config, "only this one was started")
-    return None
+        placed = os.environ["SLURM_STEP_TASKS_PER_NODE"]
+        if placed != (f"{_per_node(config)}(x{config.nodes})" if config.nodes > 1 else f"{_per_node(config)}"):
+            raise _other_processes(config, f"srun started {placed}")
+        # Fabric asks for these: srun says the second only to those who have said it, and may say the job's instead.
+        os.environ.update(SLURM_NTASKS=str(_count(config)), SLURM_NTASKS_PER_NODE=str(_per_node(config)))
+        return environments.SLURMEnvironment()
+    raise _other_processes(config, "only this one was started")
 
 
 def _other_processes(config: PriorConfig, found: str) -> UserError:
-    per_node = _count(config) // config.nodes
     return UserError(
         f"prior.devices {config.devices} on prior.nodes {config.nodes} are {_count(config)} processes that train "
-        f"together, but {found}; start one for each device (srun --nodes={config.nodes} --ntasks-per-node={per_node})"
+        f"together, {_per_node(config)} on each machine, but {found}; start one for each device (srun "
+        f"--nodes={config.nodes} --ntasks-per-node={_per_node(config)}, or torchrun)"
     )
 
 
@@ -121,12 +121,23 @@ def _is_started_by_another() -> bool:
 
 def _is_alone(config: PriorConfig) -> bool:
     """A job with one task, such as Snakemake's, gets its processes here; Fabric would take it for all there are."""
-    return config.nodes == 1 and _slurm_tasks() == 1 and not torch.distributed.is_torchelastic_launched()
+    return config.nodes == 1 and _slurm_tasks() == 1 and not _is_of_torchrun()
+
+
+def _is_of_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _slurm_tasks() -> int:
-    """How many processes `srun` started with this one. A batch script is one, however many its job may have."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    """How many processes `srun` started with this one. A batch script is one, however many its job may have; so is
+    what somebody types into the terminal that `srun --pty` gives to the first task, while the others find none and end.
+    """
+    typed = "SLURM_PTY_PORT" in os.environ and sys.stdin.isatty()
+    return 1 if typed else int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+
+
+def _per_node(config: PriorConfig) -> int:
+    return _count(config) // config.nodes
 
 
 def _count(config: PriorConfig) -> int:

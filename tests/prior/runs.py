@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from osgap.artifacts import atomic_path
 from osgap.prior.config import PriorConfig
 from osgap.prior.train import TrainInputs, TrainOutputs
 
@@ -63,10 +66,19 @@ def start(
         "outputs": [str(getattr(made, field.name)) for field in dataclasses.fields(made)],
     }
     folder.mkdir(exist_ok=True)
-    (folder / "job.py").write_text(_SCRIPT)
-    (folder / "job.json").write_text(json.dumps(job))
+    for name, text in (("job.py", _SCRIPT), ("job.json", json.dumps(job))):
+        with atomic_path(folder / name) as path:  # another process may be reading it
+            path.write_text(text)
     command = [sys.executable, str(folder / "job.py"), str(folder / "job.json")]
     return subprocess.Popen(command, start_new_session=new_session, env={**os.environ, **(environment or {})})
+
+
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody started this process, and `launch` may write what it likes."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "OSGAP_")) or name in ("LOCAL_RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
 
 
 def tiny(steps: int = 6) -> PriorConfig:

@@ -300,27 +300,26 @@ def test_a_resumed_training_on_a_gpu_has_the_same_curve(
     """Sums come in another order there, so bytes differ; other samples or a lost state would be seen in the loss."""
     changes = {"accelerator": "cuda", "devices": 1, "precision": precision, "checkpoint_every": 8}
     config = tiny(24).model_copy(update=changes)
-    curves = []
+    curves, steps = [], []
+    original = train.Training.advance
+
+    def advance(self: train.Training, *args: Any) -> None:
+        steps.append(self.step)
+        if len(steps) == stop:
+            raise KeyboardInterrupt
+        original(self, *args)
+
+    monkeypatch.setattr(train.Training, "advance", advance)
     for name, seed, stop in (("whole", 7, None), ("resumed", 7, 12), ("other", 8, None)):
-        folder = tmp_path / name
+        steps.clear()
         if stop is not None:
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(train.Training, "advance", _interrupted(stop))
-                train.run(config, inputs(world), outputs(folder), seed=seed)
-        train.run(config, inputs(world), outputs(folder), seed=seed)
-        curves.append(np.array([point["loss"] for point in json.loads((folder / "train.json").read_text())["curve"]]))
+            with pytest.raises(KeyboardInterrupt):
+                train.run(config, inputs(world), outputs(tmp_path / name), seed=seed)
+        train.run(config, inputs(world), outputs(tmp_path / name), seed=seed)
+        assert steps == ([*range(24)] if stop is None else [*range(12), *range(8, 24)])
+        log = json.loads((tmp_path / name / "train.json").read_text())
+        curves.append(np.array([point["loss"] for point in log["curve"]]))
     whole, resumed, other = curves
     assert len(whole) == 24
     np.testing.assert_allclose(resumed, whole, rtol=0.01)
     assert np.abs(other / whole - 1).max() > 0.1, "a curve that tells nothing"
-
-
-def _interrupted(step: int) -> Callable[..., None]:
-    original = train.Training.advance
-
-    def advance(self: train.Training, *args: Any) -> None:
-        if self.step == step:
-            raise KeyboardInterrupt
-        original(self, *args)
-
-    return advance

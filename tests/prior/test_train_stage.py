@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from osgap.artifacts import read_provenance
 from osgap.capture.store import CaptureStore
 from osgap.checkpoint import Checkpoints
 from osgap.errors import UserError
-from osgap.prior import oneshot
+from osgap.prior import oneshot, train
 from osgap.prior.config import AugmentConfig, EncoderConfig, OneShotConfig, PriorConfig
 from osgap.prior.data import Assembly, Batch, Frames
 from osgap.prior.encoder import ImageEncoder
@@ -32,7 +34,7 @@ from osgap.splat.attributes import CHANNELS
 from osgap.splat.avatar import Avatar
 from osgap.splat.uv_maps import load_uv_gt, save_uv_gt
 from osgap.weights import WeightFile
-from prior.runs import FILES, PEOPLE, inputs, outputs, start, tiny
+from prior.runs import FILES, PEOPLE, clean_environment, inputs, outputs, start, tiny
 
 ROTATION = CHANNELS["rotation"]
 
@@ -182,15 +184,11 @@ def test_a_compiled_network_learns_the_same(
     world: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network and its gradient are one graph each: nothing in it makes the compiler give up."""
-    trace, used = torch.compile, []
-
-    def compiled(model: Any) -> Any:
-        used.append(model)
-        return trace(model, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
-
-    monkeypatch.setattr(torch, "compile", compiled)
+    whole = partial(train._compiled, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
+    monkeypatch.setattr(train, "_compiled", whole)
+    torch._dynamo.utils.counters.clear()
     run(tiny().model_copy(update={"compile": True}), inputs(world), outputs(tmp_path), seed=7)
-    assert used
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     _assert_same_weights(trained, tmp_path)
 
 
@@ -210,14 +208,18 @@ def test_two_machines_learn_what_one_learns(world: Any, trained: Path, tmp_path:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     processes = []
-    for rank in ("0", "1"):
-        slurm = {
-            "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive", "SLURM_NNODES": "2", "SLURM_NTASKS": "2",
-            "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": "0",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        }  # fmt: skip
-        processes.append(start(world, tmp_path, config, environment=slurm))
-    assert [process.wait(300) for process in processes] == [0, 0]
+    try:
+        for rank in ("0", "1"):
+            slurm = {
+                "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive", "SLURM_NNODES": "2", "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": "0",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+            processes.append(start(world, tmp_path, config, environment=slurm))
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     _assert_same_weights(trained, tmp_path)
 
 
@@ -233,31 +235,48 @@ def _assert_same_weights(one: Path, other: Path) -> None:
         torch.testing.assert_close(values[1], values[0], atol=1e-5, rtol=1e-4, msg=name)
 
 
+_SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}
+
+
 @pytest.mark.parametrize(
     ("changes", "environment", "found"),
     [
         ({"nodes": 2}, {}, "only this one was started"),
-        (
-            {"nodes": 2, "devices": 2},
-            {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
-            "only this one was started",
-        ),  # no srun
-        ({"nodes": 2}, {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NNODES": "1"}, "srun started 2 on 1 machines"),
-        ({"devices": 2}, {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NNODES": "1"}, "srun started 4 on 1 machines"),
+        ({"nodes": 2, "devices": 2}, {"SLURM_NTASKS": "4"}, "only this one was started"),  # in a job, but no srun
+        ({"nodes": 2}, {**_SRUN, "SLURM_STEP_TASKS_PER_NODE": "4"}, "srun started 4"),
+        ({"devices": 2}, {**_SRUN, "SLURM_STEP_TASKS_PER_NODE": "4"}, "srun started 4"),
+        ({"nodes": 2, "devices": 2}, {**_SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, "srun started 3,1"),
+        ({"devices": 1}, {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "torchrun started 2, 2 of them here"),
+        ({"nodes": 2}, {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "torchrun started 2, 2 of them here"),
     ],
     ids=str,
 )
 def test_processes_that_nobody_started_are_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], environment: dict[str, str], found: str
 ) -> None:
-    for name in [name for name in os.environ if name.startswith("SLURM_")]:
-        monkeypatch.delenv(name)
+    clean_environment(monkeypatch)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("OSGAP_FIRST_RANK", "")  # which `launch` sets
+    if "WORLD_SIZE" in environment:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
     config = PriorConfig.model_validate({"accelerator": "cpu", "devices": 1, **changes})
-    with pytest.raises(UserError, match=rf"{found}; start one for each device \(srun --nodes={config.nodes} "):
+    with pytest.raises(UserError, match=rf", but {found}; start one for each device \(srun --nodes={config.nodes} "):
         launch(config)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_what_is_typed_into_a_terminal_of_srun_is_one_process(monkeypatch: pytest.MonkeyPatch, typed: bool) -> None:
+    """`srun --ntasks=4 --pty bash` starts four shells, of which three end at once."""
+    clean_environment(monkeypatch)
+    for name, value in {**_SRUN, "SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_PTY_PORT": "40000"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: typed))
+    config = PriorConfig.model_validate({"accelerator": "cpu", "devices": 1})
+    if typed:
+        assert launch(config).world_size == 1
+    else:
+        with pytest.raises(UserError, match="srun started 4"):
+            launch(config)
 
 
 def test_a_checkpoint_of_another_config_is_not_resumed(world: Any, tmp_path: Path) -> None:
