@@ -33,7 +33,7 @@ def launch(config: PriorConfig) -> Any:
     device, and must end them together (`srun --kill-on-bad-exit=1`).
 
     Raises:
-        UserError: not the processes that the config says.
+        UserError: a scheduler started other processes than the config says, or nobody did.
     """
     from lightning_fabric import Fabric
 
@@ -81,14 +81,15 @@ def _environment(config: PriorConfig) -> Any:
 
     if _is_alone(config):
         return environments.LightningEnvironment()
-    if _is_of_torchrun():
+    if environments.TorchElasticEnvironment.detect():
         per_node, count = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         if (per_node, count) != (_per_node(config), _count(config)):
             raise _other_processes(config, f"torchrun started {count}, {per_node} of them here")
         return environments.TorchElasticEnvironment()
     if _slurm_tasks() > 1:
         placed = os.environ["SLURM_STEP_TASKS_PER_NODE"]
-        if placed != (f"{_per_node(config)}(x{config.nodes})" if config.nodes > 1 else f"{_per_node(config)}"):
+        wanted = f"{_per_node(config)}(x{config.nodes})" if config.nodes > 1 else f"{_per_node(config)}"
+        if placed != wanted:
             raise _other_processes(config, f"srun started {placed}")
         # Fabric asks for these: srun says the second only to those who have said it, and may say the job's instead.
         os.environ.update(SLURM_NTASKS=str(_count(config)), SLURM_NTASKS_PER_NODE=str(_per_node(config)))
@@ -121,11 +122,9 @@ def _is_started_by_another() -> bool:
 
 def _is_alone(config: PriorConfig) -> bool:
     """A job with one task, such as Snakemake's, gets its processes here; Fabric would take it for all there are."""
-    return config.nodes == 1 and _slurm_tasks() == 1 and not _is_of_torchrun()
+    from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
-
-def _is_of_torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return config.nodes == 1 and _slurm_tasks() == 1 and not TorchElasticEnvironment.detect()
 
 
 def _slurm_tasks() -> int:

@@ -422,9 +422,9 @@ class Training:
         return self.weights.eval()
 
 
-def _compiled(model: GaussianPrior, **options: Any) -> Any:
+def _compiled(model: GaussianPrior) -> Any:
     torch.compiler.assume_constant_result(device_memory)
-    return torch.compile(model, **options)
+    return torch.compile(model)
 
 
 def learning_rate(config: PriorConfig, step: int) -> float:

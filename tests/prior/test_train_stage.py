@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import time
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,8 +183,11 @@ def test_a_compiled_network_learns_the_same(
     world: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network and its gradient are one graph each: nothing in it makes the compiler give up."""
-    whole = partial(train._compiled, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
-    monkeypatch.setattr(train, "_compiled", whole)
+
+    def compiled(model: Any) -> Any:
+        return torch.compile(model, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
+
+    monkeypatch.setattr(train, "_compiled", compiled)
     torch._dynamo.utils.counters.clear()
     run(tiny().model_copy(update={"compile": True}), inputs(world), outputs(tmp_path), seed=7)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
@@ -235,7 +237,7 @@ def _assert_same_weights(one: Path, other: Path) -> None:
         torch.testing.assert_close(values[1], values[0], atol=1e-5, rtol=1e-4, msg=name)
 
 
-_SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}
+_SRUN = {"SLURM_STEP_NUM_TASKS": "4"}
 
 
 @pytest.mark.parametrize(
