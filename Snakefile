@@ -1,9 +1,9 @@
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 from osgap.evaluation.methods import METHODS
-from osgap.pipeline import Pipeline
+from osgap.workflow.pipeline import Pipeline
 
 min_version("9.20")
 

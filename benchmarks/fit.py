@@ -59,19 +59,19 @@ from torch.profiler import ProfilerActivity
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
 from benchmarks import people, plain
+from osgap.capture.batches import Batch, Decoded, FrameStore, batches
 from osgap.capture.store import CaptureStore
 from osgap.fit.config import FitConfig, LossWeights
-from osgap.fit.frames import Batch, Decoded, FrameStore, batches
 from osgap.fit.measure import measure
 from osgap.fit.optimise import Fit, Subject
 from osgap.head.assets import load_head
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
-from osgap.provenance import file_digest
-from osgap.splat import gsplat_backend
+from osgap.runtime.provenance import file_digest
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.avatar import Avatar
+from osgap.splat.backends import gsplat_backend
 from osgap.splat.cameras import Cameras
 
 PARTS = ("throughput", "quality", "command", "memory", "profile")

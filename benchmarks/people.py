@@ -33,11 +33,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
-from osgap.artifacts import write_json
 from osgap.head.config import HeadAssets
-from osgap.provenance import code_digest
-from osgap.standin import stage, tracking
-from osgap.standin.config import StandinConfig
+from osgap.runtime.artifacts import write_json
+from osgap.runtime.provenance import code_digest
+from osgap.synthetic.captures import stage, tracking
+from osgap.synthetic.config import StandinConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,8 +115,8 @@ def make(work: Path, config: StandinConfig, workers: int) -> None:
         log(f"{work}: the person is there")
         return
     note.unlink(missing_ok=True)
-    from osgap.capture import importer
     from osgap.capture.config import CaptureConfig, SubjectEntry
+    from osgap.capture.tracking import stage as importer
 
     images = 16 * len(config.sequences) * config.timesteps_per_sequence
     log(f"{work}: rendering {images} images of {config.width}x{config.height} in {workers} processes")
@@ -204,10 +204,10 @@ def _paint(
 ) -> None:
     from osgap.capture.store import Capture as Tables
     from osgap.capture.store import write_store
-    from osgap.provenance import Provenance
+    from osgap.runtime.provenance import Provenance
     from osgap.splat.avatar import Avatar
     from osgap.splat.uv_maps import save_uv_gt
-    from osgap.standin.rig import make_rig
+    from osgap.synthetic.captures.cameras import make_rig
 
     params, cameras = performance(head, config)
     attributes = _skin(head, binding, params, config.seed)
@@ -298,8 +298,8 @@ def performance(head: HeadModel, config: StandinConfig) -> tuple[FlameParams, Ca
     import torch
 
     from osgap.head.params import FlameParams
-    from osgap.standin.motion import make_motion
-    from osgap.standin.person import make_person
+    from osgap.synthetic.captures.motion import make_motion
+    from osgap.synthetic.people.person import make_person
 
     motions = [
         make_motion(sequence, config.timesteps_per_sequence, config.seed).arrays() for sequence in config.sequences
@@ -314,7 +314,7 @@ def studio(config: StandinConfig) -> Cameras:
     import torch
 
     from osgap.splat.cameras import Cameras
-    from osgap.standin.rig import make_rig
+    from osgap.synthetic.captures.cameras import make_rig
 
     rig = make_rig(config.width, config.height, config.seed)
     world_to_camera = torch.from_numpy(rig.world_to_camera).float()
@@ -329,7 +329,7 @@ def pick(name: str) -> torch.device:
     """The device: a card that no other process has leased."""
     import torch
 
-    from osgap.gpus import pick_device
+    from osgap.runtime.gpus import pick_device
 
     if name == "cpu":
         return torch.device("cpu")

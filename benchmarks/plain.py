@@ -245,7 +245,7 @@ def rasterize(
 ) -> tuple[Tensor, Tensor]:
     """One image on white `[H, W, 3]`, and `[N]` bool: what reaches into the image."""
     if means.is_cuda:
-        from osgap.splat import gsplat_backend
+        from osgap.splat.backends import gsplat_backend
 
         images, _, details = gsplat_backend.load().rasterization(
             means,

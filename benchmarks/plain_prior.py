@@ -151,7 +151,7 @@ def rasterize(
 ) -> tuple[Tensor, Tensor]:
     """One image of all channels `[H, W, K]`, the first three over white, and its alpha `[H, W]`."""
     if means.is_cuda:
-        from osgap.splat import gsplat_backend
+        from osgap.splat.backends import gsplat_backend
 
         background = functional.pad(means.new_ones(1, 3), (0, channels.shape[1] - 3))
         images, alphas, _ = gsplat_backend.load().rasterization(
@@ -250,7 +250,7 @@ def torch_defaults() -> Iterator[None]:
 
 
 class PlainEncoder(nn.Module):
-    """The network of `osgap.prior.encoder`, whose weights it takes, layer by layer: `[B, 3, I, I]` to 96 features
+    """The network of `osgap.prior.network.encoder`, whose weights it takes, layer by layer: `[B, 3, I, I]` to 96 features
     `[B, 96, I/2, I/2]`.
 
     Args:

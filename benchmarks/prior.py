@@ -61,26 +61,26 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
 from benchmarks import people, plain_prior
-from osgap.artifacts import atomic_path
 from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.model import HeadModel
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.config import EncoderConfig, OneShotConfig, PriorConfig, TrainingLosses
-from osgap.prior.data import Assembly, Batch, Plan, TrainingSamples
 from osgap.prior.mean import load_maps
-from osgap.prior.model import GaussianPrior, save_prior
-from osgap.prior.objective import training_loss
-from osgap.prior.oneshot import FewPhotos
-from osgap.prior.personalise import Personalisation
+from osgap.prior.network.model import GaussianPrior, save_prior
+from osgap.prior.network.published import published_decoder
+from osgap.prior.personalisation.optimise import Personalisation
+from osgap.prior.personalisation.stage import FewPhotos
 from osgap.prior.photo import show
 from osgap.prior.posing import Rig
-from osgap.prior.published import published_decoder
-from osgap.prior.ranks import launch
-from osgap.prior.train import Training, initial_prior
-from osgap.provenance import file_digest
-from osgap.splat import gsplat_backend
+from osgap.prior.training.data import Assembly, Batch, Plan, TrainingSamples
+from osgap.prior.training.distributed import launch
+from osgap.prior.training.objective import training_loss
+from osgap.prior.training.stage import Training, initial_prior
+from osgap.runtime.artifacts import atomic_path
+from osgap.runtime.provenance import file_digest
 from osgap.splat.attributes import N_CHANNELS
+from osgap.splat.backends import gsplat_backend
 
 PARTS = ("train", "encoder", "oneshot")
 SAME_TERM = 1e-3  # relative: sums over pixels come in another order
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **people.describe(
                 __file__,
                 sys.argv[1:] if arguments is None else arguments,
-                ["osgap.prior.train", "osgap.prior.oneshot"],
+                ["osgap.prior.training.stage", "osgap.prior.personalisation.stage"],
                 device,
             ),
             "seed": options.seed,

@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         for channels in options.channels or DEFAULT_CHANNELS[options.device]:
             cases.append(measure(int(count), width, height, int(batch), channels, options))
     # `render` imports its backend when it is called, so that a digest of it does not cover that.
-    backend = "osgap.splat.gsplat_backend" if options.device == "cuda" else "osgap.splat.cpu"
+    backend = "osgap.splat.backends.gsplat_backend" if options.device == "cuda" else "osgap.splat.backends.cpu"
     result = {
         **people.describe(
             __file__, sys.argv[1:] if arguments is None else arguments, ["osgap.splat.render", backend], device

@@ -35,7 +35,7 @@ from osgap.head.assets import load_head
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
-from osgap.pinned import upload
+from osgap.runtime.pinned import upload
 from osgap.splat.animation import Animation
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.avatar import Avatar

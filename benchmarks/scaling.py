@@ -29,9 +29,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
 from benchmarks import people, prior
-from osgap.gpus import lease_gpus
 from osgap.prior.config import PriorConfig
-from osgap.prior.ranks import launch
+from osgap.prior.training.distributed import launch
+from osgap.runtime.gpus import lease_gpus
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +79,7 @@ def compare(arguments: Sequence[str], options: argparse.Namespace) -> dict[str, 
             people.log(f"{count}: {rates[-1]}")
     own = {name: {count: [rates[name] for rates in rounds[count]] for count in rounds} for name in rounds[1][0]}
     return {
-        **people.describe(__file__, arguments, ["osgap.prior.train"], device),
+        **people.describe(__file__, arguments, ["osgap.prior.training.stage"], device),
         "seed": options.seed,
         "prior": config.model_dump(mode="json", exclude={"vgg", "weights", "devices"}),
         "devices": options.devices,

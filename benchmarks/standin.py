@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from osgap.head.config import HeadAssets
-from osgap.standin import stage
-from osgap.standin.config import StandinConfig
-from osgap.standin.person import make_person
-from osgap.standin.rig import make_rig
-from osgap.standin.tracer import trace
+from osgap.synthetic.captures import stage
+from osgap.synthetic.captures.cameras import make_rig
+from osgap.synthetic.captures.tracer import trace
+from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.people.person import make_person
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`osgap <stage>`: one thin subcommand per stage. Paths come from the config and `osgap.layout`; work is done in the
+"""`osgap <stage>`: one thin subcommand per stage. Paths come from the config and `osgap.workflow.layout`; work is done in the
 stage's own `run`, which a notebook calls the same way."""
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from osgap.errors import UserError
-from osgap.film.settings import Film, Motion, View
+from osgap.rendering.settings import Film, Motion, View
+from osgap.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from osgap.evaluation.people import PersonFiles
-    from osgap.pipeline import Pipeline
+    from osgap.report.person import PersonFiles
+    from osgap.workflow.pipeline import Pipeline
 
 Subject = Annotated[str, tyro.conf.Positional]
 """Name of a subject in the config."""
@@ -53,8 +53,8 @@ class Common:
     def pipeline(self) -> Pipeline:
         """Limit threads, then read the config."""
         self.limit_threads()
-        from osgap.config import load_config
-        from osgap.pipeline import Pipeline
+        from osgap.workflow.config import load_config
+        from osgap.workflow.pipeline import Pipeline
 
         return Pipeline(load_config(self.sources, self.set))
 
@@ -67,7 +67,7 @@ app = tyro.extras.SubcommandApp()
 @app.command(name="standin-head")
 def standin_head(common: Options = Common()) -> None:
     """Write the stand-in head model in FLAME's three files."""
-    from osgap.standin import stage
+    from osgap.synthetic.captures import stage
 
     stage.run_head(stage.HeadOutputs(common.pipeline().layout.standin_head))
 
@@ -76,7 +76,7 @@ def standin_head(common: Options = Common()) -> None:
 def standin_person(subject: Subject, common: Options = Common()) -> None:
     """Make a stand-in person: raw captures in NeRSemble's tree, and a FLAME tracking export."""
     pipeline = common.pipeline()
-    from osgap.standin import stage
+    from osgap.synthetic.captures import stage
 
     layout = pipeline.layout
     outputs = stage.PersonOutputs(
@@ -93,7 +93,7 @@ def standin_person(subject: Subject, common: Options = Common()) -> None:
 def download(subject: Subject, sequence: Annotated[str, tyro.conf.Positional], common: Options = Common()) -> None:
     """Fetch one sequence of one subject from NeRSemble's data URL."""
     pipeline = common.pipeline()
-    from osgap.capture import download as stage
+    from osgap.capture.download import stage
 
     stage.run(
         pipeline.capture_config,
@@ -110,7 +110,7 @@ def download(subject: Subject, sequence: Annotated[str, tyro.conf.Positional], c
 def import_tracking(subject: Subject, common: Options = Common()) -> None:
     """Turn a subject's FLAME tracking export into captures/ID.h5."""
     pipeline = common.pipeline()
-    from osgap.capture import importer as stage
+    from osgap.capture.tracking import stage
 
     stage.run(
         pipeline.capture_config,
@@ -148,7 +148,7 @@ def fit(subject: Subject, common: Options = Common()) -> None:
 def adopt_avatar(subject: Subject, common: Options = Common()) -> None:
     """Take a subject's fitted avatar from another program (exchange.avatars) in place of a fit."""
     pipeline = common.pipeline()
-    from osgap.exchange import adopt as stage
+    from osgap.interop import adopt as stage
 
     folder = pipeline.layout.fit(subject)
     stage.run_avatar(
@@ -165,7 +165,7 @@ def adopt_avatar(subject: Subject, common: Options = Common()) -> None:
 def adopt_maps(subject: Subject, common: Options = Common()) -> None:
     """Take a subject's attribute maps from another program (exchange.uv_gt) in place of baked ones."""
     pipeline = common.pipeline()
-    from osgap.exchange import adopt as stage
+    from osgap.interop import adopt as stage
 
     stage.run_maps(
         pipeline.config.exchange,
@@ -181,7 +181,7 @@ def adopt_maps(subject: Subject, common: Options = Common()) -> None:
 def bake(subject: Subject, common: Options = Common()) -> None:
     """Write a fitted avatar as UV attribute maps."""
     pipeline = common.pipeline()
-    from osgap.fit import bake as stage
+    from osgap.bake import stage
 
     folder = pipeline.layout.fit(subject)
     inputs = stage.BakeInputs(folder, folder / "fit.json", pipeline.head)
@@ -195,7 +195,7 @@ def train(
 ) -> None:
     """Train the prior on all train subjects."""
     pipeline = common.pipeline()
-    from osgap.prior import train as stage
+    from osgap.prior.training import stage
 
     people = subjects.split(",") if subjects else pipeline.config.subjects.train
     layout = pipeline.layout
@@ -227,7 +227,7 @@ def oneshot(
         protocol: what may be seen of the person: one photograph; one moment in a few cameras; or all training frames.
     """
     pipeline = common.pipeline()
-    from osgap.prior import oneshot as stage
+    from osgap.prior.personalisation import stage
 
     layout = pipeline.layout
     folder = layout.oneshot(subject, protocol)
@@ -289,7 +289,7 @@ def tables(
 ) -> None:
     """Write metrics/summary.json and a table per protocol."""
     pipeline = common.pipeline()
-    from osgap.evaluation import tables as stage
+    from osgap.report.tables import stage
 
     people = subjects.split(",") if subjects else pipeline.config.subjects.test
     outputs = stage.TablesOutputs(pipeline.layout.summary, pipeline.table_files)
@@ -311,7 +311,7 @@ def figure(
         driver: For `cross`: whose motion is shown. Default is the next test subject.
     """
     pipeline = common.pipeline()
-    from osgap.evaluation import figures as stage
+    from osgap.report.figures import stage
 
     people = subjects.split(",")
     name = {"person": f"person_{people[0]}", "cross": f"cross_{people[0]}", "overview": "overview"}[kind]
@@ -328,7 +328,7 @@ def figure(
 def video(subject: Subject, common: Options = Common()) -> None:
     """Render a turntable with expressions of a subject's one-shot avatar."""
     pipeline = common.pipeline()
-    from osgap.evaluation import videos as stage
+    from osgap.report.videos import stage
 
     stage.run(
         pipeline.config.report,
@@ -362,7 +362,7 @@ def render(
         color: What the avatar's own colours are. Files of this program say so themselves.
     """
     pipeline = common.pipeline()
-    from osgap.film import stage
+    from osgap.rendering import stage
 
     stage.run(avatar, output, pipeline.head, motion=motion, view=view, film=film, color=color)
     print(output)
@@ -385,7 +385,7 @@ def export_avatar(
         color: What the avatar's own colours are. Files of this program say so themselves.
     """
     pipeline = common.pipeline()
-    from osgap.exchange import export as stage
+    from osgap.interop import export as stage
 
     _written(stage.export_avatar(avatar, output, pipeline.head, viewer=viewer, color=color))
 
@@ -413,7 +413,7 @@ def export_splats(
         color: What the avatar's own colours are. Files of this program say so themselves.
     """
     pipeline = common.pipeline()
-    from osgap.exchange import export as stage
+    from osgap.interop import export as stage
 
     paths = stage.export_splats(
         avatar, output, pipeline.head, frames=frames, motion=motion, up=up, sh_degree=sh_degree, color=color
@@ -442,7 +442,7 @@ def export_mesh(
         suffix: Format of the files in a folder.
     """
     pipeline = common.pipeline()
-    from osgap.exchange import export as stage
+    from osgap.interop import export as stage
 
     paths = stage.export_mesh(avatar, output, pipeline.head, frames=frames, motion=motion, up=up, suffix=suffix)
     _written(paths)
@@ -465,7 +465,7 @@ def export_maps(
         color: What the avatar's own colours are. Files of this program say so themselves.
     """
     pipeline = common.pipeline()
-    from osgap.exchange import export as stage
+    from osgap.interop import export as stage
 
     _written(stage.export_maps(avatar, output, pipeline.head, uv_size=uv_size, color=color))
 
@@ -503,7 +503,7 @@ def _adopted(pipeline: Pipeline, key: Literal["avatars", "uv_gt"], subject: str)
 
 
 def _person_files(pipeline: Pipeline, subject: str) -> PersonFiles:
-    from osgap.evaluation.people import PersonFiles
+    from osgap.report.person import PersonFiles
 
     return PersonFiles(
         subject=subject,
@@ -521,7 +521,7 @@ def _why(arguments: list[str]) -> None:
         )
         print("Example: osgap why --profile profiles/demo")
         return
-    from osgap.why import why
+    from osgap.workflow.why import why
 
     found = why(arguments)
     for job in found:

@@ -45,10 +45,10 @@ def test_kernels_compile_without_spilling(capability: int) -> None:
 
 def launch_everything() -> None:
     """Call the launching functions with the types of real work, forward and backward."""
-    from osgap import lpips_triton, vgg_triton
     from osgap.fit import adam_triton, visibility_triton
-    from osgap.prior import attention_triton, depthwise_triton
-    from osgap.splat import rig_triton, ssim_triton
+    from osgap.metrics import lpips_triton, ssim_triton, vgg_triton
+    from osgap.prior.network import attention_triton, depthwise_triton
+    from osgap.splat import rig_triton
     from osgap.splat.attributes import N_CHANNELS
     from osgap.splat.cameras import Cameras
 

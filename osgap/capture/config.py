@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nersemble_data.constants import SEQUENCE_NAMES, SERIALS
 from pydantic import Field, field_validator
 
-from osgap.section import Section
+from osgap.runtime.section import Section
 
 URL_VARIABLE = "NERSEMBLE_DATA_URL"
 """Environment variable with NeRSemble's data URL; the name is nersemble-data's own."""

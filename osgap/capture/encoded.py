@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOR = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgba"}

@@ -16,7 +16,7 @@ import numpy as np
 from nersemble_data.constants import ASSETS
 
 from osgap.capture.config import VIDEO_SEQUENCES, SubjectEntry, short_name
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 CATALOGUE: str = ASSETS["global"]["metadata_sequences"]
 """Path, below the root, of the table of who performed which sequence."""

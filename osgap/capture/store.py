@@ -31,10 +31,10 @@ from typing import IO, TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from osgap.artifacts import PROVENANCE_KEY, atomic_path
 from osgap.capture.encoded import decode_frame, decode_mask
-from osgap.errors import UserError
-from osgap.provenance import Provenance
+from osgap.runtime.artifacts import PROVENANCE_KEY, atomic_path
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import Provenance
 
 if TYPE_CHECKING:
     from osgap.head.params import FlameParams

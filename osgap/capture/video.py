@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import av

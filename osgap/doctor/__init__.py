@@ -11,7 +11,7 @@ __all__ = ["Finding", "Report", "examine", "show", "to_json"]
 
 
 def examine(sources: Sequence[str], overrides: Sequence[str] = ()) -> Report:
-    """Examine the machine, and the config that `osgap.config.load_config` makes of the same arguments.
+    """Examine the machine, and the config that `osgap.workflow.config.load_config` makes of the same arguments.
 
     Takes seconds, changes nothing, and never raises on a config or a machine that is wrong: that is a finding.
     """

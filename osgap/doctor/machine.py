@@ -21,7 +21,7 @@ import osgap
 from osgap.doctor.findings import Finding, Status, from_home, gigabytes
 
 if TYPE_CHECKING:
-    from osgap.pipeline import Pipeline
+    from osgap.workflow.pipeline import Pipeline
 
 _PYTHON = (3, 11)
 _TORCH = (2, 11)

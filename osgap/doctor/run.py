@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 
 from osgap.capture.config import URL_VARIABLE
-from osgap.capture.download import check_reachable
-from osgap.capture.importer import check_tracking
-from osgap.config import load_config
+from osgap.capture.download.stage import check_reachable
+from osgap.capture.tracking.stage import check_tracking
 from osgap.doctor.findings import Finding, Status, gigabytes, some
 from osgap.doctor.space import existing_folder, free_space, space_needed
-from osgap.errors import UserError
-from osgap.pipeline import Pipeline
-from osgap.provenance import file_digest
-from osgap.weights import WeightFile
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import file_digest
+from osgap.runtime.weights import WeightFile
+from osgap.workflow.config import load_config
+from osgap.workflow.pipeline import Pipeline
 
 _TIMEOUT_S = 5.0
 _MOST_HASHED = 2e9  # bytes; more would take longer than the rest together

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from nersemble_data.constants import AVERAGE_GB_PER_VIDEO, SERIALS
 
 from osgap.capture.nersemble import participant_of, video_path
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from osgap.pipeline import Pipeline
+    from osgap.workflow.pipeline import Pipeline
 
 _FRAMES_PER_SEQUENCE = 500
 """Frames, over all cameras, of one tracked NeRSemble sequence: 5,000 of the ten of the paper."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from osgap.capture.store import CaptureStore
-from osgap.errors import UserError
 from osgap.evaluation.methods import METHODS
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
 from osgap.prior.mean import mean_avatar
+from osgap.runtime.errors import UserError
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.uv_maps import load_uv_gt
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from osgap.section import Section
-from osgap.weights import WeightFile
+from osgap.runtime.section import Section
+from osgap.runtime.weights import WeightFile
 
 
 class LpipsWeights(Section):
@@ -18,7 +18,7 @@ class LpipsWeights(Section):
 
 
 class EvaluationConfig(Section):
-    """How avatars are measured. The protocols themselves are fixed, see `osgap.evaluation.protocols`."""
+    """How avatars are measured. The protocols themselves are fixed, see `osgap.evaluation.splits`."""
 
     lpips: LpipsWeights = LpipsWeights()
     """Weight files of LPIPS; a metric without its file is null in the results and a footnote in the tables."""

@@ -27,7 +27,7 @@ def render_frames(avatar: Avatar, head: HeadModel, params: FlameParams, rows: Te
     """Render an avatar on white, all frames at once, on the device that avatar and head are on.
 
     Args:
-        params: `U` timesteps of motion, see `osgap.evaluation.protocols.motion`.
+        params: `U` timesteps of motion, see `osgap.evaluation.splits.motion`.
         rows: `[M]` int64, which of the `U` timesteps each frame shows; timesteps are posed once however often used.
         cameras: `[M]`.
 

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from osgap.artifacts import write_json, write_png
+from osgap.capture.batches import read_ahead
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import canvas
+from osgap.evaluation import image_grid as canvas
 from osgap.evaluation.avatars import avatar_files, load_avatar, open_store
 from osgap.evaluation.config import EvaluationConfig
-from osgap.evaluation.lpips import BACKBONES, Net, load_networks, why_missing
-from osgap.evaluation.metrics import DEFINITIONS, METRICS, average, average_by, measure
-from osgap.evaluation.protocols import (
+from osgap.evaluation.lpips_networks import BACKBONES, Net, load_networks, why_missing
+from osgap.evaluation.measure import DEFINITIONS, METRICS, average, average_by, measure
+from osgap.evaluation.rendering import frames_at_once, render_all, render_frames
+from osgap.evaluation.splits import (
     PROTOCOLS,
     Protocol,
     cross_motion,
@@ -31,15 +32,14 @@ from osgap.evaluation.protocols import (
     select,
     spread,
 )
-from osgap.evaluation.rendering import frames_at_once, render_all, render_frames
-from osgap.fit.frames import read_ahead
-from osgap.gpus import lease_gpu
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.prior.photo import load_photo
-from osgap.progress import track
-from osgap.provenance import Provenance
+from osgap.runtime.artifacts import write_json, write_png
+from osgap.runtime.gpus import lease_gpu
+from osgap.runtime.progress import track
+from osgap.runtime.provenance import Provenance
 from osgap.splat.avatar import Avatar
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from osgap.section import Section
+from osgap.runtime.section import Section
 
 MAX_UV_SIZE = 1024
 """Largest size of a UV map, in texels along either axis."""

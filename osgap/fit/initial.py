@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from osgap.head.frames import triangle_frames
 from osgap.head.model import HeadModel
 from osgap.head.texels import TexelBinding
+from osgap.head.triangles import triangle_frames
 from osgap.splat.attributes import GaussianAttributes
 
 _LARGEST_SCALE = 8.0  # triangle units; a sliver of a triangle in UV space may not claim more than this of the surface

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from osgap.metrics.image_metrics import check_images, ssim
 from osgap.splat.cameras import Cameras
-from osgap.splat.image_metrics import check_images, ssim
 
 _SIGMAS = 3.0  # a Gaussian reaches this many standard deviations, as in 3D Gaussian splatting
 _MIN_DEPTH = 1e-6  # metres, least divisor of a projection
@@ -27,7 +27,7 @@ def photometric_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Ten
     check_images(images, targets)
     compiled = images.dtype == torch.float32 and targets.dtype in (torch.uint8, torch.float32)
     if compiled and images.is_cuda and images.numel() and ssim_weight and not targets.requires_grad:
-        from osgap.splat import ssim_triton  # compiled code: loaded by those who need it only
+        from osgap.metrics import ssim_triton  # compiled code: loaded by those who need it only
 
         return ssim_triton.photometric_loss(images, targets, ssim_weight)
     if targets.dtype == torch.uint8:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.fit.frames import FrameStore, read_ahead
+from osgap.capture.batches import FrameStore, read_ahead
 from osgap.head.model import HeadModel
+from osgap.metrics.image_metrics import psnr, ssim
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
-from osgap.splat.image_metrics import psnr, ssim
 from osgap.splat.render import render
 
 _FRAMES_AT_ONCE = 8

@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.checkpoint import Checkpoints
+from osgap.capture.batches import Batch, FrameStore, batches
 from osgap.fit.adam import ColumnAdam
 from osgap.fit.config import FitConfig, LearningRates
-from osgap.fit.frames import Batch, FrameStore, batches
 from osgap.fit.initial import initial_attributes
 from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
 from osgap.head.model import HeadModel
 from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.head.texels import TexelBinding
-from osgap.pinned import upload
-from osgap.progress import track
+from osgap.runtime.checkpoint import Checkpoints
+from osgap.runtime.pinned import upload
+from osgap.runtime.progress import track
+from osgap.runtime.termination import AGAIN, termination
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
 from osgap.splat.render import render
 from osgap.splat.rig import bind_triangles, pose
-from osgap.termination import AGAIN, termination
 
 _EXTENT_MARGIN = 1.1
 
@@ -242,7 +242,7 @@ def optimise(
         `[iterations]` loss of every step.
 
     Raises:
-        SystemExit: on SIGTERM and SIGUSR1, with status `osgap.termination.AGAIN`.
+        SystemExit: on SIGTERM and SIGUSR1, with status `osgap.runtime.termination.AGAIN`.
     """
     losses = torch.zeros(config.iterations, device=fit.device)  # read at the end: reading waits for the device
     done = 0

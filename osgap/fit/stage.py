@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from osgap.artifacts import write_json, write_png
 from osgap.capture.store import CaptureStore
-from osgap.checkpoint import Checkpoints
-from osgap.errors import UserError
 from osgap.fit.config import FitConfig
 from osgap.fit.measure import measure, preview, preview_frames
 from osgap.fit.optimise import Fit, Subject, optimise
-from osgap.gpus import lease_gpu
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import bind_texels
-from osgap.provenance import Provenance
-from osgap.seeds import derive_seed
+from osgap.runtime.artifacts import write_json, write_png
+from osgap.runtime.checkpoint import Checkpoints
+from osgap.runtime.errors import UserError
+from osgap.runtime.gpus import lease_gpu
+from osgap.runtime.provenance import Provenance
+from osgap.runtime.seeds import derive_seed
 from osgap.splat.avatar import Avatar
 
 _CURVE_POINTS = 20

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from osgap.errors import UserError
 from osgap.head.model import HeadModel
 from osgap.head.obj import Template, read_template
 from osgap.head.params import N_EXPR, N_SHAPE
 from osgap.head.pickles import dense, read_pickle
 from osgap.head.teeth import add_teeth, has_flame_topology
+from osgap.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from osgap.head.config import HeadAssets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from osgap.section import Section
+from osgap.runtime.section import Section
 
 
 class HeadAssets(Section):

@@ -15,8 +15,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from osgap.errors import UserError
 from osgap.head.params import N_EXPR, N_SHAPE, FlameParams, Timesteps
+from osgap.runtime.errors import UserError
 
 _TINY_ANGLE_SQUARED = 1e-16  # keeps the axis of a zero rotation, and its gradient, finite
 

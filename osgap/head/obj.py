@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.artifacts import write_npz
-from osgap.errors import UserError
 from osgap.head.teeth import FLAME_VERTICES, TEETH_VERTICES
+from osgap.runtime.artifacts import write_npz
+from osgap.runtime.errors import UserError
 
 N_SHAPE = 300
 N_EXPR = 100

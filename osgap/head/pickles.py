@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 _SPARSE_CLASSES = tuple(
     f"{kind}_{suffix}" for kind in ("csc", "csr", "coo", "bsr", "dia", "lil") for suffix in ("matrix", "array")

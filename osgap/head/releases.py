@@ -6,10 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from osgap.errors import UserError
 from osgap.head.config import HeadAssets
 from osgap.head.obj import read_template
 from osgap.head.teeth import has_flame_topology
+from osgap.runtime.errors import UserError
 
 # Of FLAME 2023's files no published checksum was found (public repositories were searched in 2026).
 _PUBLISHED: dict[str, str] = {

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 _MIN_AREA = 1e-8  # of PyTorch3D's signed area, in a [-1, 1] square: 8 times the UV triangle's area
 _PAIRS_PER_BATCH = 1 << 21  # bounds the memory that large triangles need

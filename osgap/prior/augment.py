@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from osgap.pinned import upload
 from osgap.prior.config import AugmentConfig
+from osgap.runtime.pinned import upload
 from osgap.splat.attributes import CHANNELS, SH_C0
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601

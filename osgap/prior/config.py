@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from osgap.errors import UserError
-from osgap.section import Section
-from osgap.weights import WeightFile
+from osgap.runtime.errors import UserError
+from osgap.runtime.section import Section
+from osgap.runtime.weights import WeightFile
 
 
 class EncoderConfig(Section):

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap import lpips
 from osgap.fit.losses import position_loss, scale_loss
 from osgap.head.texels import TexelBinding
+from osgap.metrics import lpips
+from osgap.metrics.image_metrics import ssim
 from osgap.prior.config import PriorConfig, RenderLosses
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
-from osgap.splat.image_metrics import ssim
 from osgap.splat.render import Rendered
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from osgap.errors import UserError
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding
+from osgap.runtime.errors import UserError
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import Avatar
 from osgap.splat.uv_maps import load_uv_gt

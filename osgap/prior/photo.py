@@ -12,10 +12,10 @@ from torch import Tensor
 
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
-from osgap.errors import UserError
 from osgap.head.params import FlameParams
 from osgap.prior.config import PROTOCOLS, Protocol
 from osgap.prior.source import from_side_to_side, near_frontal, to_float
+from osgap.runtime.errors import UserError
 from osgap.splat.cameras import Cameras
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
-from osgap.pinned import upload
+from osgap.runtime.pinned import upload
 from osgap.splat.avatar import Avatar
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.rig import pose

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osgap.errors import UserError
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams, Timesteps, load_flame_param, save_flame_param
+from osgap.runtime.errors import UserError
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.color_space import ColorSpace
 from osgap.splat.gaussians import Gaussians

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.artifacts import atomic_path, ply_comments
-from osgap.errors import UserError
+from osgap.runtime.artifacts import atomic_path, ply_comments
+from osgap.runtime.errors import UserError
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0, GaussianAttributes
 from osgap.splat.color_space import ColorSpace
 

@@ -2,9 +2,9 @@
 
 The one entry point, `render`, picks a backend by the tensors' device; callers never name one. All backends compute
 what 3D Gaussian splatting defines (Kerbl et al. 2023, sections 4 and 6; Zwicker et al. 2001, "EWA volume splatting",
-for the projection), with the constants below. The CPU's (`osgap.splat.cpu`) and gsplat's (`osgap.splat.gsplat_backend`)
+for the projection), with the constants below. The CPU's (`osgap.splat.backends.cpu`) and gsplat's (`osgap.splat.backends.gsplat_backend`)
 differ by rounding alone; diff_gauss, which stands in for gsplat where only that is installed, limits alphas to 0.99 and
-cuts Gaussians off at three standard deviations (`osgap.splat.diff_gauss_backend`).
+cuts Gaussians off at three standard deviations (`osgap.splat.backends.diff_gauss_backend`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 
@@ -155,7 +155,7 @@ def _backend(gaussians: Gaussians, cameras: Cameras, background: Tensor | None) 
         raise ValueError(f"render needs all tensors on one device; got {shown}")
     device = gaussians.means.device
     if device.type == "cpu":
-        from osgap.splat import cpu  # compiled code: loaded by those who render on the CPU only
+        from osgap.splat.backends import cpu  # compiled code: loaded by those who render on the CPU only
 
         return cpu.rasterize
     if device.type == "cuda":
@@ -170,10 +170,10 @@ def _backend(gaussians: Gaussians, cameras: Cameras, background: Tensor | None) 
 def _cuda_backend() -> Backend:
     """gsplat; or the reference code's renderer where only that is installed."""
     if importlib.util.find_spec("gsplat") is None and importlib.util.find_spec("diff_gauss") is not None:
-        from osgap.splat import diff_gauss_backend
+        from osgap.splat.backends import diff_gauss_backend
 
         return diff_gauss_backend.rasterize
-    from osgap.splat import gsplat_backend
+    from osgap.splat.backends import gsplat_backend
 
     gsplat_backend.load()
     return gsplat_backend.rasterize

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from osgap.head.frames import TriangleFrames, triangle_frames
+from osgap.head.triangles import TriangleFrames, triangle_frames
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.gaussians import Gaussians
 

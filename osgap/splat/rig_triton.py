@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from osgap.head.frames import MIN_LENGTH
+from osgap.head.triangles import MIN_LENGTH
 from osgap.splat.attributes import CHANNELS, MIN_SQUARED_LENGTH, SH_C0
 
 _BLOCK = 128

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.artifacts import write_npz
-from osgap.errors import UserError
+from osgap.runtime.artifacts import write_npz
+from osgap.runtime.errors import UserError
 from osgap.splat.attributes import CHANNELS
 
 KEYS: Mapping[str, str] = {
@@ -35,7 +35,7 @@ KEYS: Mapping[str, str] = {
 """File key -> attribute."""
 
 COLOR_SPACE = "sh_dc"
-"""What `gs_features_uv` holds here; `osgap.exchange.adopt` converts files that hold RGB under the same key."""
+"""What `gs_features_uv` holds here; `osgap.interop.adopt` converts files that hold RGB under the same key."""
 
 
 def save_uv_gt(path: Path | str, maps: Tensor, provenance: Mapping[str, Any] | None = None) -> None:
@@ -53,7 +53,7 @@ def load_uv_gt(path: Path | str) -> Tensor:
     """Read attribute maps, `[S, S, 14]` float32 in the channel order of `GaussianAttributes`.
 
     Files of other programs may hold other floating-point types and further keys; those keys are not even read. Nothing
-    is unpickled. The colours are what the file holds (see `osgap.exchange.color`).
+    is unpickled. The colours are what the file holds (see `osgap.interop.color`).
 
     Raises:
         UserError: when the file is missing or no archive, a key is absent, a shape is not that of one square map, or

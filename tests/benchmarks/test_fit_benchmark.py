@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from osgap.capture.batches import Batch
 from osgap.capture.store import CaptureStore
 from osgap.fit.config import FitConfig, LearningRates, LossWeights
-from osgap.fit.frames import Batch
 from osgap.fit.optimise import Fit
 from osgap.head.assets import load_head
-from osgap.head.frames import triangle_frames
+from osgap.head.triangles import triangle_frames
+from osgap.metrics.image_metrics import ssim
 from osgap.splat.attributes import CHANNELS
-from osgap.splat.image_metrics import ssim
 
 Load = Callable[[str], ModuleType]
 Run = Callable[[str, Sequence[str]], dict[str, Any]]

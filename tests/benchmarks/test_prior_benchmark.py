@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from osgap import lpips
 from osgap.capture.store import CaptureStore
 from osgap.head.texels import bind_texels
+from osgap.metrics import lpips
 from osgap.prior.config import EncoderConfig
-from osgap.prior.encoder import ImageEncoder
 from osgap.prior.mean import load_maps
-from osgap.prior.published import published_decoder
-from osgap.provenance import file_digest
+from osgap.prior.network.encoder import ImageEncoder
+from osgap.prior.network.published import published_decoder
+from osgap.runtime.provenance import file_digest
+from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import CHANNELS, N_CHANNELS
-from osgap.weights import WeightFile
 
 Load = Callable[[str], ModuleType]
 Run = Callable[[str, Sequence[str]], dict[str, Any]]

@@ -14,7 +14,7 @@ import numpy as np
 from nersemble_data.constants import ASSETS, SEQUENCE_NAMES, SERIALS
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
-from osgap.capture.importer import ImportInputs, ImportOutputs, run
+from osgap.capture.tracking.stage import ImportInputs, ImportOutputs, run
 from osgap.head.config import HeadAssets
 
 WIDTH, HEIGHT = 20, 28

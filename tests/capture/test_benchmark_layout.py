@@ -17,14 +17,14 @@ from nersemble_data.constants import SERIALS
 from scipy.spatial.transform import Rotation
 
 from capture.exports import HEIGHT, WIDTH, Benchmark, import_export, make_benchmark, write_pictures
-from osgap.artifacts import read_provenance
 from osgap.capture.config import CaptureConfig, SubjectEntry
-from osgap.capture.importer import check_tracking, tracking_files
 from osgap.capture.store import CaptureStore
-from osgap.errors import UserError
+from osgap.capture.tracking.stage import check_tracking, tracking_files
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 
 NAMES = ["EMO-1-shout+laugh", "EXP-2-eyes"]
 CAMERAS = ["222200037", "221501007", "222200042"]

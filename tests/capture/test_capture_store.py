@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from capture.exports import Exporter, TrackingExport, import_export
-from osgap.capture import frames
-from osgap.capture.importer import ImportInputs
 from osgap.capture.store import VERSION, Capture, CaptureStore, write_store
-from osgap.errors import UserError
-from osgap.provenance import Provenance
+from osgap.capture.tracking import frame_sources as frames
+from osgap.capture.tracking.stage import ImportInputs
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import Provenance
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from osgap.capture.color import TERM_COUNTS, correct_color
+from osgap.capture.tracking.color_correction import TERM_COUNTS, correct_color
 
 
 def every_kind_of_color(random: np.random.Generator) -> np.ndarray:

@@ -23,9 +23,8 @@ from nersemble_data.constants import ASSETS
 
 from capture.exports import Exporter, Tree, import_export, make_tree, write_video
 from capture.server import Fault, Server
-from osgap.artifacts import read_provenance
 from osgap.capture.config import CaptureConfig
-from osgap.capture.download import (
+from osgap.capture.download.stage import (
     DownloadInputs,
     DownloadOutputs,
     check_reachable,
@@ -33,6 +32,7 @@ from osgap.capture.download import (
     inspect_video,
     run,
 )
+from osgap.capture.download.transfer import TransferSettings
 from osgap.capture.nersemble import (
     CATALOGUE,
     participant_of,
@@ -42,8 +42,8 @@ from osgap.capture.nersemble import (
     video_path,
 )
 from osgap.capture.store import CaptureStore
-from osgap.capture.transfer import TransferSettings
-from osgap.errors import UserError
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 
 SEQUENCE, OTHER = "EMO-1-shout+laugh", "EXP-2-eyes"
 SECRET = "s3cret"
@@ -166,7 +166,7 @@ def test_complete_files_are_not_decoded_again(
     def decoded(*_: Any) -> None:
         raise AssertionError("a verified video was decoded again")
 
-    monkeypatch.setattr("osgap.capture.download.inspect_video", decoded)
+    monkeypatch.setattr("osgap.capture.download.stage.inspect_video", decoded)
     check_download(fetch(server.url), tree)
     (manifest.parents[2] / video_path(30, SEQUENCE, tree.serials[0])).unlink()
     with pytest.raises(AssertionError, match="decoded again"):

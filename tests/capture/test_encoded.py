@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from osgap.capture.encoded import check_frame, check_mask, decode_frame, decode_mask
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 W, H = 24, 18
 RGB = np.random.default_rng(0).integers(0, 256, (H, W, 3), np.uint8)

@@ -28,14 +28,14 @@ from capture.exports import (
     template_only,
     write_transforms,
 )
-from osgap.artifacts import read_provenance
 from osgap.capture.config import CaptureConfig, SubjectEntry
-from osgap.capture.importer import check_tracking, find_tracking
-from osgap.capture.recording import HELD_OUT_INDEX
 from osgap.capture.store import CaptureStore
-from osgap.errors import UserError
+from osgap.capture.tracking.recording import HELD_OUT_INDEX
+from osgap.capture.tracking.stage import check_tracking, find_tracking
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 
 Importer = Callable[..., Path]
 Damage = Callable[[TrackingExport], Any]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from capture.server import TOKEN, Fault, Server
-from osgap.capture.transfer import Client, Stamp, Stop, StoppedError, TransferSettings, exclusive
-from osgap.errors import UserError
+from osgap.capture.download.transfer import Client, Stamp, Stop, StoppedError, TransferSettings, exclusive
+from osgap.runtime.errors import UserError
 
 NAME = "030/cam.bin"
 SIZE = 50_000

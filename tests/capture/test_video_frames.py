@@ -28,10 +28,10 @@ from capture.exports import (
 )
 from osgap.capture.config import CaptureConfig
 from osgap.capture.encoded import on_white
-from osgap.capture.frames import scaled_intrinsics
 from osgap.capture.store import CaptureStore
+from osgap.capture.tracking.frame_sources import scaled_intrinsics
 from osgap.capture.video import decode, read_info, rgb
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 SEQUENCE = "EMO-1-shout+laugh"
 FRAMES = 9
@@ -117,7 +117,7 @@ def test_the_same_bytes_with_any_number_of_threads(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = world.run(tmp_path / "030.h5").path.read_bytes()
-    monkeypatch.setattr("osgap.capture.frames._workers", lambda: 5)
+    monkeypatch.setattr("osgap.capture.tracking.frame_sources._workers", lambda: 5)
     assert world.run(tmp_path / "030.h5").path.read_bytes() == first
 
 
@@ -128,7 +128,7 @@ def test_each_video_is_opened_for_decoding_once(world: World, tmp_path: Path, mo
         decoded.append(path)
         return decode(path, *rest)
 
-    monkeypatch.setattr("osgap.capture.frames.decode", counted)
+    monkeypatch.setattr("osgap.capture.tracking.frame_sources.decode", counted)
     world.run(tmp_path / "030.h5")
     assert decoded == [world.tree.video(SEQUENCE, serial) for serial in world.tree.serials]
 

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from osgap.cli import main
-from osgap.errors import UserError
+from osgap.runtime.errors import UserError
 
 ADVICE = re.compile(
     r"\b(add|bake|change|check|correct|delete|download|export|fetch|fit|get|give|import|leave|make|name|"

@@ -23,8 +23,8 @@ from osgap.head.config import HeadAssets
 from osgap.head.params import MOTION_WIDTHS, FlameParams, save_flame_param
 from osgap.head.texels import bind_texels
 from osgap.prior.config import EncoderConfig
-from osgap.prior.model import GaussianPrior, save_prior
-from osgap.provenance import Provenance
+from osgap.prior.network.model import GaussianPrior, save_prior
+from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import Avatar
 from osgap.splat.uv_maps import save_uv_gt

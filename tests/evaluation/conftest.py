@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evaluation.people import World, make_world
-from osgap.evaluation.people import PersonFiles
+from osgap.report.person import PersonFiles
 
 
 @pytest.fixture(scope="session")

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from osgap.capture.store import Capture, write_store
-from osgap.evaluation import canvas
-from osgap.evaluation.people import PersonFiles
+from osgap.evaluation import image_grid as canvas
 from osgap.evaluation.rendering import render_frames
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
-from osgap.provenance import Provenance
+from osgap.report.person import PersonFiles
+from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from osgap.errors import UserError
 from osgap.evaluation.config import LpipsWeights
-from osgap.evaluation.lpips import Net, distances, load_network, load_networks, why_missing
-from osgap.provenance import file_digest
-from osgap.weights import WeightFile
+from osgap.evaluation.lpips_networks import Net, distances, load_network, load_networks, why_missing
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import file_digest
+from osgap.runtime.weights import WeightFile
 
 pytestmark = pytest.mark.slow  # torchmetrics and torchvision take seconds to import
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from evaluation.people import HEIGHT, SEQUENCES, WIDTH, World
-from osgap.artifacts import read_provenance
 from osgap.capture.store import CaptureStore
-from osgap.errors import UserError
-from osgap.evaluation import canvas, figures, videos
+from osgap.evaluation import image_grid as canvas
 from osgap.evaluation.config import ReportConfig
 from osgap.evaluation.methods import METHODS
-from osgap.evaluation.people import PersonFiles
+from osgap.report.figures import stage as figures
+from osgap.report.person import PersonFiles
+from osgap.report.videos import stage as videos
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 
 CONFIG = ReportConfig(figure_scale=1, expressions=2, video_seconds=0.5, video_fps=12, video_scale=1.5)
 

@@ -7,9 +7,9 @@ import torch
 
 from evaluation.people import HELD_OUT, World, cameras
 from osgap.evaluation import rendering
-from osgap.evaluation.people import PersonFiles
 from osgap.evaluation.rendering import render_all, render_frames
-from osgap.film.cameras import scaled
+from osgap.rendering.camera_paths import scaled
+from osgap.report.person import PersonFiles
 from osgap.splat.avatar import Avatar
 
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from evaluation.people import HEIGHT, SEQUENCES, SERIALS, WIDTH, World, default_splits
-from osgap.artifacts import read_provenance
 from osgap.capture.config import SourceFrame
-from osgap.errors import UserError
 from osgap.evaluation.config import EvaluationConfig, LpipsWeights
 from osgap.evaluation.methods import METHODS
-from osgap.evaluation.people import PersonFiles
 from osgap.evaluation.stage import EvaluationInputs, EvaluationOutputs, run
-from osgap.provenance import file_digest
-from osgap.weights import WeightFile
+from osgap.report.person import PersonFiles
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import file_digest
+from osgap.runtime.weights import WeightFile
 
 
 def _evaluate(

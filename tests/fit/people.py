@@ -23,7 +23,7 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.head.texels import bind_texels
-from osgap.provenance import Provenance
+from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras

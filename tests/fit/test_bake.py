@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fit.people import SUBJECT, UV_SIZE, World, rig
-from osgap.artifacts import read_provenance, write_json
-from osgap.errors import UserError
-from osgap.fit import bake
-from osgap.fit.bake import BakeInputs, BakeOutputs
+from osgap.bake import stage as bake
+from osgap.bake.stage import BakeInputs, BakeOutputs
 from osgap.head.assets import load_head
 from osgap.head.texels import bind_texels
+from osgap.runtime.artifacts import read_provenance, write_json
+from osgap.runtime.errors import UserError
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import Avatar
 from osgap.splat.render import render

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from osgap.errors import UserError
-from osgap.fit.frames import Decoded, batches, chosen, read_ahead
+from osgap.capture.batches import Decoded, batches, chosen, read_ahead
+from osgap.runtime.errors import UserError
 
 
 class Store:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fit.people import World, config
+from osgap.capture.batches import Batch
 from osgap.capture.store import CaptureStore
-from osgap.fit.frames import Batch
 from osgap.fit.optimise import Fit, Subject
 from osgap.head.assets import load_head
 from osgap.head.texels import bind_texels

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
+from osgap.metrics.image_metrics import ssim
 from osgap.splat.cameras import Cameras
-from osgap.splat.image_metrics import ssim
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -16,18 +16,18 @@ import pytest
 import torch
 
 from fit.people import CAMERAS, HEIGHT, SUBJECT, TEST_TIMES, TRAIN_TIMES, UV_SIZE, WIDTH, World, config, rewritten
-from osgap.artifacts import read_provenance
+from osgap.capture.batches import Batch
 from osgap.capture.store import CaptureStore
-from osgap.checkpoint import Checkpoints
-from osgap.errors import UserError
 from osgap.fit import stage
-from osgap.fit.frames import Batch
 from osgap.fit.measure import measure
 from osgap.fit.optimise import Fit
 from osgap.fit.stage import FitInputs, FitOutputs
 from osgap.head.assets import load_head
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.checkpoint import Checkpoints
+from osgap.runtime.errors import UserError
+from osgap.runtime.termination import AGAIN
 from osgap.splat.avatar import Avatar
-from osgap.termination import AGAIN
 
 TESTS = Path(__file__).resolve().parents[1]
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from fit.people import SUBJECT, config
+from osgap.capture.batches import Batch
 from osgap.fit import optimise, stage
-from osgap.fit.frames import Batch
 from osgap.head.config import HeadAssets
 
 

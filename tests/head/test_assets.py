@@ -13,11 +13,11 @@ import scipy.sparse
 import torch
 
 from head.python2 import ch, chumpy, chumpy_object, write_python2
-from osgap.errors import UserError
 from osgap.head import releases
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.releases import identify
+from osgap.runtime.errors import UserError
 
 SmallHead = Any  # the class in conftest.py, which is not importable
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from osgap.errors import UserError
 from osgap.head.model import HeadModel, rotation_matrices
 from osgap.head.params import FlameParams
+from osgap.runtime.errors import UserError
 
 
 def random_params(head: HeadModel, timesteps: int, seed: int = 0, *, size: float = 1.0) -> FlameParams:

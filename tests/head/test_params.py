@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from osgap.artifacts import read_provenance
-from osgap.errors import UserError
 from osgap.head.params import (
     MOTION_WIDTHS,
     FlameParams,
@@ -23,6 +21,8 @@ from osgap.head.params import (
     read_flame_arrays,
     save_flame_param,
 )
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 
 
 def make(timesteps: int = 3, vertices: int = 5, seed: int = 0) -> FlameParams:

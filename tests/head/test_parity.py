@@ -10,10 +10,10 @@ import torch
 
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
-from osgap.head.frames import triangle_frames
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams, full_static_offset, load_flame_param, read_flame_arrays
 from osgap.head.texels import bind_texels
+from osgap.head.triangles import triangle_frames
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.rig import to_world
 

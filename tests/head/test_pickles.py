@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from head.python2 import ch, chumpy, chumpy_object, write_python2
-from osgap.errors import UserError
 from osgap.head.pickles import dense, read_pickle
+from osgap.runtime.errors import UserError
 
 
 def write(folder: Path, content: object, protocol: int = 2) -> Path:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osgap.errors import UserError
 from osgap.head import texels
 from osgap.head.texels import bind_texels
+from osgap.runtime.errors import UserError
 
 
 def plain_binding(uvs: torch.Tensor, faces: torch.Tensor, size: int) -> np.ndarray:

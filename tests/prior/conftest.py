@@ -19,7 +19,7 @@ from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.config import AugmentConfig, EncoderConfig, OneShotConfig, PriorConfig
-from osgap.provenance import Provenance
+from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from osgap.artifacts import atomic_path
 from osgap.prior.config import PriorConfig
-from osgap.prior.train import TrainInputs, TrainOutputs
+from osgap.prior.training.stage import TrainInputs, TrainOutputs
+from osgap.runtime.artifacts import atomic_path
 
 PEOPLE = ("red", "green", "blue")
 FILES = ("model.pt", "mean_uv.npz", "train.json", "preview.png")

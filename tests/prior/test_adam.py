@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import Tensor
 
-from osgap.prior.adam import GroupAdam
+from osgap.prior.personalisation.adam import GroupAdam
 
 RATES = (2e-4, 0.05)
 STEPS = 12

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from osgap.prior import attention
-from osgap.prior.attention import attend
+from osgap.prior.network import attention
+from osgap.prior.network.attention import attend
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def compare(found: list[Tensor], expected: list[Tensor], tolerance: float) -> No
 
 def check(case: Case, device: str, dtype: torch.dtype, tolerance: float) -> None:
     """However the inputs lie, and whatever is kept or done at one time."""
-    from osgap.prior import attention_triton
+    from osgap.prior.network import attention_triton
 
     # Scores are rounded as well: what that changes grows with them (to 5 % in bfloat16 on an H200 for a spread of 10).
     tolerance *= max(1, case.spread / 2)
@@ -109,14 +109,14 @@ def check(case: Case, device: str, dtype: torch.dtype, tolerance: float) -> None
 
 
 def own(keep: bool) -> Callable[..., Tensor]:
-    from osgap.prior import attention_triton
+    from osgap.prior.network import attention_triton
 
     return lambda query, key, value: attention_triton.attend(query, key, value, keep)
 
 
 def check_operators() -> None:
     """What torch.compile is told of the operators is what they do."""
-    from osgap.prior import attention_triton
+    from osgap.prior.network import attention_triton
 
     inputs = [strided(x.float()) for x in CASES[2].inputs()]
     query, key, value, gradient = inputs
@@ -184,7 +184,7 @@ def test_card_agrees_with_the_definition_and_with_itself(case: Case, dtype: torc
     ids=str,
 )
 def test_card_uses_what_the_width_asks_for(case: Case, dtype: torch.dtype, ours: bool) -> None:
-    from osgap.prior import attention_triton
+    from osgap.prior.network import attention_triton
 
     inputs = [strided(x.to("cuda", dtype)) for x in case.inputs()]
     with mock.patch.object(attention_triton, "attend", wraps=attention_triton.attend) as used:
@@ -201,7 +201,7 @@ def test_memory_has_a_bound(room: int) -> None:
     head = 1024 * 2**14 * 2
     inputs = [x.to("cuda", torch.bfloat16) for x in case.inputs()]
     expected = differentiate(definition, *(x.double() for x in inputs))
-    from osgap.prior import attention_triton
+    from osgap.prior.network import attention_triton
 
     with (
         mock.patch.object(attention, "device_memory", return_value=8 * room * head),

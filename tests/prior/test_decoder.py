@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from osgap.artifacts import read_provenance
-from osgap.errors import UserError
 from osgap.prior.config import EncoderConfig
-from osgap.prior.decoder import UVDecoder, residual_scales
 from osgap.prior.losses import masked_l1
-from osgap.prior.model import GaussianPrior, load_prior, save_prior
+from osgap.prior.network.decoder import UVDecoder, residual_scales
+from osgap.prior.network.model import GaussianPrior, load_prior, save_prior
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 
 SMALL = EncoderConfig(
     input_size=32, width=8, token_width=32, residual_blocks=(1, 1), attention_blocks=1, heads=2, dilations=(1, 2, 3)

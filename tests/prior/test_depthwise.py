@@ -38,7 +38,7 @@ def case(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> list[Tensor
 
 def check(shape: tuple[int, ...], device: str, dtype: torch.dtype, tolerance: float) -> None:
     """Values and gradients, in units of the largest of each, and the same bits twice."""
-    from osgap.prior.depthwise_triton import depthwise
+    from osgap.prior.network.depthwise_triton import depthwise
 
     inputs = case(shape, device, dtype)
     found, again = differentiate(depthwise, *inputs), differentiate(depthwise, *inputs)
@@ -52,7 +52,7 @@ def check(shape: tuple[int, ...], device: str, dtype: torch.dtype, tolerance: fl
 
 def check_operators() -> None:
     """What torch.compile is told of the operators is what they do."""
-    from osgap.prior import depthwise_triton
+    from osgap.prior.network import depthwise_triton
 
     inputs = case((2, 3, 4, 5), "cpu", torch.float32)
     x, weight, _, gradient = inputs

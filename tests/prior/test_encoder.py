@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap.prior import attention
-from osgap.prior import encoder as encoders
 from osgap.prior.config import EncoderConfig
-from osgap.prior.encoder import ImageEncoder, with_coordinates
+from osgap.prior.network import attention
+from osgap.prior.network import encoder as encoders
+from osgap.prior.network.encoder import ImageEncoder, with_coordinates
 
 SMALL = EncoderConfig(
     input_size=32, width=8, token_width=32, residual_blocks=(1, 1), attention_blocks=1, heads=2, dilations=(1, 2, 3)
@@ -131,7 +131,7 @@ def check_reduced_precision(device: str) -> None:
 @contextmanager
 def as_on_cuda() -> Iterator[None]:
     """What CUDA does in reduced precision is done, by the CPU as well, with the kernels in Triton's interpreter."""
-    from osgap.prior import attention_triton, depthwise_triton
+    from osgap.prior.network import attention_triton, depthwise_triton
 
     with (
         mock.patch.object(attention, "is_half_on_cuda", is_half),

@@ -11,23 +11,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from osgap import lpips
 from osgap.capture.store import CaptureStore
-from osgap.errors import UserError
+from osgap.metrics import lpips
+from osgap.metrics.image_metrics import ssim
 from osgap.prior.config import PriorConfig, RefinerConfig, TrainingLosses
-from osgap.prior.data import Assembly, Batch, TrainingSamples
-from osgap.prior.decoder import UVDecoder
 from osgap.prior.losses import image_terms, load_perceptual, map_terms, masked_l1
 from osgap.prior.mean import load_maps
-from osgap.prior.objective import training_loss
+from osgap.prior.network.decoder import UVDecoder
+from osgap.prior.network.refiner import Refiner
 from osgap.prior.posing import Rig
-from osgap.prior.refiner import Refiner
-from osgap.provenance import file_digest
+from osgap.prior.training.data import Assembly, Batch, TrainingSamples
+from osgap.prior.training.objective import training_loss
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import file_digest
+from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import GaussianAttributes
-from osgap.splat.image_metrics import ssim
 from osgap.splat.render import Rendered
 from osgap.splat.rig import BoundTriangles, pose
-from osgap.weights import WeightFile
 
 PEOPLE = ("red", "green", "blue")
 

@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 import torch
 
-from osgap.artifacts import read_provenance
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
-from osgap.errors import UserError
+from osgap.metrics.image_metrics import psnr
 from osgap.prior.config import OneShotConfig, PriorConfig
-from osgap.prior.decoder import residual_scales
 from osgap.prior.mean import load_maps, mean_avatar
-from osgap.prior.model import GaussianPrior, save_prior
-from osgap.prior.oneshot import OneShotInputs, OneShotOutputs, run, turned
-from osgap.prior.personalise import Personalisation, Views, contribution, islands, spread
+from osgap.prior.network.decoder import residual_scales
+from osgap.prior.network.model import GaussianPrior, save_prior
+from osgap.prior.personalisation.optimise import Personalisation, Views, contribution, islands, spread
+from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run, turned
 from osgap.prior.photo import load_photo
 from osgap.prior.posing import Rig, white
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
-from osgap.splat.image_metrics import psnr
 from osgap.splat.render import render
 
 PEOPLE = ("red", "green", "blue")

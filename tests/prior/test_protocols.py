@@ -20,20 +20,20 @@ import torch
 
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
-from osgap.errors import UserError
+from osgap.metrics.image_metrics import psnr
 from osgap.prior.config import EncoderConfig, OneShotConfig, Part, Protocol
-from osgap.prior.decoder import residual_scales
 from osgap.prior.mean import load_maps
-from osgap.prior.model import GaussianPrior, load_prior, save_prior
-from osgap.prior.oneshot import FewPhotos, OneShotInputs, OneShotOutputs, run
-from osgap.prior.personalise import Personalisation, Views
+from osgap.prior.network.decoder import residual_scales
+from osgap.prior.network.model import GaussianPrior, load_prior, save_prior
+from osgap.prior.personalisation.optimise import Personalisation, Views
+from osgap.prior.personalisation.stage import FewPhotos, OneShotInputs, OneShotOutputs, run
 from osgap.prior.photo import ShownCapture, show
 from osgap.prior.posing import Rig
+from osgap.runtime.errors import UserError
+from osgap.runtime.termination import AGAIN
 from osgap.splat.attributes import CHANNELS
 from osgap.splat.avatar import Avatar
-from osgap.splat.image_metrics import psnr
 from osgap.splat.render import render
-from osgap.termination import AGAIN
 
 PEOPLE = ("red", "green", "blue")
 AVATAR = ("point_cloud.ply", "flame_param.npz")
@@ -394,7 +394,7 @@ def test_a_gpu_makes_the_same_avatar(
 ) -> None:
     steps: dict[str, Any] = {"network_steps": 20, "map_steps": 60, "checkpoint_every": 30}
     found = _run(world, prior, tmp_path / "cuda", protocol, **steps)
-    monkeypatch.setattr("osgap.prior.oneshot.lease_gpu", _cpu)
+    monkeypatch.setattr("osgap.prior.personalisation.stage.lease_gpu", _cpu)
     expected = _run(world, prior, tmp_path / "cpu", protocol, **steps)
     assert found["saw"] == expected["saw"]
     assert len(found["curve"]) == len(expected["curve"]) == 80

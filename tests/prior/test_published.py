@@ -17,13 +17,13 @@ from segmentation_models_pytorch.encoders.mix_transformer import Block, OverlapP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap.errors import UserError
 from osgap.prior.config import EncoderConfig
-from osgap.prior.encoder import ImageEncoder
-from osgap.prior.published import encoder_weights, layer_names, published_decoder, read_published
-from osgap.provenance import file_digest
+from osgap.prior.network.encoder import ImageEncoder
+from osgap.prior.network.published import encoder_weights, layer_names, published_decoder, read_published
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import file_digest
+from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import CHANNELS, sh_to_rgb
-from osgap.weights import WeightFile
 
 NARROW = EncoderConfig(input_size=64, token_width=64, attention_blocks=2)
 """The published structure with narrow tokens; everything else is as wide as there."""

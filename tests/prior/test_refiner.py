@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from osgap.prior.config import PriorConfig, RefinerConfig
-from osgap.prior.data import Assembly, Batch, TrainingSamples
-from osgap.prior.decoder import residual_scales
 from osgap.prior.mean import load_maps
-from osgap.prior.model import GaussianPrior, Looks, load_prior, save_prior
-from osgap.prior.objective import training_loss
+from osgap.prior.network.decoder import residual_scales
+from osgap.prior.network.model import GaussianPrior, Looks, load_prior, save_prior
+from osgap.prior.network.refiner import Refiner
 from osgap.prior.posing import Rig, white
-from osgap.prior.preview import training_preview
-from osgap.prior.refiner import Refiner
+from osgap.prior.training.data import Assembly, Batch, TrainingSamples
+from osgap.prior.training.objective import training_loss
+from osgap.prior.training.preview import training_preview
 from osgap.splat.render import Rendered, render
 
 PEOPLE = ("red", "green", "blue")
@@ -136,7 +136,7 @@ def test_off_leaves_no_trace(
         seen.append(render(*arguments, **options))
         return seen[-1]
 
-    monkeypatch.setattr("osgap.prior.objective.render", watched)
+    monkeypatch.setattr("osgap.prior.training.objective.render", watched)
     training_loss(on(batch.sources, with_features=True), batch, rig, tiny_prior.losses)
     training_loss(on(batch.sources, with_features=True), batch, rig, tiny_prior.losses, refine=on.refiner)
     assert [image.features is None for image in seen] == [True, False]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from osgap.prior.config import AugmentConfig, PriorConfig
-from osgap.prior.data import Assembly, Batch, Plan, TrainingSamples
 from osgap.prior.mean import load_maps
-from osgap.prior.objective import training_loss
 from osgap.prior.posing import Rig, white
 from osgap.prior.source import prepare_source
+from osgap.prior.training.data import Assembly, Batch, Plan, TrainingSamples
+from osgap.prior.training.objective import training_loss
 from osgap.splat.render import render
 
 PEOPLE = ("red", "green", "blue")

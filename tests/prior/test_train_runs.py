@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from osgap.errors import UserError
-from osgap.prior import train
-from osgap.prior.data import Assembly, Batch, Frames
 from osgap.prior.mean import load_maps
-from osgap.prior.model import load_prior
-from osgap.prior.vitals import Vitals
+from osgap.prior.network.model import load_prior
+from osgap.prior.training import stage as train
+from osgap.prior.training.data import Assembly, Batch, Frames
+from osgap.prior.training.monitor import Vitals
+from osgap.runtime.errors import UserError
+from osgap.runtime.termination import AGAIN
 from osgap.splat.uv_maps import load_uv_gt
-from osgap.termination import AGAIN
 from prior.runs import FILES, PEOPLE, inputs, outputs, start, tiny
 
 
@@ -183,7 +183,7 @@ def test_what_was_wrong_first_is_what_is_said(world: Any, tmp_path: Path, monkey
 
     seen: list[list[str]] = []
     monkeypatch.setattr(Assembly, "batch", batch)
-    monkeypatch.setattr("osgap.prior.vitals.Vitals.__init__", _delayed(Vitals.__init__))
+    monkeypatch.setattr("osgap.prior.training.monitor.Vitals.__init__", _delayed(Vitals.__init__))
     with pytest.raises(UserError, match="step 2: not finite: l1 of") as caught:
         train.run(tiny(), inputs(world), outputs(tmp_path), seed=7)
     assert seen[2][0] in str(caught.value)

@@ -14,25 +14,26 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from osgap.artifacts import read_provenance
 from osgap.capture.store import CaptureStore
-from osgap.checkpoint import Checkpoints
-from osgap.errors import UserError
-from osgap.prior import oneshot, train
 from osgap.prior.config import AugmentConfig, EncoderConfig, OneShotConfig, PriorConfig
-from osgap.prior.data import Assembly, Batch, Frames
-from osgap.prior.encoder import ImageEncoder
 from osgap.prior.mean import load_maps, mean_avatar
-from osgap.prior.model import load_prior
-from osgap.prior.oneshot import OneShotInputs, OneShotOutputs
-from osgap.prior.published import layer_names, published_decoder
-from osgap.prior.ranks import launch
-from osgap.prior.train import TrainInputs, learning_rate, parameter_groups, run
-from osgap.provenance import file_digest
+from osgap.prior.network.encoder import ImageEncoder
+from osgap.prior.network.model import load_prior
+from osgap.prior.network.published import layer_names, published_decoder
+from osgap.prior.personalisation import stage as oneshot
+from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs
+from osgap.prior.training import stage as train
+from osgap.prior.training.data import Assembly, Batch, Frames
+from osgap.prior.training.distributed import launch
+from osgap.prior.training.stage import TrainInputs, learning_rate, parameter_groups, run
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.checkpoint import Checkpoints
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import file_digest
+from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import CHANNELS
 from osgap.splat.avatar import Avatar
 from osgap.splat.uv_maps import load_uv_gt, save_uv_gt
-from osgap.weights import WeightFile
 from prior.runs import FILES, PEOPLE, clean_environment, inputs, outputs, start, tiny
 
 ROTATION = CHANNELS["rotation"]
@@ -89,7 +90,7 @@ def test_killed_runs_end_with_the_same_bytes(world: Any, trained: Path, tmp_path
 def test_a_finished_step_is_never_repeated(
     world: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from osgap.prior import train
+    from osgap.prior.training import stage as train
 
     torch.set_num_threads(1)
     done: list[int] = []

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from osgap.errors import UserError
 from osgap.head.model import HeadModel
+from osgap.runtime.errors import UserError
 from osgap.splat.animation import Animation
 
 from .test_avatar import make

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from osgap.artifacts import read_provenance
-from osgap.errors import UserError
-from osgap.head.frames import triangle_frames
 from osgap.head.model import HeadModel
 from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.head.texels import bind_texels
+from osgap.head.triangles import triangle_frames
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import Avatar
 from osgap.splat.rig import to_world

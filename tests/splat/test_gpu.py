@@ -20,9 +20,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from osgap.metrics.image_metrics import ssim_map
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
-from osgap.splat.image_metrics import ssim_map
 from osgap.splat.render import Rendered, render
 
 from .scenes import IMAGES, INPUTS, Scene, compare, make_scene

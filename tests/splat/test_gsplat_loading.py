@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from osgap.errors import UserError
-from osgap.splat import gsplat_backend, render
+from osgap.runtime.errors import UserError
+from osgap.splat import render
+from osgap.splat.backends import gsplat_backend
 
 LOAD = """
 import logging, sys

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from plyfile import PlyData, PlyElement
 
-from osgap.artifacts import read_provenance
-from osgap.errors import UserError
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 from osgap.splat.attributes import SH_C0, GaussianAttributes
 from osgap.splat.ply import ColorSpace, load_ply, rest_count, save_ply
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from osgap.errors import UserError
-from osgap.splat import cpu
+from osgap.runtime.errors import UserError
+from osgap.splat.backends import cpu
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import render

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from osgap.head.frames import triangle_frames
+from osgap.head.triangles import triangle_frames
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.rig import bind_triangles, pose, quaternion_product, to_world

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from osgap.head.frames import triangle_frames
+from osgap.head.triangles import triangle_frames
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.rig import BoundTriangles, pose, to_world
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from osgap.artifacts import read_provenance
-from osgap.errors import UserError
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
 from osgap.splat.uv_maps import load_uv_gt, save_uv_gt
 
 

@@ -78,7 +78,7 @@ class Checkout:
     def settings(self) -> dict:
         """The config of the reduced demo, validated."""
         code = (
-            "from osgap.config import load_config;"
+            "from osgap.workflow.config import load_config;"
             "print(load_config(['config.yaml', 'profiles/demo/demo.yaml', 'profiles/demo/reduced.yaml'])"
             ".model_dump_json())"
         )

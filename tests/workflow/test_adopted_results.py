@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from osgap.artifacts import read_provenance
+from osgap.runtime.artifacts import read_provenance
 from osgap.splat.uv_maps import load_uv_gt
 
 from .conftest import Checkout

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from osgap.artifacts import read_provenance
 from osgap.capture.store import CaptureStore
+from osgap.runtime.artifacts import read_provenance
 from osgap.splat.avatar import Avatar
 
 from .conftest import make_checkout

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from osgap.artifacts import read_provenance
-from osgap.provenance import file_digest
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.provenance import file_digest
 
 from .conftest import Checkout
 
@@ -81,7 +81,7 @@ def test_a_second_run_has_nothing_to_do_within_ten_seconds(finished: Checkout) -
 
 
 def test_an_edit_of_the_evaluation_reruns_evaluation_and_report(checkout: Checkout) -> None:
-    checkout.edit("osgap/evaluation/metrics.py")
+    checkout.edit("osgap/evaluation/measure.py")
     planned = checkout.planned()
     assert set(planned) == {"evaluate", *REPORT_RULES}
     assert planned["evaluate"] == 4
@@ -131,9 +131,9 @@ def test_a_new_train_subject_adds_its_branch(checkout: Checkout) -> None:
 def test_why_names_keys_and_modules(checkout: Checkout) -> None:
     arguments = ["--profile", "profiles/demo", "--configfile", "profiles/demo/demo.yaml", "profiles/demo/reduced.yaml"]
     assert "up to date" in checkout.run("osgap.cli", "why", *arguments).stdout
-    checkout.edit("osgap/evaluation/metrics.py")
+    checkout.edit("osgap/evaluation/measure.py")
     text = checkout.run("osgap.cli", "why", *arguments, "--config", "oneshot={map_steps: 9}").stdout
-    assert "code osgap.evaluation.metrics changed" in text
+    assert "code osgap.evaluation.measure changed" in text
     assert "config oneshot.map_steps: 8 -> 9" in text
 
 

@@ -1,0 +1,1 @@
+"""The stage `bake`: a fitted avatar as UV attribute maps."""

@@ -1,0 +1,1 @@
+"""The stage `download`: NeRSemble's videos, over HTTP."""

@@ -1,0 +1,1 @@
+"""The stage `import`: FLAME tracking and frames to one capture store."""

@@ -1,0 +1,1 @@
+"""PSNR, SSIM and LPIPS, with their kernels."""

@@ -1,0 +1,1 @@
+"""Image to UV attribute maps: encoder, decoder, refiner."""

@@ -1,0 +1,56 @@
+"""What training minimises: maps near the fitted ones, and renderings near the photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from osgap.prior.config import TrainingLosses
+from osgap.prior.losses import color_terms, image_terms, map_terms, masked_l1
+from osgap.prior.posing import Rig, white
+from osgap.prior.training.data import Batch
+from osgap.splat.attributes import N_CHANNELS
+from osgap.splat.render import Rendered, render
+
+
+def training_loss(
+    maps: Tensor,
+    batch: Batch,
+    rig: Rig,
+    losses: TrainingLosses,
+    *,
+    refine: Callable[[Rendered], Tensor] | None = None,
+    perceptual: nn.Module | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum, and the terms it consists of (one value per sample or image, or a mean).
+
+    Every target is rendered with its own camera, on its own person's head at its own timestep.
+
+    Args:
+        maps: predicted, `[S, U, U, 14]`; with a refiner `[S, U, U, 14 + K]`.
+        refine: a rendering with features to the corrected image `[S * V, H, W, 3]`, which is compared too (terms
+            `refined_*`). Default is none: no features are rendered.
+        perceptual: see `osgap.prior.losses.load_perceptual`; needed where `losses.lpips` is above 0.
+
+    Raises:
+        ValueError: when it is needed and not given.
+    """
+    if losses.lpips and perceptual is None:
+        raise ValueError(f"losses.lpips is {losses.lpips:g}, but training_loss got no network to measure it with")
+    attributes = maps[..., :N_CHANNELS]
+    gaussians = rig.pose(maps if refine is not None else attributes, batch.people, batch.params)
+    rendered = render(gaussians, batch.cameras, white(maps), features=refine is not None)
+    terms = {
+        "uv": masked_l1(attributes, batch.maps, rig.binding.mask),
+        **image_terms(rendered, batch.images, batch.masks, perceptual),
+        **map_terms(attributes, rig.binding, losses),
+    }
+    weights = {name: getattr(losses, name) for name in terms}
+    if refine is not None:
+        for name, value in color_terms(refine(rendered), batch.images, perceptual).items():
+            terms[f"refined_{name}"] = value
+            weights[f"refined_{name}"] = losses.refined * weights[name]
+    total = torch.stack([weights[name] * value.mean() for name, value in terms.items()]).sum()
+    return total, terms

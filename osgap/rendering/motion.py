@@ -1,0 +1,141 @@
+"""What an avatar does in each frame of a film."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from osgap.capture.store import CaptureStore
+from osgap.head.model import HeadModel
+from osgap.head.params import FlameParams, load_flame_param
+from osgap.runtime.errors import UserError
+from osgap.splat.avatar import FLAME_PARAM
+
+_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?(?::(-?\d+)?)?", re.ASCII)
+_NUMBER = re.compile(r"-?\d+", re.ASCII)
+_EXAMPLES = "'all', '7', '0:100:2' (every second of the first hundred), '50:' or '3,7,9'"
+
+
+def motion_file(source: Path) -> Path:
+    """The file that a motion is read from: an avatar's folder stands for its `flame_param.npz`."""
+    return source / FLAME_PARAM if source.is_dir() else source
+
+
+def load_motion(own: FlameParams, source: Path | None, sequence: str | None, head: HeadModel) -> FlameParams:
+    """An avatar's identity with a motion.
+
+    The motion of the same person (equal shape coefficients) is taken as it is. Somebody else's translation moves as
+    theirs does around its mean, around the mean of the avatar's own: where a tracker puts the origin differs between
+    captures. Expression and rotations are theirs. (`osgap.evaluation.splits.cross_motion` does the same.)
+
+    Args:
+        own: the avatar's parameters.
+        source: `flame_param.npz`, an avatar's folder, or a capture store (`.h5`), whose timesteps are taken in the
+            order of time. None is the avatar's own motion.
+        sequence: of a capture store, in full (`EXP-2-eyes`) or short (`EXP-2`). Default is all.
+
+    Raises:
+        UserError: when the source is missing, damaged or of another kind, has no such sequence, has no timestep, or
+            belongs to another head model.
+    """
+    if sequence is not None and (source is None or source.suffix != ".h5"):
+        raise UserError(
+            f"sequence {sequence}: only capture stores have sequences. Give one (.h5) as the motion, or leave it out."
+        )
+    if source is None:
+        return own
+    file = motion_file(source)
+    if file.suffix not in (".npz", ".h5") or (source.is_dir() and not file.is_file()):
+        found = "is a file of another kind" if source.is_file() else "no such folder"
+        found = f"is a folder without {FLAME_PARAM}" if source.is_dir() else found
+        raise UserError(
+            f"{source}: {found}; a motion is a {FLAME_PARAM}, an avatar's folder, or a capture store (.h5). Give one "
+            f"of these."
+        )
+    if file.suffix == ".h5":
+        store = CaptureStore(file)
+        whole = store.params
+        head.check_fits(whole, file)
+        motion = whole.select(_in_order(store, sequence))
+    else:
+        motion = whole = load_flame_param(file, head.vertex_count)
+    if not motion.timesteps:
+        raise UserError(f"{file}: has no timestep, so there is no motion in it. Give another file.")
+    if torch.equal(whole.shape, own.shape):
+        return own.driven_by(motion)
+    shift = own.translation.mean(dim=0) - whole.translation.mean(dim=0)
+    return own.driven_by(motion.replace(translation=motion.translation + shift))
+
+
+def _in_order(store: CaptureStore, sequence: str | None) -> list[int]:
+    """Rows of a store's timesteps, by sequence (as they first appear) and number in it."""
+    names = list(dict.fromkeys(name for name, _ in store.timesteps))
+    chosen = names
+    if sequence is not None:
+        chosen = [name for name in names if name == sequence or name.startswith(f"{sequence}-")]
+        chosen = [sequence] if sequence in chosen else chosen
+        if len(chosen) != 1:
+            raise UserError(
+                f"{store.path}: {len(chosen)} sequences are called {sequence}; it has {', '.join(names)}. Name one of "
+                f"these."
+            )
+    rows = [(names.index(name), index, row) for row, (name, index) in enumerate(store.timesteps) if name in chosen]
+    return [row for *_, row in sorted(rows)]
+
+
+def parse_timesteps(text: str, count: int, source: Path | str) -> list[int]:
+    """The timesteps that `text` names: `all`, numbers and Python slices, several of them separated by commas.
+
+    Negative numbers count from the end. Unlike in Python, a slice that goes beyond the end is an error.
+
+    Args:
+        count: how many timesteps there are.
+        source: where they are from, for the message.
+
+    Raises:
+        UserError: when the text is none of these, or names no timestep or one that is not there.
+    """
+    chosen: list[int] = []
+    for part in text.split(","):
+        part = part.strip()
+        if part == "all":
+            chosen += range(count)
+        elif _NUMBER.fullmatch(part):
+            _check_there(int(part), int(part), -count, count - 1, text, source)
+            chosen.append(int(part) % count)
+        elif match := _SLICE.fullmatch(part):
+            first, end, step = (None if number is None else int(number) for number in match.groups())
+            if step == 0:
+                raise UserError(f"timesteps {text!r}: the step is 0. Give {_EXAMPLES}.")
+            if first is not None:
+                _check_there(first, first, -count, count - 1, text, source)
+            if end is not None:  # itself not included
+                _check_there(end, end - (end > 0), -count, count, text, source)
+            chosen += range(count)[first:end:step]
+        else:
+            raise UserError(f"timesteps {text!r} are not understood. Give {_EXAMPLES}.")
+    if not chosen:
+        raise UserError(f"timesteps {text!r} are none at all; the end of a slice is not included. Give {_EXAMPLES}.")
+    return chosen
+
+
+def _check_there(number: int, shown: int, low: int, high: int, text: str, source: Path | str) -> None:
+    if not low <= number <= high:
+        raise UserError(
+            f"timesteps {text!r}: there is no timestep {shown}; {source} has {-low}, 0 to {-low - 1}. Give fewer, or "
+            f"'all'."
+        )
+
+
+def played(params: FlameParams, count: int) -> FlameParams:
+    """One timestep for each of `count` frames: forwards, then backwards, and so on, so that nothing jumps.
+
+    A single timestep is held; it stays one, which `osgap.rendering.sequence.frames` poses once.
+    """
+    if params.timesteps == 1:
+        return params
+    last = params.timesteps - 1
+    phase = torch.arange(count) % (2 * last)
+    return params.select(torch.minimum(phase, 2 * last - phase))

@@ -1,0 +1,1 @@
+"""Tables, figures and videos of a run."""

@@ -1,0 +1,1 @@
+"""What every stage stands on: whole files with provenance, checkpoints, GPUs, seeds, errors."""

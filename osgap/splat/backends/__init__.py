@@ -1,0 +1,1 @@
+"""What renders: numba on the CPU, gsplat or diff_gauss on CUDA."""

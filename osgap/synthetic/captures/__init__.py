@@ -1,0 +1,1 @@
+"""Synthetic people, photographed: motion, cameras, tracer, and the files of a real capture."""

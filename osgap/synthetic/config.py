@@ -1,0 +1,24 @@
+"""What the stand-in people and their captures look like."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from osgap.runtime.section import Section
+
+
+class StandinConfig(Section):
+    """Stand-in people: their looks, and how many pictures of them, of what size, in which motions."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of every random choice (looks, cameras, motion)."""
+    width: int = Field(default=176, gt=0)
+    """Image width, pixels."""
+    height: int = Field(default=256, gt=0)
+    """Image height, pixels."""
+    timesteps_per_sequence: int = Field(default=24, gt=0)
+    """Timesteps of every sequence."""
+    sequences: list[str] = Field(default=["EXP-1-head", "EMO-1-shout+laugh", "EXP-2-eyes"], min_length=1)
+    """Names of the sequences, as NeRSemble names them."""
+    samples_per_axis: int = Field(default=2, ge=1, le=8)
+    """Antialiasing: rays per pixel along each axis."""

@@ -1,0 +1,1 @@
+"""The head model of the synthetic people, sculpted in FLAME's format."""

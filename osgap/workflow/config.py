@@ -1,0 +1,235 @@
+"""The whole config: YAML files and inline overrides, deep-merged and validated by one model.
+
+The Snakefile and the command line both call `load_config`, so a key that one accepts the other accepts. The
+sections themselves live beside the code that uses them (`osgap/<package>/config.py`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.evaluation.config import EvaluationConfig, ReportConfig
+from osgap.fit.config import FitConfig
+from osgap.head.config import HeadAssets
+from osgap.interop.config import ExchangeConfig
+from osgap.prior.config import OneShotConfig, PriorConfig
+from osgap.runtime.errors import UserError
+from osgap.runtime.section import Section
+from osgap.synthetic.config import StandinConfig
+
+
+class Flame(Section):
+    """The head model."""
+
+    assets: HeadAssets | None = None
+    """FLAME's three files. None takes the stand-in head (only with a `standin` section)."""
+
+
+class Subjects(Section):
+    """Who is in the run."""
+
+    train: list[str] = []
+    """Subjects that the prior is trained on."""
+    test: list[str] = []
+    """Subjects that the prior never sees; each becomes an avatar from one photograph."""
+    entries: dict[str, SubjectEntry] = {}
+    """What differs for single subjects, by subject."""
+
+    @field_validator("train", "test", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            for item in value:
+                if not isinstance(item, str):
+                    raise ValueError(
+                        f'subject {item!r} is a {type(item).__name__}; write it in quotes, such as "017" '
+                        f"(YAML reads a bare 017 as the number 15)"
+                    )
+                if not item or not all(c.isalnum() or c in "-_" for c in item):
+                    raise ValueError(f"subject {item!r} names files and folders: use letters, digits, '-' and '_'")
+        return value
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Subjects:
+        for name, listed in (("train", self.train), ("test", self.test)):
+            twice = sorted({s for s in listed if listed.count(s) > 1})
+            if twice:
+                raise ValueError(f"subject {', '.join(twice)} stands more than once in subjects.{name}; list it once")
+        both = sorted(set(self.train) & set(self.test))
+        if both:
+            raise ValueError(
+                f"subject {', '.join(both)} is in both subjects.train and subjects.test; a test person must be "
+                f"unseen: remove it from one of the two"
+            )
+        return self
+
+    @property
+    def all(self) -> list[str]:
+        """Train subjects, then test subjects."""
+        return [*self.train, *self.test]
+
+    def entry(self, subject: str) -> SubjectEntry:
+        """What the config says of one subject (nothing, by default)."""
+        return self.entries.get(subject, SubjectEntry())
+
+
+class Config(Section):
+    """Everything that a run can be told."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """The seed that all others derive from, with the stage and the subject."""
+    results: Path = Path("results")
+    """Folder of everything that the run writes."""
+    subjects: Subjects = Subjects()
+    flame: Flame = Flame()
+    capture: CaptureConfig = CaptureConfig()
+    standin: StandinConfig | None = None
+    """Procedural people in place of licensed data. None in a real run."""
+    exchange: ExchangeConfig = ExchangeConfig()
+    fit: FitConfig = FitConfig()
+    prior: PriorConfig = PriorConfig()
+    oneshot: OneShotConfig = OneShotConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Config:
+        if self.standin is not None and self.flame.assets is not None:
+            raise ValueError(
+                "standin and flame.assets are both set; the stand-in people come with their own head model"
+            )
+        if self.standin is not None and (self.capture.url or self.capture.tracking):
+            raise ValueError(
+                "standin is set, and so is capture.url or capture.tracking; stand-in people are their own data: "
+                "unset one of the two"
+            )
+        return self
+
+
+def load_config(sources: Iterable[str | Path | Mapping[str, Any]], overrides: Iterable[str] = ()) -> Config:
+    """Merge and validate.
+
+    Args:
+        sources: in order, later ones win per key: paths of YAML files, inline YAML or JSON mappings (texts that
+            start with `{`), or mappings.
+        overrides: `a.b=value` texts, the value in YAML.
+
+    Raises:
+        UserError: a file that is missing or no mapping; an unknown key, a wrong type, a value out of range.
+    """
+    merged: dict[str, Any] = {}
+    names = []
+    for source in sources:
+        merged = deep_merge(merged, _read(source))
+        if not isinstance(source, Mapping) and not str(source).lstrip().startswith("{"):
+            names.append(str(source))
+    for override in overrides:
+        merged = deep_merge(merged, _parse_override(override))
+    return validate(merged, where=", ".join(names) or "config")
+
+
+def validate(content: Mapping[str, Any], where: str = "config") -> Config:
+    """Validate a merged config; `where` stands in the error message."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise UserError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` wins; mappings merge key by key, everything else (lists too) is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(source, Mapping):
+        return source
+    inline = str(source).lstrip().startswith("{")
+    try:
+        text = str(source) if inline else Path(source).read_text()
+        content = yaml.safe_load(text) or {}
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such config file; check the path given with --config") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not a text in UTF-8 ({error.reason}); save it as such") from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except yaml.YAMLError as error:
+        name = "the inline config" if inline else source
+        raise UserError(f"{name}: not valid YAML{_position(error)}; correct it") from None
+    if not isinstance(content, Mapping):
+        found = type(content).__name__
+        raise UserError(
+            f"{source}: expected `key: value` lines at the top, found a {found}; check the path given with --config"
+        )
+    return content
+
+
+def _position(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the line itself: a secret may stand in it."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{where} ({problem})" if problem else where
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    path, sign, value = text.partition("=")
+    if not sign or not path:
+        raise UserError(f"--set {text}: expected KEY=VALUE, such as --set fit.iterations=300")
+    try:
+        content: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {path}: the value is not valid YAML{_position(error)}; put it in quotes") from None
+    for key in reversed(path.split(".")):
+        content = {key: content}
+    return content
+
+
+def _explain(error: Any) -> str:
+    """One line for one validation error: the key, what was found, what would be accepted."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"known keys here: {', '.join(sorted(known))}"
+        return f"{key}: unknown key; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: found {json.dumps(error.get('input'), default=str)}; {message}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    """The field names of the section at `location`."""
+    model: Any = Config
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:  # a key of a mapping of sections, such as subjects.entries.017
+            continue
+        model = _section_of(field.annotation) or model
+    return list(model.model_fields)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,131 @@
+"""Which timesteps are played, whose, and in what order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from osgap.capture.store import CaptureStore
+from osgap.evaluation.splits import cross_motion
+from osgap.head.params import save_flame_param
+from osgap.rendering.motion import load_motion, parse_timesteps, played
+from osgap.runtime.errors import UserError
+from rendering.people import SEQUENCES, World
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("all", [0, 1, 2, 3, 4, 5]),
+        ("4", [4]),
+        ("-1", [5]),
+        ("1:4", [1, 2, 3]),
+        ("0:6:2", [0, 2, 4]),
+        (":2", [0, 1]),
+        ("4:", [4, 5]),
+        ("::3", [0, 3]),
+        ("::-2", [5, 3, 1]),
+        ("-2:", [4, 5]),
+        ("3, 1,1", [3, 1, 1]),
+        ("0:2,5", [0, 1, 5]),
+    ],
+)
+def test_timesteps_are_slices_and_lists(text: str, expected: list[int]) -> None:
+    assert parse_timesteps(text, 6, "file") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not understood"),
+        ("a", "not understood"),
+        ("1-3", "not understood"),
+        ("1:2:3:4", "not understood"),
+        ("1,,2", "not understood"),
+        ("1:5:0", "step is 0"),
+        ("3:3", "none at all"),
+        ("6", "no timestep 6; motion.npz has 6, 0 to 5"),
+        ("0:7", "no timestep 6"),
+        ("-7", "no timestep -7"),
+        ("9:", "no timestep 9"),
+        ("6:", "no timestep 6"),
+        ("8:2:-1", "no timestep 8"),
+        ("-8:", "no timestep -8"),
+        (":-7", "no timestep -7"),
+    ],
+)
+def test_other_timesteps_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_timesteps(text, 6, "motion.npz")
+
+
+def test_another_person_drives_as_in_cross_reenactment(world: World) -> None:
+    anna, bert = world.anna, world.bert
+    avatar = anna.avatar
+    store, driver = CaptureStore(anna.capture), CaptureStore(bert.capture)
+    motion = load_motion(avatar.params, bert.capture, None, world.head)
+    expected = cross_motion(avatar, store, driver, torch.arange(len(driver.timesteps)).numpy())
+    for name, values in expected.motion.items():
+        torch.testing.assert_close(getattr(motion, name), values, msg=name)
+    assert torch.equal(motion.shape, avatar.params.shape)
+    assert torch.equal(motion.static_offset, avatar.params.static_offset)
+    assert not torch.equal(motion.expr, avatar.params.expr)
+
+
+def test_sequences_files_and_folders(world: World, tmp_path: Path) -> None:
+    anna, bert = world.anna, world.bert
+    own = anna.avatar.params
+    whole = load_motion(own, bert.capture, None, world.head)
+    first = SEQUENCES["EXP-2-eyes"]
+    for name in ("EMO-1", "EMO-1-shout+laugh"):
+        part = load_motion(own, bert.capture, name, world.head)
+        assert torch.equal(part.expr, whole.expr[first:])
+        # Where a person is, the whole capture says: the same frame is at the same place with and without the others.
+        assert torch.equal(part.translation, whole.translation[first:])
+    folder = load_motion(own, bert.folder, None, world.head)
+    assert torch.equal(folder.expr, whole.expr)
+    save_flame_param(tmp_path / "motion.npz", bert.avatar.params)
+    assert torch.equal(load_motion(own, tmp_path / "motion.npz", None, world.head).translation, folder.translation)
+
+
+def test_the_same_persons_motion_is_not_moved(world: World) -> None:
+    anna = world.anna
+    own = anna.avatar.params.select([0])
+    motion = load_motion(own, anna.capture, "EMO-1", world.head)
+    tracked = CaptureStore(anna.capture).params.select(slice(SEQUENCES["EXP-2-eyes"], None))
+    assert torch.equal(motion.translation, tracked.translation)
+    assert load_motion(own, None, None, world.head) is own
+
+
+def test_wrong_motions_are_refused(world: World, tmp_path: Path) -> None:
+    anna = world.anna
+    own = anna.avatar.params
+    save_flame_param(tmp_path / "empty.npz", own.select(slice(0, 0)))
+    cases: list[tuple[Path | None, str | None, str]] = [
+        (anna.capture, "EXP-9", r"anna\.h5: 0 sequences are called EXP-9; it has EXP-2-eyes, EMO-1-shout"),
+        (anna.folder, "EXP-2", "only capture stores have sequences"),
+        (None, "EXP-2", "only capture stores have sequences"),
+        (tmp_path / "nobody.npz", None, r"nobody\.npz: no such file"),
+        (tmp_path / "nobody.h5", None, r"nobody\.h5: no such capture store"),
+        (tmp_path, None, re.escape(str(tmp_path)) + ": is a folder without flame_param.npz; a motion is"),
+        (tmp_path / "nobody", None, "nobody: no such folder; a motion is"),
+        (anna.folder / "point_cloud.ply", None, r"point_cloud\.ply: is a file of another kind; a motion is"),
+        (tmp_path / "empty.npz", None, r"empty\.npz: has no timestep"),
+    ]
+    for source, sequence, message in cases:
+        with pytest.raises(UserError, match=message):
+            load_motion(own, source, sequence, world.head)
+
+
+def test_short_motions_are_played_to_and_fro(world: World) -> None:
+    anna = world.anna
+    params = anna.avatar.params.select([0, 1, 2])
+    long = played(params, 9)
+    rows = [0, 1, 2, 1, 0, 1, 2, 1, 0]
+    assert torch.equal(long.expr, params.expr[rows])
+    assert torch.equal(played(params, 2).expr, params.expr[:2])
+    assert long.shape is params.shape  # so that the head folds the identity once
+    assert played(params.select(1), 7).timesteps == 1
