@@ -1,4 +1,4 @@
-# make demo   stand-in people to metric tables, in results/demo (about ten minutes on two cores)
+# make demo   synthetic people to metric tables, in results/demo (about ten minutes on two cores)
 # make test   the tests            make lint   style, types, workflow
 # make env    the environment in .venv, which the others make by themselves
 # make lock   envs/requirements.txt anew, after a change of pyproject.toml

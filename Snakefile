@@ -30,9 +30,9 @@ rule all:
         pipeline.targets,
 
 
-if pipeline.standin:
+if pipeline.synthetic:
 
-    include: "rules/standin.smk"
+    include: "rules/synthetic.smk"
 
 
 include: "rules/capture.smk"

@@ -5,10 +5,10 @@
     python benchmarks/fit.py --device cuda --capture 306.h5 --head flame/assets --parts throughput memory
     python benchmarks/fit.py --size 64x88 --timesteps 2 --uv-size 32 --visits 40 --plain-seconds 5 --batches 1 4
 
-The person is a stand-in that is rendered into the folder `--work` first (see `benchmarks/people.py`) and found there
-the next time, or whoever `--capture` has. `--fit` takes settings of a fit as JSON, such as '{"images_per_step": 8}'.
-The plain loop is `benchmarks/plain.py`: the reference's manner and settings, and the same Gaussians to begin with. Both
-see the same frames, decoded beforehand. Prints JSON; progress goes to stderr.
+The person is a synthetic one that is rendered into the folder `--work` first (see `benchmarks/people.py`) and found
+there the next time, or whoever `--capture` has. `--fit` takes settings of a fit as JSON, such as '{"images_per_step":
+8}'. The plain loop is `benchmarks/plain.py`: the reference's manner and settings, and the same Gaussians to begin
+with. Both see the same frames, decoded beforehand. Prints JSON; progress goes to stderr.
 
 `throughput`: images per second of training steps in batches of `--batches` images and in the configured batch, and of
 the plain loop, in turns on the same frames; the median of `--rounds`. `agreement` is checked first: on the same
@@ -154,8 +154,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     people.add_options(parser)
     people.add_workers(parser)
-    parser.add_argument("--work", type=Path, help="folder of the stand-in; default: one that is removed in the end")
-    parser.add_argument("--capture", type=Path, help="a capture store, instead of a stand-in")
+    parser.add_argument(
+        "--work", type=Path, help="folder of the synthetic person; default: one that is removed in the end"
+    )
+    parser.add_argument("--capture", type=Path, help="a capture store, instead of a synthetic person")
     parser.add_argument("--head", type=Path, help="folder of the head model's three files, with --capture")
     parser.add_argument("--uv-size", type=int, default=300, help="decides the number of Gaussians")
     parser.add_argument("--fit", type=json.loads, default={}, metavar="JSON", help="settings of the fit")

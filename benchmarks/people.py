@@ -1,4 +1,4 @@
-"""What the benchmarks of fitting and rendering are about: stand-in people; and where they ran: the machine.
+"""What the benchmarks of fitting and rendering are about: synthetic people; and where they ran: the machine.
 
     python benchmarks/people.py WORK --size 550x802 --timesteps 63
 
@@ -37,7 +37,7 @@ from osgap.head.config import HeadAssets
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.provenance import code_digest
 from osgap.synthetic.captures import stage, tracking
-from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.config import SyntheticConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(parser)
     add_workers(parser)
     options = parser.parse_args(arguments)
-    make(options.work, standin_config(options.size, options.timesteps, options.seed), options.workers)
+    make(options.work, synthetic_config(options.size, options.timesteps, options.seed), options.workers)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +77,9 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that render")
 
 
-def standin_config(size: str, timesteps: int, seed: int) -> StandinConfig:
+def synthetic_config(size: str, timesteps: int, seed: int) -> SyntheticConfig:
     width, height = (int(side) for side in size.split("x"))
-    return StandinConfig(seed=seed, width=width, height=height, timesteps_per_sequence=timesteps)
+    return SyntheticConfig(seed=seed, width=width, height=height, timesteps_per_sequence=timesteps)
 
 
 # a person's capture -----------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Capture:
 
 
 def find_or_make(work: Path, options: argparse.Namespace) -> Capture:
-    """The stand-in person in `work`, rendered there first (in a process of its own) if there is none as asked for."""
+    """The synthetic person in `work`, rendered there first (in a process of its own) if there is none as asked for."""
     command = [sys.executable, __file__, str(work), "--size", options.size, "--timesteps", str(options.timesteps)]
     command += ["--seed", str(options.seed), "--workers", str(options.workers)]
     subprocess.run(command, check=True, stdout=sys.stderr)
@@ -103,11 +103,11 @@ def find_or_make(work: Path, options: argparse.Namespace) -> Capture:
 
 
 def head_assets(folder: Path) -> HeadAssets:
-    """The three files in a folder, by FLAME's names or those of the stand-in."""
+    """The three files in a folder, by FLAME's names or those of the synthetic head."""
     return HeadAssets(**{role: folder / name for role, name in _HEAD_FILES.items()})
 
 
-def make(work: Path, config: StandinConfig, workers: int) -> None:
+def make(work: Path, config: SyntheticConfig, workers: int) -> None:
     """Render a person and import the capture, unless `person.json`, written last, says that they are there."""
     made = {"config": config.model_dump(mode="json")}
     note = work / "person.json"
@@ -162,11 +162,12 @@ class Painted:
     head: HeadAssets
 
 
-def paint(work: Path, config: StandinConfig, count: int, uv_size: int, device: torch.device) -> Painted:
+def paint(work: Path, config: SyntheticConfig, count: int, uv_size: int, device: torch.device) -> Painted:
     """Captures of people whose heads are painted, rendered on the device by the package itself; or those in `work`.
 
-    Shapes and motions are those of stand-ins; skins are smooth random colours on one Gaussian per texel. Their maps are
-    these Gaussians with a little noise. Cameras, sequences and splits are as of `make`, and so are the files: PNG.
+    Shapes and motions are those of synthetic people; skins are smooth random colours on one Gaussian per texel. Their
+    maps are these Gaussians with a little noise. Cameras, sequences and splits are as of `make`, and so are the
+    files: PNG.
     """
     names = [str(int(SUBJECT) + index) for index in range(count)]
     captures, maps = (tuple(work / f"{name}{end}" for name in names) for end in (".h5", ".npz"))
@@ -195,7 +196,7 @@ def paint(work: Path, config: StandinConfig, count: int, uv_size: int, device: t
 
 def _paint(
     name: str,
-    config: StandinConfig,
+    config: SyntheticConfig,
     head: HeadModel,
     binding: TexelBinding,
     device: torch.device,
@@ -207,12 +208,12 @@ def _paint(
     from osgap.runtime.provenance import Provenance
     from osgap.splat.avatar import Avatar
     from osgap.splat.uv_maps import save_uv_gt
-    from osgap.synthetic.captures.cameras import make_rig
+    from osgap.synthetic.captures.cameras import make_cameras
 
     params, cameras = performance(head, config)
     attributes = _skin(head, binding, params, config.seed)
     avatar = Avatar(attributes, binding.faces, params)
-    rig = make_rig(config.width, config.height, config.seed)
+    rig = make_cameras(config.width, config.height, config.seed)
     timesteps = [(sequence, step) for sequence in config.sequences for step in range(config.timesteps_per_sequence)]
     training = len(timesteps) - config.timesteps_per_sequence
     views = range(len(cameras))
@@ -289,12 +290,12 @@ def _photographs(avatar: Avatar, head: HeadModel, cameras: Cameras) -> Iterator[
 
 
 def write_head(folder: Path) -> None:
-    """Write the stand-in head's three files."""
+    """Write the synthetic head's three files."""
     stage.run_head(stage.HeadOutputs(folder))
 
 
-def performance(head: HeadModel, config: StandinConfig) -> tuple[FlameParams, Cameras]:
-    """A stand-in person's identity and motion on the stand-in head, and the studio's cameras."""
+def performance(head: HeadModel, config: SyntheticConfig) -> tuple[FlameParams, Cameras]:
+    """A synthetic person's identity and motion on the synthetic head, and the capture_cameras's cameras."""
     import torch
 
     from osgap.head.params import FlameParams
@@ -306,17 +307,17 @@ def performance(head: HeadModel, config: StandinConfig) -> tuple[FlameParams, Ca
     ]
     moving = {name: torch.from_numpy(np.concatenate([motion[name] for motion in motions])) for name in motions[0]}
     shape = torch.from_numpy(make_person(config.seed, config).shape)
-    return FlameParams(shape, torch.zeros(head.vertex_count, 3), **moving), studio(config)
+    return FlameParams(shape, torch.zeros(head.vertex_count, 3), **moving), capture_cameras(config)
 
 
-def studio(config: StandinConfig) -> Cameras:
+def capture_cameras(config: SyntheticConfig) -> Cameras:
     """The sixteen cameras."""
     import torch
 
     from osgap.splat.cameras import Cameras
-    from osgap.synthetic.captures.cameras import make_rig
+    from osgap.synthetic.captures.cameras import make_cameras
 
-    rig = make_rig(config.width, config.height, config.seed)
+    rig = make_cameras(config.width, config.height, config.seed)
     world_to_camera = torch.from_numpy(rig.world_to_camera).float()
     intrinsics = torch.from_numpy(rig.intrinsics).float().expand(len(world_to_camera), 3, 3)
     return Cameras(world_to_camera, intrinsics, config.width, config.height)

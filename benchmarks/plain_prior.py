@@ -250,8 +250,8 @@ def torch_defaults() -> Iterator[None]:
 
 
 class PlainEncoder(nn.Module):
-    """The network of `osgap.prior.network.encoder`, whose weights it takes, layer by layer: `[B, 3, I, I]` to 96 features
-    `[B, 96, I/2, I/2]`.
+    """The network of `osgap.prior.network.encoder`, whose weights it takes, layer by layer: `[B, 3, I, I]` to 96
+    features `[B, 96, I/2, I/2]`.
 
     Args:
         tokens: channels of a token.

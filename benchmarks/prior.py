@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         vgg = vgg_state(options)
         config = training_config(options, vgg, work, device)
         uv_size = config.encoder.input_size // 2
-        scene = people.standin_config(options.size, options.timesteps, options.seed)
+        scene = people.synthetic_config(options.size, options.timesteps, options.seed)
         cast = load(people.paint(work, scene, options.people + 1, uv_size, device), config, options.seed, device)
         result = {
             **people.describe(
@@ -257,7 +257,7 @@ def make_training(cast: Cast, folder: Path, fabric: Any = None) -> Training:
 def advance(training: Training, batch: Batch, rig: Rig) -> None:
     """One step of training."""
     training.advance(batch, rig)
-    training.vitals.stop()
+    training.monitor.stop()
 
 
 def fastest(device: torch.device) -> contextlib.AbstractContextManager[Any]:

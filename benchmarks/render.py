@@ -4,9 +4,9 @@
     python benchmarks/render.py --device cuda --avatar results/avatars/306 --head flame/assets
     python benchmarks/render.py --size 64x88 --uv-size 32 --timesteps 4 --frames 8 --repeats 2
 
-Every frame poses the head for its own timestep, moves the Gaussians with it and renders one of the studio's sixteen
-cameras. Without `--avatar` the avatar is made up: one Gaussian per texel of the stand-in head, nine in ten nearly
-opaque as after a fit, with the motion of a stand-in person. Prints JSON: frames per second in batches of `--batches`
+Every frame poses the head for its own timestep, moves the Gaussians with it and renders one of the capture's sixteen
+cameras. Without `--avatar` the avatar is made up: one Gaussian per texel of the synthetic head, nine in ten nearly
+opaque as after a fit, with the motion of a synthetic person. Prints JSON: frames per second in batches of `--batches`
 and of the plain loop (`benchmarks/plain.py`), which take turns; the median of `--repeats`. Frames stay on the device,
 and the clock stops when the last one is there. All must show the same images: `agreement` has the largest and the mean
 difference of a channel; images that were timed are compared, too.
@@ -52,7 +52,7 @@ Draw = Callable[[Sequence[tuple[int, int]]], Tensor]
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    config = people.standin_config(options.size, options.timesteps, options.seed)
+    config = people.synthetic_config(options.size, options.timesteps, options.seed)
     device = people.pick(options.device)
     with contextlib.ExitStack() as stack:
         folder = options.head
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         params, cameras = people.performance(head, config)
         avatar = make_avatar(head, params, options.uv_size, options.seed)
     else:
-        avatar, cameras = Avatar.load(options.avatar), people.studio(config)
+        avatar, cameras = Avatar.load(options.avatar), people.capture_cameras(config)
     result = {
         **people.describe(
             __file__,
@@ -90,7 +90,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     people.add_options(parser)
     parser.add_argument("--uv-size", type=int, default=300, help="decides the number of Gaussians of a made avatar")
     parser.add_argument("--avatar", type=Path, help="folder of point_cloud.ply and flame_param.npz")
-    parser.add_argument("--head", type=Path, help="folder of the head model's three files; default: the stand-in's")
+    parser.add_argument("--head", type=Path, help="folder of the head model's three files; default: the synthetic one")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--frames", type=int, default=960, help="frames per measurement")
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,5 +1,5 @@
-"""`osgap <stage>`: one thin subcommand per stage. Paths come from the config and `osgap.workflow.layout`; work is done in the
-stage's own `run`, which a notebook calls the same way."""
+"""`osgap <stage>`: one thin subcommand per stage. Paths come from the config and `osgap.workflow.layout`; work is
+done in the stage's own `run`, which a notebook calls the same way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from osgap.rendering.settings import Film, Motion, View
+from osgap.rendering.settings import Clip, Motion, View
 from osgap.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,28 +64,28 @@ Options = tyro.conf.OmitArgPrefixes[Common]
 app = tyro.extras.SubcommandApp()
 
 
-@app.command(name="standin-head")
-def standin_head(common: Options = Common()) -> None:
-    """Write the stand-in head model in FLAME's three files."""
+@app.command(name="synthetic-head")
+def synthetic_head(common: Options = Common()) -> None:
+    """Write the synthetic head model in FLAME's three files."""
     from osgap.synthetic.captures import stage
 
-    stage.run_head(stage.HeadOutputs(common.pipeline().layout.standin_head))
+    stage.run_head(stage.HeadOutputs(common.pipeline().layout.synthetic_head))
 
 
-@app.command(name="standin-person")
-def standin_person(subject: Subject, common: Options = Common()) -> None:
-    """Make a stand-in person: raw captures in NeRSemble's tree, and a FLAME tracking export."""
+@app.command(name="synthetic-person")
+def synthetic_person(subject: Subject, common: Options = Common()) -> None:
+    """Make a synthetic person: raw captures in NeRSemble's tree, and a FLAME tracking export."""
     pipeline = common.pipeline()
     from osgap.synthetic.captures import stage
 
     layout = pipeline.layout
     outputs = stage.PersonOutputs(
-        nersemble=layout.standin_nersemble,
-        tracking=layout.standin_tracking(subject),
-        manifest=layout.standin_person(subject),
+        nersemble=layout.synthetic_nersemble,
+        tracking=layout.synthetic_tracking(subject),
+        manifest=layout.synthetic_person(subject),
     )
     workers = common.threads or os.cpu_count() or 1
-    config = pipeline.standin_config
+    config = pipeline.synthetic_config
     stage.run(config, pipeline.head, outputs, subject=subject, seed=pipeline.config.seed, workers=workers)
 
 
@@ -146,13 +146,13 @@ def fit(subject: Subject, common: Options = Common()) -> None:
 
 @app.command(name="adopt-avatar")
 def adopt_avatar(subject: Subject, common: Options = Common()) -> None:
-    """Take a subject's fitted avatar from another program (exchange.avatars) in place of a fit."""
+    """Take a subject's fitted avatar from another program (interop.avatars) in place of a fit."""
     pipeline = common.pipeline()
     from osgap.interop import adopt as stage
 
     folder = pipeline.layout.fit(subject)
     stage.run_avatar(
-        pipeline.config.exchange,
+        pipeline.config.interop,
         stage.AvatarInputs(_adopted(pipeline, "avatars", subject), pipeline.layout.capture(subject), pipeline.head),
         stage.AvatarOutputs(avatar=folder, metrics=folder / "fit.json", preview=folder / "preview.png"),
         subject=subject,
@@ -163,12 +163,12 @@ def adopt_avatar(subject: Subject, common: Options = Common()) -> None:
 
 @app.command(name="adopt-maps")
 def adopt_maps(subject: Subject, common: Options = Common()) -> None:
-    """Take a subject's attribute maps from another program (exchange.uv_gt) in place of baked ones."""
+    """Take a subject's attribute maps from another program (interop.uv_gt) in place of baked ones."""
     pipeline = common.pipeline()
     from osgap.interop import adopt as stage
 
     stage.run_maps(
-        pipeline.config.exchange,
+        pipeline.config.interop,
         stage.MapsInputs(_adopted(pipeline, "uv_gt", subject), pipeline.head),
         stage.MapsOutputs(pipeline.layout.uv_gt(subject)),
         subject=subject,
@@ -218,19 +218,20 @@ def train(
 @app.command(name="oneshot")
 def oneshot(
     subject: Subject,
-    protocol: Literal["one_shot", "few_shot", "all_frames"] = "one_shot",
+    supervision: Literal["one_shot", "few_shot", "all_frames"] = "one_shot",
     common: Options = Common(),
 ) -> None:
     """Make an avatar of a person whom the prior never saw, from one photograph or more.
 
     Args:
-        protocol: what may be seen of the person: one photograph; one moment in a few cameras; or all training frames.
+        supervision: what may be seen of the person: one photograph; one moment in a few cameras; or all training
+        frames.
     """
     pipeline = common.pipeline()
     from osgap.prior.personalisation import stage
 
     layout = pipeline.layout
-    folder = layout.oneshot(subject, protocol)
+    folder = layout.oneshot(subject, supervision)
     stage.run(
         pipeline.config.oneshot,
         pipeline.entry(subject).source,
@@ -240,11 +241,11 @@ def oneshot(
             prior_avatar=folder / "prior",
             report=folder / "oneshot.json",
             preview=folder / "preview.png",
-            checkpoints=layout.checkpoints(layout.personalised(protocol), subject),
+            checkpoints=layout.checkpoints(layout.personalised(supervision), subject),
         ),
         subject=subject,
         seed=pipeline.config.seed,
-        protocol=protocol,
+        supervision=supervision,
     )
 
 
@@ -287,7 +288,7 @@ def tables(
     subjects: Annotated[str | None, tyro.conf.arg(help="Comma-separated. Default is subjects.test.")] = None,
     common: Options = Common(),
 ) -> None:
-    """Write metrics/summary.json and a table per protocol."""
+    """Write metrics/summary.json and a table per evaluation split."""
     pipeline = common.pipeline()
     from osgap.report.tables import stage
 
@@ -350,7 +351,7 @@ def render(
     output: Output,
     motion: tyro.conf.OmitArgPrefixes[Motion] = Motion(),
     view: tyro.conf.OmitArgPrefixes[View] = View(),
-    film: tyro.conf.OmitArgPrefixes[Film] = Film(),
+    clip: tyro.conf.OmitArgPrefixes[Clip] = Clip(),
     color: Literal["sh_dc", "rgb"] = "sh_dc",
     common: Options = Common(),
 ) -> None:
@@ -364,7 +365,7 @@ def render(
     pipeline = common.pipeline()
     from osgap.rendering import stage
 
-    stage.run(avatar, output, pipeline.head, motion=motion, view=view, film=film, color=color)
+    stage.run(avatar, output, pipeline.head, motion=motion, view=view, clip=clip, color=color)
     print(output)
 
 
@@ -498,7 +499,7 @@ def _written(paths: list[Path]) -> None:
 def _adopted(pipeline: Pipeline, key: Literal["avatars", "uv_gt"], subject: str) -> Path:
     found = pipeline.adopted(key, subject)
     if found is None:
-        raise UserError(f"subject {subject}: exchange.{key} names no file of theirs; set it, or fit the subject here")
+        raise UserError(f"subject {subject}: interop.{key} names no file of theirs; set it, or fit the subject here")
     return found
 
 

@@ -3,9 +3,9 @@
 
 rule download:
     input:
-        # What lies behind a data URL is no file of the run, except where stand-ins are.
+        # What lies behind a data URL is no file of the run, except where synthetic people are.
         lambda w: (
-            [pipeline.layout.standin_person(w.subject)] if pipeline.standin else []
+            [pipeline.layout.synthetic_person(w.subject)] if pipeline.synthetic else []
         ),
     output:
         pipeline.layout.download("{subject}", "{sequence}"),

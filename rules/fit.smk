@@ -1,5 +1,5 @@
 # One person's Gaussians, from all of their training frames; then the same as UV maps. Either may be adopted from another
-# program (`exchange` in the config).
+# program (`interop` in the config).
 
 
 rule fit:

@@ -16,7 +16,7 @@ rule oneshot:
             pipeline.layout.oneshot("{subject}", "{folder}") / "preview.png",
             caption="captions/oneshot.rst",
             category="One-shot avatars",
-            labels={"subject": "{subject}", "protocol": "{folder}"},
+            labels={"subject": "{subject}", "supervision": "{folder}"},
         ),
     log:
         pipeline.layout.log("{folder}", "{subject}"),
@@ -30,10 +30,10 @@ rule oneshot:
         runtime="1h",
     params:
         settings=lambda w: pipeline.settings(
-            "oneshot", w.subject, protocol=pipeline.personalised[w.folder]
+            "oneshot", w.subject, supervision=pipeline.personalised[w.folder]
         ),
         code=pipeline.code("oneshot"),
-        protocol=lambda w: pipeline.personalised[w.folder],
+        supervision=lambda w: pipeline.personalised[w.folder],
     shell:
-        "exec osgap oneshot {wildcards.subject} --protocol {params.protocol} "
+        "exec osgap oneshot {wildcards.subject} --supervision {params.supervision} "
         "--threads {threads} --config {params.settings:q} 2> {log}"

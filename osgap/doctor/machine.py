@@ -32,7 +32,7 @@ _NO_LIMIT = 1 << 60  # cgroups of version 1 say "no limit" with a number near 2^
 
 
 def findings(pipeline: Pipeline | None) -> list[Finding]:
-    """All findings about the machine; some weigh differently with a config of stand-ins, or for GPUs."""
+    """All findings about the machine; some weigh differently with a config of synthetic people, or for GPUs."""
     checks: list[Callable[[], Finding]] = [
         _python,
         _torch,
@@ -105,7 +105,7 @@ def _gpu(pipeline: Pipeline | None) -> Finding:
         fix = "Full-size training takes long on a CPU: use a machine with an NVIDIA GPU, or a smaller run."
     if pipeline is not None and pipeline.config.prior.accelerator == "cuda":
         return _finding("gpu", "missing", found, f"{fix} Or set prior.accelerator to auto.")
-    small = pipeline is not None and pipeline.standin and driver is None
+    small = pipeline is not None and pipeline.synthetic and driver is None
     return _finding("gpu", "ok" if small else "warning", found, "" if small else fix)
 
 

@@ -19,7 +19,7 @@ from osgap.workflow.pipeline import Pipeline
 _TIMEOUT_S = 5.0
 _MOST_HASHED = 2e9  # bytes; more would take longer than the rest together
 _SHOWN_LINES = 4
-_STANDIN = "not needed: stand-in people are made here, nothing licensed is needed"
+_SYNTHETIC = "not needed: synthetic people are made here, nothing licensed is needed"
 
 
 def read_config(sources: Sequence[str], overrides: Sequence[str]) -> tuple[Pipeline | None, Finding]:
@@ -59,13 +59,13 @@ def _people(pipeline: Pipeline) -> Finding:
     except UserError as error:
         problem, _, advice = str(error).rpartition("; ")
         return _finding("subjects", "missing", problem or found, _sentence(advice))
-    return _finding("subjects", "ok", found + (" (stand-in people)" if pipeline.standin else ""))
+    return _finding("subjects", "ok", found + (" (synthetic people)" if pipeline.synthetic else ""))
 
 
 def _head(pipeline: Pipeline) -> Finding:
     name = "head model"
-    if pipeline.standin:
-        return _finding(name, "ok", "the stand-in head, made here: nothing licensed is needed")
+    if pipeline.synthetic:
+        return _finding(name, "ok", "the synthetic head, made here: nothing licensed is needed")
     fix = (
         "Register at flame.is.tue.mpg.de, download FLAME 2023 (with jaw rotation) and the vertex masks, and set `flame:"
         " {assets: {model: …/flame2023.pkl, masks: …/FLAME_masks.pkl, template: …/head_template_mesh.obj}}`."
@@ -101,8 +101,8 @@ def _head(pipeline: Pipeline) -> Finding:
 
 def _url(pipeline: Pipeline) -> Finding:
     name = "data URL"
-    if pipeline.standin:
-        return _finding(name, "ok", _STANDIN)
+    if pipeline.synthetic:
+        return _finding(name, "ok", _SYNTHETIC)
     if not pipeline.config.capture.download:
         return _finding(name, "ok", "not needed: capture.download is false")
     if pipeline.config.capture.url:
@@ -125,8 +125,8 @@ def _url(pipeline: Pipeline) -> Finding:
 
 def _tracking(pipeline: Pipeline) -> Finding:
     name = "tracking"
-    if pipeline.standin:
-        return _finding(name, "ok", _STANDIN)
+    if pipeline.synthetic:
+        return _finding(name, "ok", _SYNTHETIC)
     subjects = pipeline.config.subjects.all
     problems: dict[str, str] = {}
     for subject in subjects:

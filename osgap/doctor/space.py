@@ -23,9 +23,9 @@ _FRAMES_PER_SEQUENCE = 500
 _EXPORT_SIZE = (550, 802)
 """Width and height of published tracking exports (NeRSemble at half its size)."""
 
-_STANDIN_PER_PIXEL = 3.0
-"""Bytes of a stand-in's videos and tracking export: 130 MB for 3,840 frames."""
-_STANDIN_RAW_PER_PIXEL = 0.17
+_SYNTHETIC_PER_PIXEL = 3.0
+"""Bytes of a synthetic person's videos and tracking export: 130 MB for 3,840 frames."""
+_SYNTHETIC_RAW_PER_PIXEL = 0.17
 """Bytes of their downloaded copy: 7.2 MB."""
 _CAPTURE_PER_PIXEL = 1.2
 """Bytes of a capture store, with masks: 51 MB. (PNG and mask at 275 x 401 pixels: 0.63.)"""
@@ -51,7 +51,7 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
     without_capture = [s for s in everybody if not layout.capture(s).is_file()]
     without_fit = [s for s in everybody if not (layout.fit(s) / "point_cloud.ply").is_file()]
     without_maps = [s for s in everybody if not layout.uv_gt(s).is_file() and s not in test]
-    personal = [layout.oneshot(s, protocol) for s in test for protocol in config.oneshot.protocols]
+    personal = [layout.oneshot(s, supervision) for s in test for supervision in config.oneshot.supervision]
     personal += [layout.oneshot(s) / "prior" for s in test]
     without_personal = [folder for folder in personal if not (folder / "point_cloud.ply").is_file()]
     without_video = [s for s in test if not layout.video(s).is_file()]
@@ -62,11 +62,11 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
         "prior": 0.0 if (layout.prior / "model.pt").is_file() else 4.0 * _NETWORK_COPIES * _parameters(pipeline),
         "figures": _REPORT_PER_PIXEL * pixels * config.report.figure_scale**2 * len(without_video),
     }
-    if pipeline.standin:
-        new = sum(frames[s] for s in everybody if not layout.standin_person(s).is_file())
-        needed["stand-in people"] = _STANDIN_PER_PIXEL * pixels * new
+    if pipeline.synthetic:
+        new = sum(frames[s] for s in everybody if not layout.synthetic_person(s).is_file())
+        needed["synthetic people"] = _SYNTHETIC_PER_PIXEL * pixels * new
         new = sum(frames[s] for s in everybody if not all(path.is_file() for path in pipeline.downloads_of(s)))
-        needed["raw videos"] = _STANDIN_RAW_PER_PIXEL * pixels * new
+        needed["raw videos"] = _SYNTHETIC_RAW_PER_PIXEL * pixels * new
     elif pipeline.downloads:
         needed["raw videos"] = AVERAGE_GB_PER_VIDEO * 1e9 * sum(_missing_videos(pipeline, s) for s in everybody)
     return needed
@@ -85,15 +85,15 @@ def free_space(folder: Path) -> int:
 
 def _frames(pipeline: Pipeline, subject: str) -> int:
     sequences = len(pipeline.sequences(subject))
-    if pipeline.standin:
-        return sequences * pipeline.standin_config.timesteps_per_sequence * len(SERIALS)
+    if pipeline.synthetic:
+        return sequences * pipeline.synthetic_config.timesteps_per_sequence * len(SERIALS)
     return sequences * _FRAMES_PER_SEQUENCE
 
 
 def _pixels(pipeline: Pipeline) -> int:
     """Of one stored frame."""
-    if pipeline.standin:
-        return pipeline.standin_config.width * pipeline.standin_config.height
+    if pipeline.synthetic:
+        return pipeline.synthetic_config.width * pipeline.synthetic_config.height
     width, height = _EXPORT_SIZE
     scale = (pipeline.config.capture.width or width) / width
     return int(width * height * scale**2)

@@ -1,1 +1,1 @@
-"""Protocols, metrics, tables, figures and videos."""
+"""Evaluation splits, metrics, tables, figures and videos."""

@@ -18,7 +18,7 @@ class LpipsWeights(Section):
 
 
 class EvaluationConfig(Section):
-    """How avatars are measured. The protocols themselves are fixed, see `osgap.evaluation.splits`."""
+    """How avatars are measured. The splits themselves are fixed, see `osgap.evaluation.splits`."""
 
     lpips: LpipsWeights = LpipsWeights()
     """Weight files of LPIPS; a metric without its file is null in the results and a footnote in the tables."""

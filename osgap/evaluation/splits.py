@@ -1,7 +1,7 @@
 """Which frames are measured, and with whose geometry.
 
 ==================  ==========================================  =================================================
-Protocol            Frames                                      Geometry
+EvaluationSplit            Frames                                      Geometry
 ==================  ==========================================  =================================================
 novel view          split `val`: the held-out camera, at        the person's own motion: tracked, or as the
                     timesteps of the training sequences         method refined it on the training cameras (`fit`)
@@ -33,34 +33,34 @@ from osgap.splat.avatar import Avatar
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationSplit:
     """A set of frames with ground truth."""
 
     name: str
-    split: str
+    store_split: str
     """The capture store's split."""
     description: str
 
 
-NOVEL_VIEW = Protocol("novel_view", "val", "a held-out camera at timesteps of the training sequences")
-SELF_REENACTMENT = Protocol("self_reenactment", "test", "a held-out sequence, driven by its tracked motion")
-PROTOCOLS = (NOVEL_VIEW, SELF_REENACTMENT)
+NOVEL_VIEW = EvaluationSplit("novel_view", "val", "a held-out camera at timesteps of the training sequences")
+SELF_REENACTMENT = EvaluationSplit("self_reenactment", "test", "a held-out sequence, driven by its tracked motion")
+SPLITS = (NOVEL_VIEW, SELF_REENACTMENT)
 
 
-def select(store: CaptureStore, protocol: Protocol) -> np.ndarray:
-    """The frames of a protocol in the order of the store: `[M, 2]` int64 (timestep, camera index), M at least 1.
+def select(store: CaptureStore, split: EvaluationSplit) -> np.ndarray:
+    """The frames of a split in the order of the store: `[M, 2]` int64 (timestep, camera index), M at least 1.
 
     Raises:
-        UserError: when there is none, or the store's split shows to the training what a protocol holds out.
+        UserError: when there is none, or the store's split shows to the training what a split holds out.
     """
-    frames = _split(store, protocol.split)
+    frames = _of_store(store, split.store_split)
     if not len(frames):
         raise UserError(
-            f"{protocol.name} of subject {store.subject}: split {protocol.split!r} of the capture is empty, so there "
+            f"{split.name} of subject {store.subject}: split {split.store_split!r} of the capture is empty, so there "
             f"is nothing to measure. A capture needs two cameras for a held-out one, and two sequences (or several "
             f"timesteps) for a held-out motion."
         )
-    _check_unseen(store, protocol, frames)
+    _check_unseen(store, split, frames)
     return frames
 
 
@@ -70,19 +70,19 @@ def frames_digest(store: CaptureStore, frames: np.ndarray) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def _split(store: CaptureStore, name: str) -> np.ndarray:
+def _of_store(store: CaptureStore, name: str) -> np.ndarray:
     return np.asarray(store.split(name), np.int64).reshape(-1, 2)
 
 
-def _check_unseen(store: CaptureStore, protocol: Protocol, frames: np.ndarray) -> None:
-    """What a protocol calls held out must not be among the training frames."""
-    train = _split(store, "train")
-    axis, kind = (1, "camera") if protocol.split == "val" else (0, "timestep")
+def _check_unseen(store: CaptureStore, split: EvaluationSplit, frames: np.ndarray) -> None:
+    """What a split calls held out must not be among the training frames."""
+    train = _of_store(store, "train")
+    axis, kind = (1, "camera") if split.store_split == "val" else (0, "timestep")
     seen = sorted(set(frames[:, axis].tolist()) & set(train[:, axis].tolist()))
     if seen:
         name = store.serials[seen[0]] if axis else "/".join(map(str, store.timesteps[seen[0]]))
         raise UserError(
-            f"{protocol.name} of subject {store.subject}: {kind} {name} is in split {protocol.split!r} and in split "
+            f"{split.name} of subject {store.subject}: {kind} {name} is in split {split.store_split!r} and in split "
             f"'train', so it is not held out. Import the capture again."
         )
 
@@ -93,7 +93,7 @@ def held_out_camera(store: CaptureStore) -> int:
     Raises:
         UserError: when the store has no held-out camera.
     """
-    cameras = _split(store, "val")[:, 1]
+    cameras = _of_store(store, "val")[:, 1]
     if not len(cameras):
         raise UserError(
             f"subject {store.subject}: split 'val' is empty, so there is no held-out camera; import a capture "
@@ -112,7 +112,7 @@ def held_out_frames(store: CaptureStore, camera: int | None = None) -> np.ndarra
         UserError: when there are none.
     """
     camera = held_out_camera(store) if camera is None else camera
-    test = _split(store, "test")
+    test = _of_store(store, "test")
     frames = test[test[:, 1] == camera]
     if not len(frames):
         cameras = ", ".join(store.serials[i] for i in np.unique(test[:, 1])) or "none"
@@ -123,7 +123,9 @@ def held_out_frames(store: CaptureStore, camera: int | None = None) -> np.ndarra
     return frames[np.argsort(frames[:, 0], kind="stable")]
 
 
-def motion(avatar: Avatar, store: CaptureStore, timesteps: np.ndarray, protocol: Protocol, method: str) -> FlameParams:
+def motion(
+    avatar: Avatar, store: CaptureStore, timesteps: np.ndarray, split: EvaluationSplit, method: str
+) -> FlameParams:
     """The person's own motion on the avatar's identity.
 
     Args:
@@ -132,7 +134,7 @@ def motion(avatar: Avatar, store: CaptureStore, timesteps: np.ndarray, protocol:
     Raises:
         UserError: when a fit has other timesteps than the store.
     """
-    if method == "fit" and protocol is NOVEL_VIEW:
+    if method == "fit" and split is NOVEL_VIEW:
         if avatar.params.timesteps != len(store.timesteps):
             raise UserError(
                 f"subject {store.subject}: the fit has {avatar.params.timesteps} timesteps and the capture "

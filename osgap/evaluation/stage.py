@@ -1,4 +1,4 @@
-"""The stage `evaluate`: one method on one person, all protocols."""
+"""The stage `evaluate`: one method on one person, all splits."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from osgap.evaluation.lpips_networks import BACKBONES, Net, load_networks, why_m
 from osgap.evaluation.measure import DEFINITIONS, METRICS, average, average_by, measure
 from osgap.evaluation.rendering import frames_at_once, render_all, render_frames
 from osgap.evaluation.splits import (
-    PROTOCOLS,
-    Protocol,
+    SPLITS,
+    EvaluationSplit,
     cross_motion,
     frame_name,
     frames_digest,
@@ -87,7 +87,7 @@ def run(
             Default is the one that `oneshot` takes by default.
 
     Raises:
-        UserError: when inputs do not belong together, a weight file is not what the config says, or a protocol has no
+        UserError: when inputs do not belong together, a weight file is not what the config says, or a split has no
             frame.
     """
     if (inputs.driver is None) != (outputs.cross is None):
@@ -99,14 +99,13 @@ def run(
     with lease_gpu() as device:
         networks = load_networks(config.lpips, device)
         measured = {
-            protocol.name: _measure_protocol(avatar, head.to(device), store, protocol, method, networks)
-            for protocol in PROTOCOLS
+            split.name: _measure_split(avatar, head.to(device), store, split, method, networks) for split in SPLITS
         }
 
     result: dict[str, Any] = {
         "method": method,
         "subject": subject,
-        "protocols": measured,
+        "splits": measured,
         "source": {"sequence": photograph.sequence, "timestep": photograph.timestep, "camera": photograph.serial},
         "missing": {f"lpips_{net}": reason for net, reason in why_missing(config.lpips).items()},
         "definitions": DEFINITIONS,
@@ -117,7 +116,7 @@ def run(
         result["cross_reenactment"] = described
         write_png(outputs.cross, strip, provenance)
     write_json(outputs.metrics, result, provenance)
-    psnr = {name: f"{protocol['mean']['psnr']:.2f} dB" for name, protocol in result["protocols"].items()}
+    psnr = {name: f"{split['mean']['psnr']:.2f} dB" for name, split in result["splits"].items()}
     logging.getLogger(__name__).info("%s of %s: PSNR %s", method, subject, psnr)
 
 
@@ -140,34 +139,34 @@ def _provenance(
     return Provenance.collect("evaluate", subject=subject, config=settings, inputs=[*files, *present], seed=seed)
 
 
-def _measure_protocol(
+def _measure_split(
     avatar: Avatar,
     head: HeadModel,
     store: CaptureStore,
-    protocol: Protocol,
+    split: EvaluationSplit,
     method: str,
     networks: Mapping[Net, nn.Module],
 ) -> dict[str, Any]:
-    """Metrics of one protocol, with everything that says what was measured; on the device of the head."""
-    frames = select(store, protocol)
+    """Metrics of one split, with everything that says what was measured; on the device of the head."""
+    frames = select(store, split)
     timesteps, rows = np.unique(frames[:, 0], return_inverse=True)
     cameras = store.cameras[torch.from_numpy(frames[:, 1])]
-    params = motion(avatar, store, timesteps, protocol, method)
+    params = motion(avatar, store, timesteps, split, method)
     count = frames_at_once(cameras, head.device)
     chunks = [frames[start : start + count] for start in range(0, len(frames), count)]
     rendered_parts = render_all(avatar.to(head.device), head, params, torch.from_numpy(rows), cameras)
     pairs = zip(rendered_parts, read_ahead(store, chunks, head.device), strict=True)
     parts = [
         measure(rendered, truth.to(rendered) / 255, networks)
-        for rendered, truth in track(pairs, f"{protocol.name} of {store.subject}", total=len(chunks))
+        for rendered, truth in track(pairs, f"{split.name} of {store.subject}", total=len(chunks))
     ]
     values = {name: np.concatenate([part[name] for part in parts]) for name in METRICS if name in parts[0]}
     names = [frame_name(store, frame) for frame in frames]
     cameras_of = [str(name["camera"]) for name in names]
     sequences_of = [str(name["sequence"]) for name in names]
     return {
-        "description": protocol.description,
-        "split": protocol.split,
+        "description": split.description,
+        "split": split.store_split,
         "frames": len(frames),
         "frames_digest": frames_digest(store, frames),
         "cameras": sorted(set(cameras_of)),

@@ -13,7 +13,7 @@ MAX_UV_SIZE = 1024
 class LearningRates(Section):
     """Adam's step sizes.
 
-    The defaults are for 16 images per step, found on held-out frames of stand-in people (`docs/performance.md`): 16
+    The defaults are for 16 images per step, found on held-out frames of synthetic people (`docs/performance.md`): 16
     times what GaussianAvatars takes for one image, rotations 64 and opacities 8 times, and the tracked motion as
     carefully as there.
     """

@@ -25,7 +25,7 @@ from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.interop.color import check_color_space, to_sh_dc
-from osgap.interop.config import ColorSpace, ExchangeConfig
+from osgap.interop.config import ColorSpace, InteropConfig
 from osgap.interop.resample import resample_maps
 from osgap.interop.texel_layout import USUAL_SIZES, find_layout
 from osgap.interop.viewers import load_foreign_avatar
@@ -86,7 +86,7 @@ class AvatarOutputs:
 
 
 def run_maps(
-    config: ExchangeConfig, inputs: MapsInputs, outputs: MapsOutputs, *, subject: str, seed: int, uv_size: int
+    config: InteropConfig, inputs: MapsInputs, outputs: MapsOutputs, *, subject: str, seed: int, uv_size: int
 ) -> None:
     """Adopt one subject's attribute maps. Nothing is random: the seed is only recorded.
 
@@ -95,10 +95,10 @@ def run_maps(
 
     Raises:
         UserError: when the file is none, does not fit the head's UV layout, or its colours look like another kind than
-            `exchange.color` says.
+            `interop.color` says.
     """
     if not inputs.source.is_file():
-        raise UserError(f"{inputs.source}: no such file; attribute maps are expected there. Correct exchange.uv_gt.")
+        raise UserError(f"{inputs.source}: no such file; attribute maps are expected there. Correct interop.uv_gt.")
     maps = load_uv_gt(inputs.source)
     head = load_head(inputs.head)
     binding = bind_texels(head.uvs, head.uv_faces, maps.shape[0])
@@ -126,7 +126,7 @@ def run_maps(
 
 
 def run_avatar(
-    config: ExchangeConfig, inputs: AvatarInputs, outputs: AvatarOutputs, *, subject: str, seed: int, uv_size: int
+    config: InteropConfig, inputs: AvatarInputs, outputs: AvatarOutputs, *, subject: str, seed: int, uv_size: int
 ) -> None:
     """Adopt one subject's fitted avatar, and measure and show it as a fit is.
 
@@ -138,7 +138,7 @@ def run_avatar(
 
     Raises:
         UserError: when a file is missing or damaged, the Gaussians are not those of a UV map on this head, the colours
-            look like another kind than `exchange.color` says, or the capture is another subject's.
+            look like another kind than `interop.color` says, or the capture is another subject's.
     """
     folder = avatar_folder(inputs.source)
     files = [folder / POINT_CLOUD, folder / FLAME_PARAM, inputs.capture, *_head_files(inputs.head)]
@@ -202,7 +202,7 @@ def avatar_folder(source: Path) -> Path:
     }
     if not iterations:
         raise UserError(
-            f"{source}: has neither {POINT_CLOUD} nor point_cloud/iteration_*/{POINT_CLOUD}; exchange.avatars must "
+            f"{source}: has neither {POINT_CLOUD} nor point_cloud/iteration_*/{POINT_CLOUD}; interop.avatars must "
             f"name the folder of a fitted avatar."
         )
     return iterations[max(iterations)]
@@ -225,7 +225,7 @@ def binding_of(faces: Tensor, head: HeadModel, uv_size: int, path: Path) -> Texe
     raise UserError(
         f"{path}: its {len(faces)} Gaussians are not one per texel of a UV map on this head, in the order of the "
         f"texels (expected: {tried}). If the fit has densified, or is of GaussianAvatars itself, it cannot become a "
-        f"UV map: leave the subject out of exchange.avatars, and export the avatar as it is with "
+        f"UV map: leave the subject out of interop.avatars, and export the avatar as it is with "
         f"`osgap export-splats`. Otherwise set fit.uv_size to the size of its maps, and flame.assets to the head model "
         f"that it was fitted on."
     )

@@ -39,10 +39,10 @@ def check_color_space(colors: np.ndarray, declared: ColorSpace, name: str) -> No
     found: ColorSpace = "sh_dc" if share > _SHARE else "rgb"
     if found != declared:
         raise UserError(
-            f"{name}: exchange.color says that its colours are {_NAMES[declared]} (`{declared}`), but they look like "
+            f"{name}: interop.color says that its colours are {_NAMES[declared]} (`{declared}`), but they look like "
             f"{_NAMES[found]} (`{found}`): they range from {touched.min():.3g} to {touched.max():.3g}, and {share:.1%} "
             f"of them lie outside {_LOW}..{_HIGH} (fitted RGB: under {_SHARE:.0%}; SH DC of a head: far more). "
-            f"Set exchange.color to {found}, or take the file that was meant."
+            f"Set interop.color to {found}, or take the file that was meant."
         )
 
 

@@ -10,7 +10,7 @@ from osgap.runtime.section import Section
 from osgap.splat.color_space import ColorSpace
 
 
-class ExchangeConfig(Section):
+class InteropConfig(Section):
     """Results of the reference implementations (GaussianAvatars, its OSGAP fork, OSGAP), by subject.
 
     In the templates `{subject}` is replaced, and `*` may stand for the rest of a name. Subjects without such a file are

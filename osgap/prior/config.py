@@ -188,11 +188,11 @@ def check_validation(validation: Sequence[str], people: Sequence[str]) -> None:
         raise UserError("prior.validation names all training people; leave some to learn from")
 
 
-Protocol = Literal["one_shot", "few_shot", "all_frames"]
+Supervision = Literal["one_shot", "few_shot", "all_frames"]
 """How much personalisation may see of a person: one training frame; one timestep in a few training cameras; or all
 training frames, as the published code does."""
 
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+SUPERVISIONS: tuple[Supervision, ...] = get_args(Supervision)
 
 Part = Literal["network", "latent", "geometry", "color"]
 """What personalisation may change: the network's weights, a map that is added to the network's features, and maps that
@@ -202,7 +202,7 @@ are added to the decoded geometry and colours."""
 class OneShotConfig(Section):
     """Personalisation from one photograph or more. Steps of everything come first, then steps of the residual maps."""
 
-    protocols: tuple[Protocol, ...] = Field(("one_shot",), min_length=1)
+    supervision: tuple[Supervision, ...] = Field(("one_shot",), min_length=1)
     """Which avatars are made of each test person."""
     few_shot_photos: int = Field(3, ge=2)
     """Photographs of `few_shot`: one timestep, in training cameras from one side of the rig to the other."""
@@ -241,7 +241,7 @@ class OneShotConfig(Section):
     checkpoint_every: int = Field(50, ge=1)
     """Steps between checkpoints; more where a checkpoint takes long and the steps do not."""
 
-    @field_validator("protocols", "optimise")
+    @field_validator("supervision", "optimise")
     @classmethod
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         twice = sorted({name for name in value if value.count(name) > 1})
@@ -249,10 +249,10 @@ class OneShotConfig(Section):
             raise ValueError(f"{', '.join(twice)} stands more than once; list each once")
         return value
 
-    def concerning(self, protocol: Protocol) -> OneShotConfig:
-        """The same settings where they concern one protocol, defaults elsewhere."""
-        others = {"protocols": "", "few_shot_photos": "few_shot", "frames_per_step": "all_frames"}
+    def concerning(self, supervision: Supervision) -> OneShotConfig:
+        """The same settings where they concern one supervision, defaults elsewhere."""
+        others = {"supervision": "", "few_shot_photos": "few_shot", "frames_per_step": "all_frames"}
         defaults = type(self).model_fields
         return self.model_copy(
-            update={name: defaults[name].default for name, needed_by in others.items() if needed_by != protocol}
+            update={name: defaults[name].default for name, needed_by in others.items() if needed_by != supervision}
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def contact_sheet(rows: Sequence[Sequence[Tensor]]) -> np.ndarray:
+def image_grid(rows: Sequence[Sequence[Tensor]]) -> np.ndarray:
     """Images `[H, W, 3]` in 0..1, all of one size, side by side: uint8."""
     sheet = torch.cat([torch.cat([image.cpu() for image in row], dim=1) for row in rows])
     return (sheet.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

@@ -13,7 +13,7 @@ from torch import Tensor
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
 from osgap.head.params import FlameParams
-from osgap.prior.config import PROTOCOLS, Protocol
+from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.prior.source import from_side_to_side, near_frontal, to_float
 from osgap.runtime.errors import UserError
 from osgap.splat.cameras import Cameras
@@ -40,19 +40,19 @@ class SourcePhoto:
 
 
 class ShownCapture:
-    """One person's capture as a protocol shows it: reading any other frame or moment is an error.
+    """One person's capture as one kind of supervision shows it: reading any other frame or moment is an error.
 
     Args:
         store: the whole capture.
-        protocol: for the messages and the record.
+        supervision: for the messages and the record.
         frames: `[K, 2]` (timestep, camera), K > 0, what may be seen; the first one is what the network reads.
 
     Raises:
         UserError: when one of the frames is not of the `train` split: avatars are measured on the others.
     """
 
-    def __init__(self, store: CaptureStore, protocol: Protocol, frames: np.ndarray) -> None:
-        self._store, self.protocol, self.frames = store, protocol, np.asarray(frames, np.int64).reshape(-1, 2)
+    def __init__(self, store: CaptureStore, supervision: Supervision, frames: np.ndarray) -> None:
+        self._store, self.supervision, self.frames = store, supervision, np.asarray(frames, np.int64).reshape(-1, 2)
         self._frames = set(map(tuple, self.frames.tolist()))
         self._moments = {timestep for timestep, _ in self._frames}
         train = set(map(tuple, store.split("train").tolist()))
@@ -77,7 +77,7 @@ class ShownCapture:
         """`[M, H, W, 4]` uint8 of frames `[M, 2]` (timestep, camera): RGB on white, and the mask.
 
         Raises:
-            UserError: a frame that the protocol does not show.
+            UserError: a frame that the supervision does not show.
         """
         self._check(frames)
         return np.concatenate([self._store.images(frames), self._store.masks(frames)[..., None]], axis=-1)
@@ -86,7 +86,7 @@ class ShownCapture:
         """The cameras of frames `[M, 2]`, a batch of M.
 
         Raises:
-            UserError: a frame that the protocol does not show.
+            UserError: a frame that the supervision does not show.
         """
         self._check(frames)
         return self._store.cameras[torch.from_numpy(frames[:, 1])]
@@ -95,7 +95,7 @@ class ShownCapture:
         """FLAME parameters of timesteps `[T]`.
 
         Raises:
-            UserError: a timestep of which the protocol shows no frame.
+            UserError: a timestep of which the supervision shows no frame.
         """
         for timestep in timesteps.tolist():
             if timestep not in self._moments:
@@ -107,7 +107,7 @@ class ShownCapture:
         """One frame `[2]` with everything that belongs to it.
 
         Raises:
-            UserError: a frame that the protocol does not show.
+            UserError: a frame that the supervision does not show.
         """
         pixels = torch.from_numpy(self.images(frame[None])[0])
         sequence, index = self._store.timesteps[int(frame[0])]
@@ -130,7 +130,7 @@ class ShownCapture:
             frames.append({"sequence": sequence, "timestep": index, "camera": self._store.serials[camera]})
             moments[timestep] = {"sequence": sequence, "timestep": index}
         return {
-            "protocol": self.protocol,
+            "supervision": self.supervision,
             "images": frames,
             "masks": frames,
             "flame_motion": list(moments.values()),
@@ -148,13 +148,15 @@ class ShownCapture:
 
     def _hidden(self, what: str) -> UserError:
         return UserError(
-            f"{self.path}: {what} was asked for, but {self.protocol} does not show that of {self.subject}, and an "
-            f"avatar that has seen it would not be what its name says; use a protocol that shows it"
+            f"{self.path}: {what} was asked for, but {self.supervision} does not show that of {self.subject}, and an "
+            f"avatar that has seen it would not be what its name says; use one that shows it (oneshot.supervision)"
         )
 
 
-def show(store: CaptureStore, protocol: Protocol, source: SourceFrame | None, few_shot_photos: int = 3) -> ShownCapture:
-    """What a protocol shows of a capture.
+def show(
+    store: CaptureStore, supervision: Supervision, source: SourceFrame | None, few_shot_photos: int = 3
+) -> ShownCapture:
+    """What one kind of supervision shows of a capture.
 
     `one_shot` shows the source photograph. `few_shot` shows its moment in several training cameras, from one side of
     the rig to the other. `all_frames` shows the `train` split.
@@ -165,11 +167,12 @@ def show(store: CaptureStore, protocol: Protocol, source: SourceFrame | None, fe
         few_shot_photos: how many photographs `few_shot` shows, the source among them.
 
     Raises:
-        UserError: an unknown protocol; no training frames, or too few cameras; a source that is not in the capture or
+        UserError: an unknown supervision; no training frames, or too few cameras; a source that is not in the capture
+            or
             not in its `train` split.
     """
-    if protocol not in PROTOCOLS:
-        raise UserError(f"unknown protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
+    if supervision not in SUPERVISIONS:
+        raise UserError(f"unknown supervision {supervision!r}; the kinds of supervision are {', '.join(SUPERVISIONS)}")
     train = store.split("train")
     if not len(train):
         raise UserError(f"{store.path}: no training frames of {store.subject}; a source photograph is one of them")
@@ -186,10 +189,10 @@ def show(store: CaptureStore, protocol: Protocol, source: SourceFrame | None, fe
             )
     first = np.array([[timestep, camera]])
     others = train[(train != first).any(axis=1)]
-    if protocol == "one_shot":
-        return ShownCapture(store, protocol, first)
-    if protocol == "all_frames":
-        return ShownCapture(store, protocol, np.concatenate([first, others]))
+    if supervision == "one_shot":
+        return ShownCapture(store, supervision, first)
+    if supervision == "all_frames":
+        return ShownCapture(store, supervision, np.concatenate([first, others]))
     here = others[others[:, 0] == timestep]
     if len(here) + 1 < few_shot_photos:
         sequence, index = store.timesteps[timestep]
@@ -200,7 +203,7 @@ def show(store: CaptureStore, protocol: Protocol, source: SourceFrame | None, fe
         )
     middle = store.params.select(timestep).translation[0]
     chosen = from_side_to_side(store.cameras, middle, camera, here[:, 1].tolist(), few_shot_photos)
-    return ShownCapture(store, protocol, np.array([(timestep, c) for c in [camera, *chosen]]))
+    return ShownCapture(store, supervision, np.array([(timestep, c) for c in [camera, *chosen]]))
 
 
 def load_photo(capture: Path, frame: SourceFrame | None) -> SourcePhoto:

@@ -6,7 +6,7 @@
        {"time": 2, "world_to_camera": [[…], …], "intrinsics": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]}
      ]}
 
-Times are seconds; the film begins at the first. Positions are metres in the world of the capture (FLAME's: y up, heads
+Times are seconds; the clip begins at the first. Positions are metres in the world of the capture (FLAME's: y up, heads
 look along +z); `world_to_camera` is 4x4 in OpenCV axes. `up` may be left out where it is y. `fov_degrees` is vertical;
 `intrinsics` are pixels of an image of `width` x `height`.
 """
@@ -160,7 +160,7 @@ def read_path(path: Path, width: int | None, height: int | None) -> Keyframes | 
     """Read a camera path.
 
     Args:
-        width: of the film, where the file does not tell; pixels.
+        width: of the clip, where the file does not tell; pixels.
         height: likewise.
 
     Raises:
@@ -204,7 +204,7 @@ def _read_transforms(
         if (found.width, found.height) != (cameras[0].width, cameras[0].height):
             raise UserError(
                 f"{path}: frames[{number}] has {found.width}x{found.height} pixels, the first has "
-                f"{cameras[0].width}x{cameras[0].height}; a film has one size. Correct w and h."
+                f"{cameras[0].width}x{cameras[0].height}; a clip has one size. Correct w and h."
             )
     _check_size(path, cameras[0].width, cameras[0].height)
     return CameraList(Cameras.stack(cameras))
@@ -290,7 +290,7 @@ def _pinhole(
 
 
 def _told_size(path: Path, content: Mapping[str, Any], width: int | None, height: int | None) -> tuple[int, int]:
-    """Width and height that the file tells, else those of the film."""
+    """Width and height that the file tells, else those of the clip."""
     told = [content.get(key) for key in ("width", "height")]
     if told == [None, None]:
         told = [width or height, height or width]

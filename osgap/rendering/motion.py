@@ -1,4 +1,4 @@
-"""What an avatar does in each frame of a film."""
+"""What an avatar does in each frame of a clip."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
             end = error
         made.put(end)
 
-    thread = threading.Thread(target=produce, name="film-ahead", daemon=True)
+    thread = threading.Thread(target=produce, name="render-ahead", daemon=True)
     thread.start()
     try:
         while isinstance(found := made.get(), _Made):

@@ -37,7 +37,7 @@ class View:
     distance: float | None = None
     """The orbit's distance from the head, as a multiple of what it would be. Default is 1."""
     period: float | None = None
-    """Seconds of one swing or round. Default is the film's length, so that the camera loops without a jump (a motion
+    """Seconds of one swing or round. Default is the clip's length, so that the camera loops without a jump (a motion
     that is played straight through does not)."""
     width: int | None = None
     """Pixels. Default is the camera's, the file's, or 800."""
@@ -52,7 +52,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Film:
+class Clip:
     """How long it is, and how it is written."""
 
     fps: float = 25.0

@@ -26,7 +26,7 @@ from osgap.rendering import camera_paths as views
 from osgap.rendering.keyframes import CameraList, Keyframes, read_path
 from osgap.rendering.motion import load_motion, motion_file, parse_timesteps, played
 from osgap.rendering.sequence import ahead, frames, singly
-from osgap.rendering.settings import Film, Motion, View
+from osgap.rendering.settings import Clip, Motion, View
 from osgap.rendering.writers import check_folder, write_frames, write_video
 from osgap.runtime.artifacts import read_provenance, write_png
 from osgap.runtime.errors import UserError
@@ -37,7 +37,7 @@ from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.color_space import ColorSpace
 
-_SECONDS = 4.0  # of a film whose length nothing else tells
+_SECONDS = 4.0  # of a clip whose length nothing else tells
 _YAW = 30.0  # degrees
 _SIZE = 800  # pixels
 _LONGEST = 1_000_000  # frames: eleven hours
@@ -45,7 +45,7 @@ _NOT_WRITTEN = frozenset({
     ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ogv",
     ".gif", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".exr",
 })  # fmt: skip
-"""Endings of films and pictures that somebody may expect; any other name is a folder's."""
+"""Endings of clips and pictures that somebody may expect; any other name is a folder's."""
 _NAMED = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 Kind = Literal["video", "frame", "folder"]
@@ -71,7 +71,7 @@ def run(
     *,
     motion: Motion = Motion(),
     view: View = View(),
-    film: Film = Film(),
+    clip: Clip = Clip(),
     color: ColorSpace = "sh_dc",
 ) -> Written:
     """Render an avatar.
@@ -88,28 +88,28 @@ def run(
             place to write to. All of that before the first frame is rendered. Or when memory does not suffice.
     """
     kind = _kind(output)
-    _check(film, view, kind)
-    background = _background(film.background, kind)
+    _check(clip, view, kind)
+    background = _background(clip.background, kind)
     head = load_head(assets)
     avatar = load_foreign_avatar(avatar_folder, color, len(head.faces), head.vertex_count)
     params = _params(avatar, avatar_folder, head, motion)
     path = None if view.path == "orbit" else _file_path(view)
     camera = None if view.capture is None else _camera(view.capture, view.camera or "")
-    count = _length(film, view, params, path, kind)
+    count = _length(clip, view, params, path, kind)
     params = played(params, count)
     files = _files(avatar_folder, assets, motion, view)
     _spare(output, files)
-    provenance = _provenance(avatar_folder, files, motion, view, film, color)
+    provenance = _provenance(avatar_folder, files, motion, view, clip, color)
     with lease_gpu() as device:
         avatar, head = avatar.to(device), head.to(device)
         params = params.to(device)
         if path is None:
-            cameras = _orbit(avatar, head, params, view, camera, _yaw(view, kind, count, film.fps))
+            cameras = _orbit(avatar, head, params, view, camera, _yaw(view, kind, count, clip.fps))
         else:
-            cameras = _resized(path.cameras(count, film.fps), view)
+            cameras = _resized(path.cameras(count, clip.fps), view)
         if kind == "video":
             cameras = _even(cameras, output)
-        about = {"width": cameras.width, "height": cameras.height, "fps": film.fps}
+        about = {"width": cameras.width, "height": cameras.height, "fps": clip.fps}
         with _in_memory(cameras):
             next(frames(avatar, head, params.select(0), cameras[:1], background))  # kernels are compiled at first use
             watch = _Stopwatch()
@@ -118,7 +118,7 @@ def run(
                 shown = track(singly(batches), "rendering", total=count)
                 if kind == "video":
                     write_video(
-                        output, shown, fps=film.fps, crf=film.crf, provenance=provenance, threads=0, preset="veryfast"
+                        output, shown, fps=clip.fps, crf=clip.crf, provenance=provenance, threads=0, preset="veryfast"
                     )
                 elif kind == "frame":
                     (picture,) = shown
@@ -217,15 +217,15 @@ def _check_parents(output: Path, place: Path) -> None:
         )
 
 
-def _check(film: Film, view: View, kind: Kind) -> None:
+def _check(clip: Clip, view: View, kind: Kind) -> None:
     """Refuse settings that are out of range."""
-    if film.frames is not None and film.seconds is not None:
-        raise UserError(f"frames {film.frames} and seconds {_plain(film.seconds)} are both given; leave one out.")
+    if clip.frames is not None and clip.seconds is not None:
+        raise UserError(f"frames {clip.frames} and seconds {_plain(clip.seconds)} are both given; leave one out.")
     ranges: list[tuple[str, float | None, float, float]] = [
-        ("fps", film.fps, 0.01, 1000),
-        ("frames", film.frames, 1, _LONGEST),
-        ("seconds", film.seconds, 0, _LONGEST / film.fps if film.fps > 0 else 0),
-        ("crf", film.crf, 1, 51),  # 0 is a profile that many players refuse
+        ("fps", clip.fps, 0.01, 1000),
+        ("frames", clip.frames, 1, _LONGEST),
+        ("seconds", clip.seconds, 0, _LONGEST / clip.fps if clip.fps > 0 else 0),
+        ("crf", clip.crf, 1, 51),  # 0 is a profile that many players refuse
         ("yaw", view.yaw, -180 if kind == "frame" else 0, 180),
         ("elevation", view.elevation, -89, 89),
         ("distance", view.distance, 0.01, 100),
@@ -283,19 +283,19 @@ def _file_path(view: View) -> Keyframes | CameraList:
     return read_path(file, view.width, view.height)
 
 
-def _length(film: Film, view: View, params: FlameParams, path: Keyframes | CameraList | None, kind: Kind) -> int:
-    """Frames of the film."""
-    if film.frames is not None or film.seconds is not None:
-        count = film.frames or max(1, round((film.seconds or 0) * film.fps))
+def _length(clip: Clip, view: View, params: FlameParams, path: Keyframes | CameraList | None, kind: Kind) -> int:
+    """Frames of the clip."""
+    if clip.frames is not None or clip.seconds is not None:
+        count = clip.frames or max(1, round((clip.seconds or 0) * clip.fps))
         if kind == "frame" and count != 1:
             raise UserError(f"{count} frames do not fit into one .png; give a folder, a .mp4, or one frame.")
         return count
     if kind == "frame":
         return 1
-    told = None if path is None else path.length(film.fps)
-    count = told or (params.timesteps if params.timesteps > 1 else max(1, round((view.period or _SECONDS) * film.fps)))
+    told = None if path is None else path.length(clip.fps)
+    count = told or (params.timesteps if params.timesteps > 1 else max(1, round((view.period or _SECONDS) * clip.fps)))
     if count > _LONGEST:
-        raise UserError(f"the film would have {count} frames, more than {_LONGEST}; give its length with frames.")
+        raise UserError(f"the clip would have {count} frames, more than {_LONGEST}; give its length with frames.")
     return count
 
 
@@ -410,10 +410,10 @@ def _spare(output: Path, files: Mapping[str, Path]) -> None:
 
 
 def _provenance(
-    folder: Path, files: Mapping[str, Path], motion: Motion, view: View, film: Film, color: ColorSpace
+    folder: Path, files: Mapping[str, Path], motion: Motion, view: View, clip: Clip, color: ColorSpace
 ) -> dict[str, Any]:
     source = read_provenance(folder / POINT_CLOUD) or {}
-    settings: dict[str, Any] = {**asdict(motion), **asdict(view), **asdict(film)}
+    settings: dict[str, Any] = {**asdict(motion), **asdict(view), **asdict(clip)}
     settings["color"] = color
     settings |= {"motion": None, "capture": None, "path": "orbit" if view.path == "orbit" else "file"}  # see `inputs`
     return {

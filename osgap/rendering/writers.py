@@ -91,7 +91,7 @@ def write_frames(
     pending: deque[Future[int]] = deque()
     count = 0
     with atomic_folder(folder) as temporary:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="film-png")
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="write-png")
         try:
             for count, frame in enumerate(frames, start=1):
                 if len(pending) >= 2 * workers:

@@ -18,7 +18,7 @@ from osgap.evaluation.rendering import render_frames
 from osgap.evaluation.splits import (
     NOVEL_VIEW,
     SELF_REENACTMENT,
-    Protocol,
+    EvaluationSplit,
     held_out_camera,
     held_out_frames,
     most_different,
@@ -26,7 +26,7 @@ from osgap.evaluation.splits import (
     select,
 )
 from osgap.head.model import HeadModel
-from osgap.prior.config import PROTOCOLS
+from osgap.prior.config import SUPERVISIONS
 from osgap.prior.photo import SourcePhoto, load_photo
 from osgap.runtime.errors import UserError
 from osgap.splat.avatar import Avatar
@@ -54,9 +54,9 @@ class PersonFiles:
         Raises:
             UserError: when there is none.
         """
-        found = next((protocol for protocol in PROTOCOLS if protocol in self.avatars), None)
+        found = next((name for name in SUPERVISIONS if name in self.avatars), None)
         if found is None:
-            raise UserError(f"{self.subject}: no personalised avatar to show; list a protocol in oneshot.protocols")
+            raise UserError(f"{self.subject}: no personalised avatar to show; list one in oneshot.supervision")
         return found
 
     @property
@@ -96,10 +96,10 @@ class Person:
         photo = self.photograph
         return np.array([self.store.locate(photo.sequence, photo.timestep, photo.serial)])
 
-    def render(self, method: str, frames: np.ndarray, protocol: Protocol) -> list[np.ndarray]:
+    def render(self, method: str, frames: np.ndarray, split: EvaluationSplit) -> list[np.ndarray]:
         """One avatar at frames `[M, 2]` of its own person: `M` pictures `[H, W, 3]` uint8."""
         avatar = self.avatars[method]
-        params = motion(avatar, self.store, frames[:, 0], protocol, method)
+        params = motion(avatar, self.store, frames[:, 0], split, method)
         cameras = self.store.cameras[torch.from_numpy(frames[:, 1])]
         return list(canvas.to_uint8(render_frames(avatar, self.head, params, torch.arange(len(frames)), cameras)))
 

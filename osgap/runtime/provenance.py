@@ -20,10 +20,10 @@ from osgap.runtime.errors import UserError
 from osgap.workflow.stages import STAGES
 
 _PACKAGE = "osgap"
-_ROOT = Path(__file__).parent
+_ROOT = Path(__file__).parents[1]
 
 # Modules that every stage imports and that cannot change what a stage writes; an edit there reruns nothing.
-_WITHOUT_EFFECT = frozenset({"osgap", "osgap.runtime.errors", "osgap.runtime.progress", "osgap.workflow.stages"})
+_WITHOUT_EFFECT = frozenset({"osgap", "osgap.runtime", "osgap.workflow", "osgap.runtime.errors", "osgap.runtime.progress", "osgap.workflow.stages"})
 
 _VERSIONED = ("osgap", "torch", "numpy", "numba", "opencv-python-headless", "h5py")
 

@@ -70,7 +70,8 @@ class Animation:
             self._posed(index)  # compiles kernels and fills caches, neither of which can be recorded
         torch.cuda.current_stream(device).wait_stream(before)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile (a film's writer pins memory): that does not concern this recording.
+        # Other threads may allocate meanwhile (the writer of a video pins memory): that does not concern this
+        # recording.
         with torch.cuda.graph(graph, stream=before, capture_error_mode="thread_local"):
             gaussians = self._posed(index)
         return graph, index, gaussians

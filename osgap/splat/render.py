@@ -2,9 +2,10 @@
 
 The one entry point, `render`, picks a backend by the tensors' device; callers never name one. All backends compute
 what 3D Gaussian splatting defines (Kerbl et al. 2023, sections 4 and 6; Zwicker et al. 2001, "EWA volume splatting",
-for the projection), with the constants below. The CPU's (`osgap.splat.backends.cpu`) and gsplat's (`osgap.splat.backends.gsplat_backend`)
-differ by rounding alone; diff_gauss, which stands in for gsplat where only that is installed, limits alphas to 0.99 and
-cuts Gaussians off at three standard deviations (`osgap.splat.backends.diff_gauss_backend`).
+for the projection), with the constants below. The CPU's (`osgap.splat.backends.cpu`) and gsplat's
+(`osgap.splat.backends.gsplat_backend`) differ by rounding alone; diff_gauss, which stands in for gsplat where only
+that is installed, limits alphas to 0.99 and cuts Gaussians off at three standard deviations
+(`osgap.splat.backends.diff_gauss_backend`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Stand-in people: a procedural head model in FLAME's format, and captures of random people made with it."""
+"""Synthetic people: a procedural head model in FLAME's format, and captures of random people made with it."""

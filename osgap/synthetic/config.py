@@ -1,4 +1,4 @@
-"""What the stand-in people and their captures look like."""
+"""What the synthetic people and their captures look like."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pydantic import Field
 from osgap.runtime.section import Section
 
 
-class StandinConfig(Section):
-    """Stand-in people: their looks, and how many pictures of them, of what size, in which motions."""
+class SyntheticConfig(Section):
+    """Synthetic people: their appearance, and how many pictures of them, of what size, in which motions."""
 
     seed: int = Field(default=0, ge=0)
-    """Seed of every random choice (looks, cameras, motion)."""
+    """Seed of every random choice (appearance, cameras, motion)."""
     width: int = Field(default=176, gt=0)
     """Image width, pixels."""
     height: int = Field(default=256, gt=0)

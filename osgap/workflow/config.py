@@ -19,18 +19,18 @@ from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.evaluation.config import EvaluationConfig, ReportConfig
 from osgap.fit.config import FitConfig
 from osgap.head.config import HeadAssets
-from osgap.interop.config import ExchangeConfig
+from osgap.interop.config import InteropConfig
 from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.runtime.errors import UserError
 from osgap.runtime.section import Section
-from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.config import SyntheticConfig
 
 
 class Flame(Section):
     """The head model."""
 
     assets: HeadAssets | None = None
-    """FLAME's three files. None takes the stand-in head (only with a `standin` section)."""
+    """FLAME's three files. None takes the synthetic head (only with a `synthetic` section)."""
 
 
 class Subjects(Section):
@@ -91,9 +91,9 @@ class Config(Section):
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
     capture: CaptureConfig = CaptureConfig()
-    standin: StandinConfig | None = None
+    synthetic: SyntheticConfig | None = None
     """Procedural people in place of licensed data. None in a real run."""
-    exchange: ExchangeConfig = ExchangeConfig()
+    interop: InteropConfig = InteropConfig()
     fit: FitConfig = FitConfig()
     prior: PriorConfig = PriorConfig()
     oneshot: OneShotConfig = OneShotConfig()
@@ -102,13 +102,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
-        if self.standin is not None and self.flame.assets is not None:
+        if self.synthetic is not None and self.flame.assets is not None:
             raise ValueError(
-                "standin and flame.assets are both set; the stand-in people come with their own head model"
+                "synthetic and flame.assets are both set; the synthetic people come with their own head model"
             )
-        if self.standin is not None and (self.capture.url or self.capture.tracking):
+        if self.synthetic is not None and (self.capture.url or self.capture.tracking):
             raise ValueError(
-                "standin is set, and so is capture.url or capture.tracking; stand-in people are their own data: "
+                "synthetic is set, and so is capture.url or capture.tracking; synthetic people are their own data: "
                 "unset one of the two"
             )
         return self

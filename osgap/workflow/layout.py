@@ -15,22 +15,22 @@ class Layout:
 
     results: Path
 
-    # stand-in people -------------------------------------------------------------------------------------
+    # synthetic people -------------------------------------------------------------------------------------
     @property
-    def standin_head(self) -> Path:
-        return self.results / "standin" / "head"
+    def synthetic_head(self) -> Path:
+        return self.results / "synthetic" / "head"
 
     @property
-    def standin_nersemble(self) -> Path:
-        """Root of the stand-ins' NeRSemble tree, served through a `file://` URL."""
-        return self.results / "standin" / "nersemble"
+    def synthetic_nersemble(self) -> Path:
+        """Root of the the synthetic people's NeRSemble tree, served through a `file://` URL."""
+        return self.results / "synthetic" / "nersemble"
 
-    def standin_tracking(self, subject: str) -> Path:
-        return self.results / "standin" / "tracking" / subject
+    def synthetic_tracking(self, subject: str) -> Path:
+        return self.results / "synthetic" / "tracking" / subject
 
-    def standin_person(self, subject: str) -> Path:
-        """Manifest of one stand-in's files."""
-        return self.results / "standin" / "people" / f"{subject}.json"
+    def synthetic_person(self, subject: str) -> Path:
+        """Manifest of one synthetic person's files."""
+        return self.results / "synthetic" / "people" / f"{subject}.json"
 
     # captures --------------------------------------------------------------------------------------------
     @property
@@ -56,14 +56,14 @@ class Layout:
     def prior(self) -> Path:
         return self.results / "prior"
 
-    def oneshot(self, subject: str, protocol: str = "one_shot") -> Path:
-        """A test person's avatar by one protocol of personalisation: `oneshot/ID`, `few_shot/ID`, `all_frames/ID`."""
-        return self.results / self.personalised(protocol) / subject
+    def oneshot(self, subject: str, supervision: str = "one_shot") -> Path:
+        """A test person's avatar, by what could be seen of them: `oneshot/ID`, `few_shot/ID`, `all_frames/ID`."""
+        return self.results / self.personalised(supervision) / subject
 
     @staticmethod
-    def personalised(protocol: str) -> str:
-        """The folder of all avatars, and of all logs and checkpoints, of one protocol of personalisation."""
-        return "oneshot" if protocol == "one_shot" else protocol
+    def personalised(supervision: str) -> str:
+        """The folder of all avatars, and of all logs and checkpoints, of one kind of supervision."""
+        return "oneshot" if supervision == "one_shot" else supervision
 
     # results ---------------------------------------------------------------------------------------------
     def metrics(self, method: str, subject: str) -> Path:
@@ -73,8 +73,8 @@ class Layout:
     def summary(self) -> Path:
         return self.results / "metrics" / "summary.json"
 
-    def table(self, protocol: str, suffix: str) -> Path:
-        return self.results / "tables" / f"{protocol}.{suffix}"
+    def table(self, split: str, suffix: str) -> Path:
+        return self.results / "tables" / f"{split}.{suffix}"
 
     def figure(self, name: str) -> Path:
         return self.results / "figures" / f"{name}.png"

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from osgap.capture.config import URL_VARIABLE, CaptureConfig, SubjectEntry
 from osgap.capture.nersemble import participant_of
-from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
+from osgap.evaluation.methods import METHODS, SPLIT_TABLES
 from osgap.head.config import HeadAssets
-from osgap.prior.config import PROTOCOLS, Protocol, check_validation
+from osgap.prior.config import SUPERVISIONS, Supervision, check_validation
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import code_digest
 from osgap.runtime.weights import WeightFile
-from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.config import SyntheticConfig
 from osgap.workflow.config import Config, validate
 from osgap.workflow.layout import Layout
 from osgap.workflow.stages import STAGES
@@ -54,19 +54,19 @@ class Pipeline:
         return pipeline
 
     # what a job is told ----------------------------------------------------------------------------------
-    def settings(self, stage: str, *subjects: str, protocol: Protocol | None = None) -> str:
+    def settings(self, stage: str, *subjects: str, supervision: Supervision | None = None) -> str:
         """The part of the config that a job uses, as JSON for `osgap STAGE --config`.
 
         As a rule's parameter it makes Snakemake run the job again when, and only when, that part changes.
 
         Args:
             subjects: whose entries belong to it.
-            protocol: of personalisation, where the job is about one; what concerns others is left out.
+            supervision: of personalisation, where the job is about one; what concerns others is left out.
         """
         spec = STAGES[stage]
         dump = self.config.model_dump(mode="json", exclude_defaults=True)
-        if protocol is not None:
-            concerning = self.config.oneshot.concerning(protocol)
+        if supervision is not None:
+            concerning = self.config.oneshot.concerning(supervision)
             dump["oneshot"] = concerning.model_dump(mode="json", exclude_defaults=True)
         part: dict[str, Any] = {"seed": self.config.seed, "results": str(self.config.results)}
         for name in spec.sections:
@@ -75,11 +75,11 @@ class Pipeline:
             if used:
                 part[section] = used
         part.get("capture", {}).pop("url", None)
-        if self.standin:
+        if self.synthetic:
             # The people's looks and motion concern the stages that make them; the others need to know that the
-            # head model is the stand-in's, and what was performed.
-            sequences = {"sequences": list(self.standin_config.sequences)}
-            part["standin"] = dump["standin"] if "standin" in spec.sections else sequences
+            # head model is the synthetic one, and what was performed.
+            sequences = {"sequences": list(self.synthetic_config.sequences)}
+            part["synthetic"] = dump["synthetic"] if "synthetic" in spec.sections else sequences
         elif self.config.flame.assets:
             part["flame"] = {"assets": self.config.flame.assets.model_dump(mode="json")}
         entries = dump.get("subjects", {}).get("entries", {})
@@ -94,8 +94,8 @@ class Pipeline:
 
     # subjects --------------------------------------------------------------------------------------------
     @property
-    def standin(self) -> bool:
-        return self.config.standin is not None
+    def synthetic(self) -> bool:
+        return self.config.synthetic is not None
 
     def entry(self, subject: str) -> SubjectEntry:
         """What the config says of a subject.
@@ -116,8 +116,8 @@ class Pipeline:
 
     def sequences(self, subject: str) -> list[str]:
         """Sequences that are imported for a subject."""
-        if self.config.standin is not None:
-            return list(self.config.standin.sequences)
+        if self.config.synthetic is not None:
+            return list(self.config.synthetic.sequences)
         return list(self.entry(subject).sequences or self.config.capture.sequences)
 
     def driver(self, subject: str) -> str:
@@ -127,18 +127,20 @@ class Pipeline:
         return (later or others)[0]
 
     @property
-    def standin_config(self) -> StandinConfig:
-        """Settings of the stand-in people."""
-        if self.config.standin is None:
-            raise UserError("standin is not set: this config is about real people; try `make demo` for stand-ins")
-        return self.config.standin
+    def synthetic_config(self) -> SyntheticConfig:
+        """Settings of the synthetic people."""
+        if self.config.synthetic is None:
+            raise UserError(
+                "synthetic is not set: this config is about real people; try `make demo` for synthetic people"
+            )
+        return self.config.synthetic
 
     @property
     def capture_config(self) -> CaptureConfig:
         """Settings of download and import, with the data URL and the sequences that hold in this run."""
         update: dict[str, Any] = {"url": self.url}
-        if self.standin:
-            update["sequences"] = list(self.standin_config.sequences)
+        if self.synthetic:
+            update["sequences"] = list(self.synthetic_config.sequences)
         return self.config.capture.model_copy(update=update)
 
     # files that the run does not make --------------------------------------------------------------------
@@ -147,8 +149,8 @@ class Pipeline:
         """The head model's three files."""
         if self.config.flame.assets is not None:
             return self.config.flame.assets
-        if self.standin:
-            folder = self.layout.standin_head
+        if self.synthetic:
+            folder = self.layout.synthetic_head
             return HeadAssets(
                 model=folder / "flame2023.pkl",
                 masks=folder / "FLAME_masks.pkl",
@@ -157,7 +159,7 @@ class Pipeline:
         raise UserError(
             "flame.assets is not set: give the paths of FLAME's model, masks and template (`flame: assets: {model: "
             ".../flame2023.pkl, masks: .../FLAME_masks.pkl, template: .../head_template_mesh.obj}`), or try the "
-            "stand-in people with `make demo`"
+            "synthetic people with `make demo`"
         )
 
     @property
@@ -166,22 +168,22 @@ class Pipeline:
 
     @property
     def url(self) -> str | None:
-        """Where the captures come from: the stand-ins' own folder, the config, or the environment."""
-        if self.standin:
-            return self.layout.standin_nersemble.resolve().as_uri()
+        """Where the captures come from: the the synthetic people's own folder, the config, or the environment."""
+        if self.synthetic:
+            return self.layout.synthetic_nersemble.resolve().as_uri()
         return self.config.capture.url or os.environ.get(URL_VARIABLE)
 
     @property
     def downloads(self) -> bool:
         """Whether raw captures are part of the run."""
-        return self.standin or self.config.capture.download
+        return self.synthetic or self.config.capture.download
 
     def tracking(self, subject: str) -> Path:
         """The FLAME tracking export of a subject."""
-        if self.standin:
+        if self.synthetic:
             from osgap.synthetic.captures.tracking import union_folder
 
-            return union_folder(self.layout.standin_tracking(subject), subject, self.sequences(subject))
+            return union_folder(self.layout.synthetic_tracking(subject), subject, self.sequences(subject))
         from osgap.capture.tracking.stage import find_tracking
 
         return find_tracking(self.config.capture, subject, self.entry(subject))
@@ -192,14 +194,14 @@ class Pipeline:
         Raises:
             UserError: when several paths fit the config's template.
         """
-        template: str | None = getattr(self.config.exchange, key)
+        template: str | None = getattr(self.config.interop, key)
         if template is None:
             return None
         pattern = template.format(subject=subject)
         matches = sorted(glob.glob(pattern))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if len(matches) > 1:
             raise UserError(
-                f"subject {subject}: {len(matches)} paths fit {pattern} (exchange.{key}): {', '.join(matches[:3])}; "
+                f"subject {subject}: {len(matches)} paths fit {pattern} (interop.{key}): {', '.join(matches[:3])}; "
                 f"make the pattern fit one"
             )
         return Path(matches[0]) if matches else None
@@ -216,9 +218,9 @@ class Pipeline:
 
     def _all_adopted(self, key: Literal["avatars", "uv_gt"], subjects: Sequence[str]) -> dict[str, Path]:
         found = {subject: path for subject in subjects if (path := self.adopted(key, subject)) is not None}
-        if (template := getattr(self.config.exchange, key)) and subjects and not found:
+        if (template := getattr(self.config.interop, key)) and subjects and not found:
             raise UserError(
-                f"exchange.{key}: nobody has {template}; correct the path, or leave the key out to have everybody "
+                f"interop.{key}: nobody has {template}; correct the path, or leave the key out to have everybody "
                 f"fitted here"
             )
         return found
@@ -230,22 +232,22 @@ class Pipeline:
 
     def tracking_files(self, subject: str) -> list[Path]:
         """What an import depends on: the tracking's tables (a change there means that the tracking was made anew)."""
-        if self.standin:
-            return [self.layout.standin_person(subject)]
+        if self.synthetic:
+            return [self.layout.synthetic_person(subject)]
         from osgap.capture.tracking.stage import tracking_files
 
         return tracking_files(self.tracking(subject), self.entry(subject).sequences)
 
     @property
     def methods(self) -> list[str]:
-        """What is compared in this run, in the order of the tables: all but protocols that are not asked for."""
-        others = set(PROTOCOLS) - set(self.config.oneshot.protocols)
+        """What is compared in this run, in the order of the tables: all but the supervision that is not asked for."""
+        others = set(SUPERVISIONS) - set(self.config.oneshot.supervision)
         return [method for method in METHODS if method not in others]
 
     @property
-    def personalised(self) -> dict[str, Protocol]:
-        """Folder of personalised avatars -> the protocol that they were made by."""
-        return {self.layout.personalised(protocol): protocol for protocol in PROTOCOLS}
+    def personalised(self) -> dict[str, Supervision]:
+        """Folder of personalised avatars -> the supervision that they were made by."""
+        return {self.layout.personalised(supervision): supervision for supervision in SUPERVISIONS}
 
     def avatar(self, method: str, subject: str) -> Path:
         """Folder of a method's avatar of a subject; for the mean avatar the mean map, which is everybody's.
@@ -257,7 +259,7 @@ class Pipeline:
         """
         if method not in METHODS:
             raise UserError(f"unknown method {method!r}; the methods are {', '.join(METHODS)}")
-        if method in PROTOCOLS:
+        if method in SUPERVISIONS:
             return self.layout.oneshot(subject, method)
         return {
             "mean_avatar": self.layout.prior / "mean_uv.npz",
@@ -324,8 +326,8 @@ class Pipeline:
 
     @property
     def table_files(self) -> dict[tuple[str, str], Path]:
-        """(protocol, suffix) -> file."""
-        return {(p, suffix): self.layout.table(p, suffix) for p in PROTOCOL_TABLES for suffix in ("csv", "md", "tex")}
+        """(evaluation split, suffix) -> file."""
+        return {(p, suffix): self.layout.table(p, suffix) for p in SPLIT_TABLES for suffix in ("csv", "md", "tex")}
 
     # before the first job --------------------------------------------------------------------------------
     def check(self) -> None:
@@ -341,7 +343,7 @@ class Pipeline:
         attempt(self.check_people)
         attempt(lambda: self.adopted_avatars)
         attempt(lambda: self.adopted_maps)
-        if not self.standin:
+        if not self.synthetic:
             attempt(self._check_head)
             if self.config.capture.download:
                 from osgap.capture.download.stage import check_url
@@ -387,7 +389,7 @@ class Pipeline:
         if missing:
             raise UserError(
                 f"flame.assets: no such file: {', '.join(missing)}; FLAME is licensed: register with its makers, "
-                f"download FLAME 2023 and give the files' paths, or try the stand-in people with `make demo`"
+                f"download FLAME 2023 and give the files' paths, or try the synthetic people with `make demo`"
             )
 
     def _check_prior_weights(self) -> None:

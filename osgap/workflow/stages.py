@@ -16,24 +16,24 @@ class Stage:
     module: str
     """Dotted name of the module whose `run` does the work."""
     sections: tuple[str, ...] = ()
-    """Sections of the config, or single keys of them (`oneshot.protocols`), that change the result."""
+    """Sections of the config, or single keys of them (`oneshot.supervision`), that change the result."""
     entry: bool = False
     """Whether the subject's own entry in the config (`subjects.entries`) changes the result."""
 
 
 STAGES: dict[str, Stage] = {
-    "standin-head": Stage("osgap.synthetic.head.assets", ()),
-    "standin-person": Stage("osgap.synthetic.captures.stage", ("standin",)),
+    "synthetic-head": Stage("osgap.synthetic.head.assets", ()),
+    "synthetic-person": Stage("osgap.synthetic.captures.stage", ("synthetic",)),
     "download": Stage("osgap.capture.download.stage", ("capture",), entry=True),
     "import": Stage("osgap.capture.tracking.stage", ("capture",), entry=True),
     "fit": Stage("osgap.fit.stage", ("fit",)),
-    "adopt-avatar": Stage("osgap.interop.adopt", ("exchange", "fit")),
-    "adopt-maps": Stage("osgap.interop.adopt", ("exchange", "fit")),
+    "adopt-avatar": Stage("osgap.interop.adopt", ("interop", "fit")),
+    "adopt-maps": Stage("osgap.interop.adopt", ("interop", "fit")),
     "bake": Stage("osgap.bake.stage", ()),
     "train": Stage("osgap.prior.training.stage", ("prior",)),
     "oneshot": Stage("osgap.prior.personalisation.stage", ("oneshot",), entry=True),
     "evaluate": Stage("osgap.evaluation.stage", ("evaluation",), entry=True),
-    "tables": Stage("osgap.report.tables.stage", ("oneshot.protocols",)),
-    "figure": Stage("osgap.report.figures.stage", ("report", "oneshot.protocols"), entry=True),
-    "video": Stage("osgap.report.videos.stage", ("report", "oneshot.protocols"), entry=True),
+    "tables": Stage("osgap.report.tables.stage", ("oneshot.supervision",)),
+    "figure": Stage("osgap.report.figures.stage", ("report", "oneshot.supervision"), entry=True),
+    "video": Stage("osgap.report.videos.stage", ("report", "oneshot.supervision"), entry=True),
 }

@@ -1,4 +1,4 @@
-"""A toy-sized stand-in person, rendered once, and the benchmarks as modules."""
+"""A toy-sized synthetic person, rendered once, and the benchmarks as modules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = ["--size", "64x88", "--timesteps", "2"]
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a stand-in person: 3 sequences of 2 timesteps, 16 cameras, 64x88 pixels."""
+    """The folder of a synthetic person: 3 sequences of 2 timesteps, 16 cameras, 64x88 pixels."""
     folder = tmp_path_factory.mktemp("person")
     command = [sys.executable, "benchmarks/people.py", str(folder), *SIZE, "--workers", "1"]
     subprocess.run(command, cwd=REPOSITORY, check=True)

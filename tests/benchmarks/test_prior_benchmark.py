@@ -46,7 +46,7 @@ def painted(load: Load, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """The folder of three painted people, and their files."""
     people = load("people")
     folder = tmp_path_factory.mktemp("painted")
-    config = people.standin_config("64x88", 2, 0)
+    config = people.synthetic_config("64x88", 2, 0)
     return folder, people.paint(folder, config, 3, UV_SIZE, torch.device("cpu"))
 
 
@@ -283,7 +283,7 @@ def test_painted_people_are_captures_of_their_maps(load: Load, cast: Any, painte
 
     times = [path.stat().st_mtime_ns for path in files.captures]
     people = load("people")
-    again = people.paint(folder, people.standin_config("64x88", 2, 0), 3, UV_SIZE, torch.device("cpu"))
+    again = people.paint(folder, people.synthetic_config("64x88", 2, 0), 3, UV_SIZE, torch.device("cpu"))
     assert again == files
     assert [path.stat().st_mtime_ns for path in files.captures] == times
 

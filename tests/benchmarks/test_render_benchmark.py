@@ -32,7 +32,7 @@ def test_made_avatar(run: Run) -> None:
 def test_fitted_avatar(run: Run, work: Path, load: Callable[[str], ModuleType], tmp_path: Path) -> None:
     benchmark, people = load("render"), load("people")
     head = benchmark.load_head(people.head_assets(work / "head"))
-    params, _ = people.performance(head, people.standin_config("64x88", 1, 3))
+    params, _ = people.performance(head, people.synthetic_config("64x88", 1, 3))
     benchmark.make_avatar(head, params, 24, 3).save(tmp_path / "avatar")
     arguments = ["--avatar", str(tmp_path / "avatar"), "--head", str(work / "head"), "--batches", "2"]
     result = run("render", [*arguments, "--frames", "4", "--repeats", "1"])

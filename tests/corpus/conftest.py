@@ -82,7 +82,7 @@ def trained(fitted: World, pristine: Path) -> World:
 def adopting(fitted: World, pristine: Path) -> World:
     """And files of another program: an avatar, its maps, and somebody's motion."""
     _copy(pristine, fitted, FOREIGN)
-    fitted.settings["exchange"] = {
+    fitted.settings["interop"] = {
         "avatars": f"WORLD/{FOREIGN}/{{subject}}",
         "uv_gt": f"WORLD/{FOREIGN}/{{subject}}.npz",
     }

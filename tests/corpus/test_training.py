@@ -98,7 +98,7 @@ CHECKPOINTS = {
 
 def result(world: World) -> None:
     (world / METRICS).parent.mkdir(parents=True)
-    (world / METRICS).write_text(json.dumps({"method": "prior", "subject": SUBJECT, "protocols": {}}))
+    (world / METRICS).write_text(json.dumps({"method": "prior", "subject": SUBJECT, "splits": {}}))
 
 
 TABLES = {

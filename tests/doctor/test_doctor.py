@@ -24,7 +24,7 @@ from osgap.doctor.space import existing_folder, space_needed
 from osgap.workflow.config import load_config
 from osgap.workflow.pipeline import Pipeline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECRET = "http://127.0.0.1:9/secret-token-7391"
 MACHINE = ["python", "torch", "gpu", "gsplat", "cores", "memory", "video", "snakemake", "slurm"]
 CONFIG = [
@@ -60,9 +60,9 @@ def inline(content: dict[str, Any]) -> str:
     return json.dumps(content)
 
 
-def standin(tmp_path: Path, **changes: Any) -> str:
+def synthetic(tmp_path: Path, **changes: Any) -> str:
     return inline(
-        {"results": str(tmp_path / "results"), "standin": {}, "subjects": {"train": ["1"], "test": ["2"]}} | changes
+        {"results": str(tmp_path / "results"), "synthetic": {}, "subjects": {"train": ["1"], "test": ["2"]}} | changes
     )
 
 
@@ -102,7 +102,7 @@ def test_the_full_run_lacks_what_is_licensed(tmp_path: Path) -> None:
 
 
 def test_json_has_a_fixed_schema(tmp_path: Path) -> None:
-    report = examine([standin(tmp_path)])
+    report = examine([synthetic(tmp_path)])
     content = report.as_dict()
     assert json.loads(to_json(report)) == content
     assert list(content) == ["ready", "findings"]
@@ -136,7 +136,7 @@ def test_a_broken_config_is_a_finding(config: str, said: str) -> None:
 
 @pytest.mark.parametrize("override", ["fit.iterations", "fit.iterations=[", "=3"])
 def test_a_broken_override_is_a_finding(tmp_path: Path, override: str) -> None:
-    assert find(examine([standin(tmp_path)], [override]), "config").status == "missing"
+    assert find(examine([synthetic(tmp_path)], [override]), "config").status == "missing"
 
 
 @pytest.mark.parametrize(("config", "code"), [("profiles/demo/demo.yaml", 0), ("config.yaml", 1)])
@@ -276,7 +276,7 @@ def test_weights_are_checked(tmp_path: Path, content: bytes | None, digest: str,
     if content is not None:
         (tmp_path / "weights.pth").write_bytes(content)
     file = {"path": str(tmp_path / "weights.pth"), "sha256": digest}
-    report = examine([standin(tmp_path, evaluation={"lpips": {"alex": file}}, prior={"weights": file, "vgg": file})])
+    report = examine([synthetic(tmp_path, evaluation={"lpips": {"alex": file}}, prior={"weights": file, "vgg": file})])
     for name in ("evaluation.lpips.alex", "prior.weights", "prior.vgg"):
         assert find(report, name).status == status
         assert said in find(report, name).found
@@ -288,7 +288,7 @@ def test_huge_weights_are_not_hashed_and_that_is_said(tmp_path: Path) -> None:
         file.truncate(3_000_000_000)  # sparse: takes no disk
     start = time.monotonic()
     weights = {"path": str(path), "sha256": "00000000"}
-    found = find(examine([standin(tmp_path, prior={"weights": weights})]), "prior.weights")
+    found = find(examine([synthetic(tmp_path, prior={"weights": weights})]), "prior.weights")
     assert time.monotonic() - start < 10
     assert found.status == "warning"
     assert "3.0 GB: too large" in found.found
@@ -301,7 +301,7 @@ def test_huge_weights_are_not_hashed_and_that_is_said(tmp_path: Path) -> None:
 def test_a_full_disk_is_missing_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12 - 10**6, 10**6))
-    report = examine([standin(tmp_path)])
+    report = examine([synthetic(tmp_path)])
     found = find(report, "disk")
     assert found.status == "missing"
     assert found.found.startswith("1 MB free")
@@ -339,7 +339,7 @@ def test_the_folder_that_exists_is_measured(tmp_path: Path) -> None:
 
 
 def test_the_machine_is_measured(tmp_path: Path) -> None:
-    report = examine([standin(tmp_path)])
+    report = examine([synthetic(tmp_path)])
     assert ".".join(map(str, sys.version_info[:3])) in find(report, "python").found
     assert torch.__version__ in find(report, "torch").found
     if not torch.cuda.is_available():
@@ -352,7 +352,7 @@ def test_the_machine_is_measured(tmp_path: Path) -> None:
 def test_training_on_a_gpu_that_is_not_there_is_missing(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    report = examine([standin(tmp_path, prior={"accelerator": "cuda"})])
+    report = examine([synthetic(tmp_path, prior={"accelerator": "cuda"})])
     assert find(report, "gpu").status == "missing"
     assert "prior.accelerator" in find(report, "gpu").fix
     assert find(examine([real(tmp_path)]), "gpu").status == "warning"
@@ -366,7 +366,7 @@ def test_a_gpu_that_torch_cannot_use_is_said(tmp_path: Path, monkeypatch: pytest
     program.write_text("#!/bin/sh\necho 'NVIDIA Old, 390.10'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    found = find(examine([standin(tmp_path)]), "gpu")
+    found = find(examine([synthetic(tmp_path)]), "gpu")
     assert found.status == "warning"
     assert found.found == "NVIDIA Old with driver 390.10, but torch cannot use it"
     assert "CUDA" in found.fix

@@ -73,14 +73,14 @@ def test_figures_have_the_methods_of_the_run(world: World, anna: PersonFiles, tm
         assert np.array_equal(row, every[method]), method
 
 
-@pytest.mark.parametrize("protocols", [("few_shot", "all_frames"), ("all_frames",)])
+@pytest.mark.parametrize("splits", [("few_shot", "all_frames"), ("all_frames",)])
 def test_overview_and_video_show_what_has_seen_the_least(
-    world: World, anna: PersonFiles, tmp_path: Path, protocols: tuple[str, ...]
+    world: World, anna: PersonFiles, tmp_path: Path, splits: tuple[str, ...]
 ) -> None:
-    some = anna.only("mean_avatar", "prior", *protocols, "fit")
-    assert some.shown == protocols[0]
+    some = anna.only("mean_avatar", "prior", *splits, "fit")
+    assert some.shown == splits[0]
     drawn = _tiles(_draw(world, tmp_path / "a", "overview", some), 2, 4)[1]
-    expected = _tiles(_draw(world, tmp_path / "b", "overview", anna.only(protocols[0])), 2, 4)[1]
+    expected = _tiles(_draw(world, tmp_path / "b", "overview", anna.only(splits[0])), 2, 4)[1]
     one_shot = _tiles(_draw(world, tmp_path / "c", "overview", anna), 2, 4)[1]
     assert np.array_equal(drawn, expected)
     assert not np.array_equal(drawn, one_shot)
@@ -89,7 +89,7 @@ def test_overview_and_video_show_what_has_seen_the_least(
 
 
 def test_pictures_need_a_personalised_avatar(world: World, anna: PersonFiles, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"anna: no personalised avatar to show; list a protocol in oneshot\.protocols"):
+    with pytest.raises(UserError, match=r"anna: no personalised avatar to show; list one in oneshot\.supervision"):
         _draw(world, tmp_path, "overview", anna.only("mean_avatar", "prior", "fit"))
 
 

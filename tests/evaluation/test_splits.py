@@ -10,8 +10,8 @@ from evaluation.people import HELD_OUT, SEQUENCES, SERIALS, World, default_split
 from osgap.capture.store import CaptureStore
 from osgap.evaluation.splits import (
     NOVEL_VIEW,
-    PROTOCOLS,
     SELF_REENACTMENT,
+    SPLITS,
     cross_motion,
     frame_name,
     frames_digest,
@@ -35,7 +35,7 @@ def _rows(frames: np.ndarray) -> set[tuple[int, int]]:
 def test_held_out_means_never_trained_on(anna: PersonFiles) -> None:
     store = CaptureStore(anna.capture)
     train = _rows(store.split("train"))
-    novel, held_out = (_rows(select(store, protocol)) for protocol in PROTOCOLS)
+    novel, held_out = (_rows(select(store, split)) for split in SPLITS)
     assert novel == {(t, HELD_OUT) for t in range(SEQUENCES["EXP-2-eyes"])}
     assert len(held_out) == SEQUENCES["EMO-1-shout+laugh"] * len(SERIALS)
     assert not {c for _, c in novel} & {c for _, c in train}
@@ -48,8 +48,8 @@ def test_the_one_shot_photograph_is_in_no_protocol(anna: PersonFiles) -> None:
     photo = load_photo(anna.capture, None)
     source = store.locate(photo.sequence, photo.timestep, photo.serial)
     assert source in _rows(store.split("train"))
-    for protocol in PROTOCOLS:
-        assert source not in _rows(select(store, protocol))
+    for split in SPLITS:
+        assert source not in _rows(select(store, split))
 
 
 def test_a_camera_in_both_splits_is_refused(world: World) -> None:
@@ -68,12 +68,12 @@ def test_a_timestep_in_both_splits_is_refused(world: World) -> None:
         select(CaptureStore(path), SELF_REENACTMENT)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_an_empty_split_is_an_error(world: World, protocol: object) -> None:
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_empty_split_is_an_error(world: World, split: object) -> None:
     splits = default_splits() | {"val": np.zeros((0, 2), int), "test": np.zeros((0, 2), int)}
     path, _ = world.capture("poor", 5, splits)
     with pytest.raises(UserError, match="is empty"):
-        select(CaptureStore(path), protocol)  # type: ignore[arg-type]
+        select(CaptureStore(path), split)  # type: ignore[arg-type]
 
 
 def test_held_out_frames_need_the_camera(world: World, anna: PersonFiles) -> None:
@@ -112,8 +112,8 @@ def test_whose_motion(anna: PersonFiles) -> None:
     assert torch.equal(motion(fit, store, rows, NOVEL_VIEW, "fit").expr, tracked + 1)
     assert torch.equal(motion(fit, store, rows, SELF_REENACTMENT, "fit").expr, tracked)
     assert torch.equal(motion(fit, store, rows, NOVEL_VIEW, "one_shot").expr, tracked)
-    for protocol in PROTOCOLS:  # identity is the avatar's own
-        assert torch.equal(motion(fit, store, rows, protocol, "prior").shape, refined.shape)
+    for split in SPLITS:  # identity is the avatar's own
+        assert torch.equal(motion(fit, store, rows, split, "prior").shape, refined.shape)
     with pytest.raises(UserError, match="the fit has 2 timesteps and the capture 7"):
         motion(Avatar(fit.attributes, fit.faces, refined.select([0, 1])), store, rows, NOVEL_VIEW, "fit")
 

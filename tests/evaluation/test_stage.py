@@ -35,9 +35,9 @@ def _evaluate(
 
 def test_numbers_follow_the_quality_of_the_avatars(world: World, anna: PersonFiles, tmp_path: Path) -> None:
     results = [_evaluate(world, anna, method, tmp_path) for method in METHODS]
-    for protocol in ("novel_view", "self_reenactment"):
-        psnr = [result["protocols"][protocol]["mean"]["psnr"] for result in results]
-        ssim = [result["protocols"][protocol]["mean"]["ssim"] for result in results]
+    for split in ("novel_view", "self_reenactment"):
+        psnr = [result["splits"][split]["mean"]["psnr"] for result in results]
+        ssim = [result["splits"][split]["mean"]["ssim"] for result in results]
         assert psnr == sorted(psnr)
         assert ssim == sorted(ssim)
         # The images are renderings of the fit, rounded to 8 bits: the error is uniform in half a grey level.
@@ -48,7 +48,7 @@ def test_numbers_follow_the_quality_of_the_avatars(world: World, anna: PersonFil
 
 def test_what_was_measured_is_said(world: World, anna: PersonFiles, tmp_path: Path) -> None:
     result = _evaluate(world, anna, "one_shot", tmp_path)
-    novel, held_out = (result["protocols"][name] for name in ("novel_view", "self_reenactment"))
+    novel, held_out = (result["splits"][name] for name in ("novel_view", "self_reenactment"))
     assert (result["method"], result["subject"]) == ("one_shot", "anna")
     assert novel["cameras"] == [SERIALS[1]]
     assert novel["sequences"] == ["EXP-2-eyes"]
@@ -68,9 +68,9 @@ def test_what_was_measured_is_said(world: World, anna: PersonFiles, tmp_path: Pa
 
 def test_no_weights_no_number(world: World, anna: PersonFiles, tmp_path: Path) -> None:
     result = _evaluate(world, anna, "fit", tmp_path)
-    for protocol in result["protocols"].values():
-        assert protocol["mean"]["lpips_alex"] is None
-        assert protocol["mean"]["lpips_vgg"] is None
+    for split in result["splits"].values():
+        assert split["mean"]["lpips_alex"] is None
+        assert split["mean"]["lpips_vgg"] is None
     assert set(result["missing"]) == {"lpips_alex", "lpips_vgg"}
 
 
@@ -85,9 +85,9 @@ def test_lpips_is_measured_with_the_configured_weights(world: World, anna: Perso
     config = EvaluationConfig(lpips=LpipsWeights(alex=file))
     results = [_evaluate(world, anna, method, tmp_path, config=config) for method in ("mean_avatar", "fit")]
     assert set(results[0]["missing"]) == {"lpips_vgg"}
-    worse, better = (result["protocols"]["novel_view"]["mean"]["lpips_alex"] for result in results)
+    worse, better = (result["splits"]["novel_view"]["mean"]["lpips_alex"] for result in results)
     assert 0 < better < 0.01 * worse
-    assert results[0]["protocols"]["novel_view"]["mean"]["lpips_vgg"] is None
+    assert results[0]["splits"]["novel_view"]["mean"]["lpips_vgg"] is None
     # Where the file lies is nobody's business; what it holds is.
     assert str(tmp_path) not in (tmp_path / "fit.json").read_text()
 
@@ -163,7 +163,7 @@ def test_a_gpu_measures_the_same(
     results = []
     for name in ("cuda", "cpu"):
         monkeypatch.setattr("osgap.evaluation.stage.lease_gpu", lambda name=name: nullcontext(torch.device(name)))
-        results.append(_evaluate(world, anna, "one_shot", tmp_path / name)["protocols"])
-    for protocol, measured in results[0].items():
+        results.append(_evaluate(world, anna, "one_shot", tmp_path / name)["splits"])
+    for split, measured in results[0].items():
         for metric in ("psnr", "ssim"):
-            assert measured["mean"][metric] == pytest.approx(results[1][protocol]["mean"][metric], rel=1e-4)
+            assert measured["mean"][metric] == pytest.approx(results[1][split]["mean"][metric], rel=1e-4)

@@ -23,7 +23,7 @@ from osgap.head.config import HeadAssets
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
 from osgap.interop.adopt import AvatarInputs, AvatarOutputs, MapsInputs, MapsOutputs, run_avatar, run_maps
-from osgap.interop.config import ExchangeConfig
+from osgap.interop.config import InteropConfig
 from osgap.interop.resample import resample_maps
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
@@ -106,7 +106,7 @@ def theirs(path: Path, maps: Tensor, dtype: Any = np.float32, **extra: np.ndarra
 
 def adopt(world: World, source: Path, target: Path, size: int = UV_SIZE, color: Any = "sh_dc") -> Tensor:
     run_maps(
-        ExchangeConfig(color=color),
+        InteropConfig(color=color),
         MapsInputs(source, world.ball.assets),
         MapsOutputs(target),
         subject=SUBJECT,
@@ -173,10 +173,10 @@ def test_maps_of_another_size_are_resampled(world: World, tmp_path: Path, size: 
 
 def test_the_wrong_colour_space_is_refused(world: World, tmp_path: Path) -> None:
     maps = world.ball.avatar.attributes.to_uv(world.ball.binding)
-    with pytest.raises(UserError, match=r"a\.npz: exchange\.color says .* \(`rgb`\), but they look like SH DC"):
+    with pytest.raises(UserError, match=r"a\.npz: interop\.color says .* \(`rgb`\), but they look like SH DC"):
         adopt(world, theirs(tmp_path / "a.npz", maps), tmp_path / "out.npz", color="rgb")
     maps[..., CHANNELS["color"]] = 0.5 + SH_C0 * maps[..., CHANNELS["color"]]
-    with pytest.raises(UserError, match=r"a\.npz: exchange\.color says .* \(`sh_dc`\), but they look like plain RGB"):
+    with pytest.raises(UserError, match=r"a\.npz: interop\.color says .* \(`sh_dc`\), but they look like plain RGB"):
         adopt(world, theirs(tmp_path / "a.npz", maps), tmp_path / "out.npz")
     assert not (tmp_path / "out.npz").exists()
 
@@ -210,7 +210,7 @@ def layout(assets: HeadAssets) -> tuple[Tensor, Tensor]:
 
 
 def test_missing_and_pickled_maps_are_refused(world: World, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a\.npz: no such file.*exchange\.uv_gt"):
+    with pytest.raises(UserError, match=r"a\.npz: no such file.*interop\.uv_gt"):
         adopt(world, tmp_path / "a.npz", tmp_path / "out.npz")
     maps = world.ball.avatar.attributes.to_uv(world.ball.binding)
     arrays = {key: maps[..., CHANNELS[name]].numpy() for key, name in REFERENCE_KEYS.items()}
@@ -224,7 +224,7 @@ def adopt_avatar(
     world: World, source: Path, folder: Path, size: int = UV_SIZE, color: Any = "sh_dc", subject: str = SUBJECT
 ) -> tuple[Avatar, dict[str, Any]]:
     run_avatar(
-        ExchangeConfig(color=color),
+        InteropConfig(color=color),
         AvatarInputs(source, world.capture, world.ball.assets),
         AvatarOutputs(folder, folder / "fit.json", folder / "preview.png"),
         subject=subject,
@@ -326,12 +326,12 @@ def test_avatars_with_plain_rgb(world: World, tmp_path: Path) -> None:
     rgb = 0.5 + SH_C0 * truth.attributes.color
     Avatar(truth.attributes, truth.faces, truth.params).save(tmp_path / "rgb")
     save_ply(tmp_path / "rgb" / "point_cloud.ply", with_colors(truth.attributes, rgb), truth.faces, sh_degree=0)
-    with pytest.raises(UserError, match=r"point_cloud\.ply: exchange\.color says .* Set exchange\.color to rgb"):
+    with pytest.raises(UserError, match=r"point_cloud\.ply: interop\.color says .* Set interop\.color to rgb"):
         adopt_avatar(world, tmp_path / "rgb", tmp_path / "out")
     adopted, summary = adopt_avatar(world, tmp_path / "rgb", tmp_path / "out", color="rgb")
     torch.testing.assert_close(adopted.attributes.color, rgb_to_sh(rgb), atol=1e-5, rtol=1e-5)
     assert summary["metrics"]["val"]["psnr"] > 45
-    with pytest.raises(UserError, match=r"Set exchange\.color to sh_dc"):
+    with pytest.raises(UserError, match=r"Set interop\.color to sh_dc"):
         adopt_avatar(world, world.ball.folder, tmp_path / "wrong", color="rgb")
 
 

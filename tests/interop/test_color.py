@@ -36,9 +36,9 @@ def test_both_mistakes_are_caught_and_no_sound_file_is(skin: str, hair: str, dri
     coefficients = to_sh_dc(rgb, "rgb")
     check_color_space(rgb, "rgb", "a.npz")
     check_color_space(coefficients, "sh_dc", "a.npz")
-    with pytest.raises(UserError, match=r"^a\.npz: exchange\.color says .*Set exchange\.color to rgb"):
+    with pytest.raises(UserError, match=r"^a\.npz: interop\.color says .*Set interop\.color to rgb"):
         check_color_space(rgb, "sh_dc", "a.npz")
-    with pytest.raises(UserError, match=r"^a\.npz: exchange\.color says .*Set exchange\.color to sh_dc"):
+    with pytest.raises(UserError, match=r"^a\.npz: interop\.color says .*Set interop\.color to sh_dc"):
         check_color_space(coefficients, "rgb", "a.npz")
 
 
@@ -53,7 +53,7 @@ def test_texels_that_no_photograph_moved_decide_nothing() -> None:
     untouched = random.uniform(0, 1 / 255, (50_000, 3)).astype(np.float32)
     seen = to_sh_dc(head_rgb("light", "blond", 0.02), "rgb")
     check_color_space(np.concatenate((untouched, seen)), "sh_dc", "a.npz")
-    with pytest.raises(UserError, match=r"Set exchange\.color to sh_dc"):
+    with pytest.raises(UserError, match=r"Set interop\.color to sh_dc"):
         check_color_space(np.concatenate((untouched, seen)), "rgb", "a.npz")
     check_color_space(untouched, "sh_dc", "a.npz")
     check_color_space(untouched, "rgb", "a.npz")
@@ -73,7 +73,7 @@ def test_fitted_heads() -> None:
         rgb = 0.5 + SH_C0 * coefficients
         for colors, right, wrong in ((coefficients, "sh_dc", "rgb"), (rgb, "rgb", "sh_dc")):
             check_color_space(colors, right, path.name)  # type: ignore[arg-type]
-            with pytest.raises(UserError, match=rf"Set exchange\.color to {right}"):
+            with pytest.raises(UserError, match=rf"Set interop\.color to {right}"):
                 check_color_space(colors, wrong, path.name)  # type: ignore[arg-type]
 
 

@@ -289,8 +289,8 @@ DEMO = Path(__file__).resolve().parents[2] / "results" / "demo"
 @torch.no_grad()
 def test_a_fitted_head_stays_better_than_by_image_resampling() -> None:
     """At the ratio of 300 to 256. Without the lowest part of the pictures: a single row of texels carries the shoulders
-    of the stand-in people, which no smaller map can show."""
-    folder = DEMO / "standin" / "head"
+    of the synthetic people, which no smaller map can show."""
+    folder = DEMO / "synthetic" / "head"
     head = load_head(
         HeadAssets(
             model=folder / "flame2023.pkl",

@@ -100,7 +100,7 @@ def test_exactly_one_frame_is_read(world: Any, prior: Path, tmp_path: Path, read
     assert sorted(reads) == [("image", 2, 3), ("mask", 2, 3)]
     frame = {"sequence": "EXP-1-head", "timestep": 2, "camera": "cam3"}
     assert json.loads((tmp_path / "oneshot.json").read_text())["saw"] == {
-        "protocol": "one_shot",
+        "supervision": "one_shot",
         "images": [frame],
         "masks": [frame],
         "flame_motion": [{"sequence": "EXP-1-head", "timestep": 2}],

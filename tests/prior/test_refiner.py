@@ -11,7 +11,7 @@ import torch
 from osgap.prior.config import PriorConfig, RefinerConfig
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import residual_scales
-from osgap.prior.network.model import GaussianPrior, Looks, load_prior, save_prior
+from osgap.prior.network.model import GaussianPrior, Predictor, load_prior, save_prior
 from osgap.prior.network.refiner import Refiner
 from osgap.prior.posing import Rig, white
 from osgap.prior.training.data import Assembly, Batch, TrainingSamples
@@ -199,14 +199,14 @@ def test_the_preview_shows_the_refined_image(world: Any, tiny_prior: PriorConfig
     prior = _prior(world, tiny_prior).eval()
     assembly = _assembly(world, tiny_prior)
 
-    plain = training_preview(Looks(prior, None), assembly, rig)
-    assert (training_preview(Looks.of(prior), assembly, rig) == plain).all(), "the identity at the start"
+    plain = training_preview(Predictor(prior, None), assembly, rig)
+    assert (training_preview(Predictor.of(prior), assembly, rig) == plain).all(), "the identity at the start"
     _with_last_layer(prior)
-    refined = training_preview(Looks.of(prior), assembly, rig)
+    refined = training_preview(Predictor.of(prior), assembly, rig)
     width = refined.shape[1] // 5
     changed = (refined != plain).any(axis=(0, 2)).reshape(5, width).any(axis=1)
     assert changed.tolist() == [False, True, False, True, True], "photographs stay"
-    maps = Looks.of(prior).predict(assembly.batch(assembly.samples[0]).sources)
+    maps = Predictor.of(prior).predict(assembly.batch(assembly.samples[0]).sources)
     assert maps.shape[-1] == 14 + SMALL.features
 
 

@@ -21,7 +21,7 @@ from osgap.prior.mean import load_maps
 from osgap.prior.network.model import load_prior
 from osgap.prior.training import stage as train
 from osgap.prior.training.data import Assembly, Batch, Frames
-from osgap.prior.training.monitor import Vitals
+from osgap.prior.training.monitor import StepMonitor
 from osgap.runtime.errors import UserError
 from osgap.runtime.termination import AGAIN
 from osgap.splat.uv_maps import load_uv_gt
@@ -143,31 +143,31 @@ def test_tensorboard_sees_every_step_once(world: Any, tmp_path: Path, monkeypatc
 
 
 def test_vitals_tell_what_happened() -> None:
-    vitals = Vitals(torch.device("cpu"))
+    monitor = StepMonitor(torch.device("cpu"))
     fine, broken = torch.tensor(False), torch.tensor(True)
-    vitals.report(fine, fine, False, lambda: UserError("never"))
-    assert vitals.stop() is False
-    vitals.report(fine, fine, True, lambda: UserError("never"))
-    assert vitals.stop() is True
+    monitor.report(fine, fine, False, lambda: UserError("never"))
+    assert monitor.stop() is False
+    monitor.report(fine, fine, True, lambda: UserError("never"))
+    assert monitor.stop() is True
     for losses, gradient in ((broken, broken), (fine, broken), (broken, fine)):
-        vitals.report(losses, gradient, True, lambda: UserError("step 2"))
+        monitor.report(losses, gradient, True, lambda: UserError("step 2"))
         with pytest.raises(UserError, match="step 2"):
-            vitals.stop()
+            monitor.stop()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_vitals_are_read_later_on_a_gpu() -> None:
     device = torch.device("cuda")
-    vitals = Vitals(device)
+    monitor = StepMonitor(device)
     fine, broken = torch.tensor(False, device=device), torch.tensor(True, device=device)
-    vitals.report(broken, broken, False, lambda: UserError("step 0"))
-    assert vitals.stop() is False
-    vitals.report(fine, fine, True, lambda: UserError("never"))
-    assert vitals.stop() is False
+    monitor.report(broken, broken, False, lambda: UserError("step 0"))
+    assert monitor.stop() is False
+    monitor.report(fine, fine, True, lambda: UserError("never"))
+    assert monitor.stop() is False
     with pytest.raises(UserError, match="step 0"):
-        vitals.stop(settle=True)
-    assert vitals.stop(settle=True) is True
+        monitor.stop(settle=True)
+    assert monitor.stop(settle=True) is True
 
 
 def test_what_was_wrong_first_is_what_is_said(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_what_was_wrong_first_is_what_is_said(world: Any, tmp_path: Path, monkey
 
     seen: list[list[str]] = []
     monkeypatch.setattr(Assembly, "batch", batch)
-    monkeypatch.setattr("osgap.prior.training.monitor.Vitals.__init__", _delayed(Vitals.__init__))
+    monkeypatch.setattr("osgap.prior.training.monitor.StepMonitor.__init__", _delayed(StepMonitor.__init__))
     with pytest.raises(UserError, match="step 2: not finite: l1 of") as caught:
         train.run(tiny(), inputs(world), outputs(tmp_path), seed=7)
     assert seen[2][0] in str(caught.value)
@@ -192,7 +192,7 @@ def test_what_was_wrong_first_is_what_is_said(world: Any, tmp_path: Path, monkey
 
 
 def _delayed(original: Callable[..., None]) -> Callable[..., None]:
-    def init(self: Vitals, *args: Any) -> None:
+    def init(self: StepMonitor, *args: Any) -> None:
         original(self, *args)
         self._delay = 2
 

@@ -1,4 +1,4 @@
-"""People to make films of: painted avatars on the small head of the tests, and their captures (without pictures)."""
+"""People to make clips of: painted avatars on the small head of the tests, and their captures (without pictures)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ GREY = torch.tensor([0.25, 0.5, 0.75])
 
 
 def threads() -> int:
-    return sum(thread.name == "film-ahead" for thread in threading.enumerate())
+    return sum(thread.name == "render-ahead" for thread in threading.enumerate())
 
 
 def one(world: World, timestep: int, camera: int) -> Tensor:
@@ -128,7 +128,7 @@ def test_an_error_of_the_producer_is_raised_in_its_turn() -> None:
         for number in ahead(count_to(9, log, fail_at=3)):
             seen.append(number)
     assert seen == [0, 1, 2]
-    assert log == ["closed in film-ahead"]
+    assert log == ["closed in render-ahead"]
     assert threads() == 0
 
 
@@ -142,7 +142,7 @@ def test_a_consumer_that_stops_ends_the_producer() -> None:
     while threads() and time.monotonic() < deadline:
         time.sleep(0.001)
     assert threads() == 0
-    assert log == ["closed in film-ahead"]
+    assert log == ["closed in render-ahead"]
 
 
 def test_an_error_while_closing_does_not_hang() -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 import osgap
 from osgap.rendering import stage
 from osgap.rendering.camera_paths import orbit
-from osgap.rendering.settings import Film, Motion, View
+from osgap.rendering.settings import Clip, Motion, View
 from osgap.rendering.stage import Written, run
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
@@ -87,9 +87,9 @@ def test_a_camera_of_a_capture_sees_every_timestep(world: World, tmp_path: Path)
 
 def test_a_video_is_the_frames(world: World, tmp_path: Path) -> None:
     view = View(capture=world.anna.capture, camera="0", yaw=20, elevation=10, width=4 * WIDTH)
-    film = Film(fps=12.5, crf=2, background="#204060")
+    clip = Clip(fps=12.5, crf=2, background="#204060")
     for output in (tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "a"):
-        make(world, output, view=view, film=film)
+        make(world, output, view=view, clip=clip)
     frames, exact = video(tmp_path / "a.mp4"), pictures(tmp_path / "a")
     assert len(frames) == len(exact) == TIMES
     for a, b in zip(frames, exact, strict=True):
@@ -105,8 +105,8 @@ def test_a_video_is_the_frames(world: World, tmp_path: Path) -> None:
 
 def test_an_orbit_frames_the_head_and_loops(world: World, tmp_path: Path) -> None:
     view = replace(SMALL, yaw=40, elevation=5)
-    film = Film(frames=8, background="transparent")
-    make(world, tmp_path / "a", motion=Motion(timesteps="2"), view=view, film=film)
+    clip = Clip(frames=8, background="transparent")
+    make(world, tmp_path / "a", motion=Motion(timesteps="2"), view=view, clip=clip)
     frames = pictures(tmp_path / "a")
     assert len(frames) == 8
     for frame in frames:
@@ -118,19 +118,19 @@ def test_an_orbit_frames_the_head_and_loops(world: World, tmp_path: Path) -> Non
         assert max(np.ptp(rows) / 40, np.ptp(columns) / 32) > 0.4  # and fills the picture
     np.testing.assert_array_equal(frames[0], frames[4])  # sin: through the middle on the way back
     assert np.abs(frames[2].astype(int) - frames[6]).mean() > 3  # one side, the other side
-    make(world, tmp_path / "b", motion=Motion(timesteps="2"), view=replace(view, period=0.16), film=film)
+    make(world, tmp_path / "b", motion=Motion(timesteps="2"), view=replace(view, period=0.16), clip=clip)
     again = pictures(tmp_path / "b")  # a period of four frames: twice
     for i in range(4):
         np.testing.assert_array_equal(again[i], again[i + 4])
     far = replace(view, distance=2)
-    make(world, tmp_path / "c", motion=Motion(timesteps="2"), view=far, film=film)
+    make(world, tmp_path / "c", motion=Motion(timesteps="2"), view=far, clip=clip)
     assert (pictures(tmp_path / "c")[0][..., 3] > 60).sum() < 0.4 * (frames[0][..., 3] > 60).sum()
 
 
 def test_another_person_drives(world: World, tmp_path: Path) -> None:
     view = View(capture=world.anna.capture, camera="1")
     motion = Motion(motion=world.bert.capture, sequence="EMO-1", timesteps="::-1")
-    make(world, tmp_path / "a", motion=motion, view=view, film=Film(frames=5))
+    make(world, tmp_path / "a", motion=motion, view=view, clip=Clip(frames=5))
     own, other = world.anna.avatar.params, world.bert.avatar.params
     shift = own.translation.mean(dim=0) - other.translation.mean(dim=0)
     driven = own.driven_by(other.replace(translation=other.translation + shift))
@@ -147,7 +147,7 @@ def test_a_path_sets_the_length_and_the_size(world: World, tmp_path: Path) -> No
     path = tmp_path / "path.json"
     ends = [{"time": t, "position": [x, 0, 0.6], "target": [0, 0, 0], "fov_degrees": 30} for t, x in ((0, 0), (1, 0.3))]
     path.write_text(json.dumps({"width": 30, "height": 40, "keyframes": ends}))
-    written = make(world, tmp_path / "a", view=View(path=str(path)), film=Film(fps=10))
+    written = make(world, tmp_path / "a", view=View(path=str(path)), clip=Clip(fps=10))
     assert written.frames == 11
     frames = pictures(tmp_path / "a")
     assert frames[0].shape == (40, 30, 3)
@@ -164,13 +164,13 @@ def test_a_path_sets_the_length_and_the_size(world: World, tmp_path: Path) -> No
 
 
 def test_one_picture_and_odd_sizes(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    make(world, tmp_path / "a.png", view=View(width=31, height=41), film=Film(background="transparent"))
+    make(world, tmp_path / "a.png", view=View(width=31, height=41), clip=Clip(background="transparent"))
     assert png(tmp_path / "a.png").shape == (41, 31, 4)
     provenance = read_provenance(tmp_path / "a.png")
     assert provenance is not None
     assert provenance["config"]["background"] == "transparent"
     with caplog.at_level(logging.INFO):
-        make(world, tmp_path / "a.mp4", view=View(width=31, height=41), film=Film(frames=3))
+        make(world, tmp_path / "a.mp4", view=View(width=31, height=41), clip=Clip(frames=3))
     assert video(tmp_path / "a.mp4")[0].shape == (42, 32, 3)
     assert "32x42 in place of 31x41" in caplog.text
     assert "a.mp4: 3 frames of 32x42 in" in caplog.text
@@ -179,13 +179,13 @@ def test_one_picture_and_odd_sizes(world: World, tmp_path: Path, caplog: pytest.
 
 def test_one_picture_stands_where_yaw_says(world: World, tmp_path: Path) -> None:
     motion, view = Motion(timesteps="2"), View(capture=world.anna.capture, camera="1")
-    make(world, tmp_path / "round", motion=motion, view=replace(view, yaw=180), film=Film(frames=4))
+    make(world, tmp_path / "round", motion=motion, view=replace(view, yaw=180), clip=Clip(frames=4))
     for yaw, frame in zip((None, 90, 180, -90), pictures(tmp_path / "round"), strict=True):
         make(world, tmp_path / "a.png", motion=motion, view=replace(view, yaw=yaw))
         assert np.abs(png(tmp_path / "a.png").astype(int) - frame).max() <= 1
     # From in front and from beside, the whole head is seen.
     for yaw in (-90, 0):
-        make(world, tmp_path / "a.png", view=replace(SMALL, yaw=yaw), film=Film(background="transparent"))
+        make(world, tmp_path / "a.png", view=replace(SMALL, yaw=yaw), clip=Clip(background="transparent"))
         alpha = png(tmp_path / "a.png")[..., 3]
         assert max(alpha[0].max(), alpha[-1].max(), alpha[:, 0].max(), alpha[:, -1].max()) < 60
         assert (alpha > 60).any(axis=1).mean() > 0.4
@@ -193,10 +193,10 @@ def test_one_picture_stands_where_yaw_says(world: World, tmp_path: Path) -> None
 
 def test_names_of_outputs(world: World, tmp_path: Path) -> None:
     for name in ("2026.11.23", "frames.v2", "new.mp4x"):
-        make(world, tmp_path / name, view=SMALL, film=Film(frames=1))
+        make(world, tmp_path / name, view=SMALL, clip=Clip(frames=1))
         assert len(pictures(tmp_path / name)) == 1
-    make(world, tmp_path / "film.MP4", view=SMALL, film=Film(frames=2))
-    assert len(video(tmp_path / "film.MP4")) == 2
+    make(world, tmp_path / "clip.MP4", view=SMALL, clip=Clip(frames=2))
+    assert len(video(tmp_path / "clip.MP4")) == 2
     make(world, tmp_path / "one.PNG", view=SMALL)
     assert png(tmp_path / "one.PNG").shape == (40, 32, 3)
 
@@ -226,8 +226,8 @@ ALONE = """
     from pathlib import Path
     import torch
     from osgap.errors import UserError
-    from osgap.film.settings import Film, View
-    from osgap.film.stage import run
+    from osgap.clip.settings import Clip, View
+    from osgap.clip.stage import run
     from osgap.head.config import HeadAssets
     avatar, output, model, masks, template = map(Path, sys.argv[1:])
     assets = HeadAssets(model=model, masks=masks, template=template)
@@ -256,7 +256,7 @@ def test_pictures_larger_than_memory_are_refused(world: World, tmp_path: Path) -
     # Of address space, two gigabytes more than the libraries took; colours alone are three.
     used = "int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()"
     limit = f"resource.setrlimit(resource.RLIMIT_AS, ({used} + (2 << 30),) * 2)"
-    message = alone(world, tmp_path / "a.png", limit, "view=View(width=16384, height=16384), film=Film(frames=1)")
+    message = alone(world, tmp_path / "a.png", limit, "view=View(width=16384, height=16384), clip=Clip(frames=1)")
     assert message == "pictures of 16384x16384 do not fit into memory; give a smaller --width.\n"
     assert not (tmp_path / "a.png").exists()
 
@@ -272,15 +272,15 @@ def test_places_that_cannot_be_written_are_refused(world: World, tmp_path: Path)
 
 
 def test_lengths(world: World, tmp_path: Path) -> None:
-    def count(film: Film, **settings: Any) -> int:
-        return make(world, tmp_path / "a", film=film, view=View(width=4, **settings)).frames
+    def count(clip: Clip, **settings: Any) -> int:
+        return make(world, tmp_path / "a", clip=clip, view=View(width=4, **settings)).frames
 
-    assert count(Film()) == TIMES
-    assert count(Film(seconds=0.5, fps=10)) == 5
-    assert count(Film(frames=20)) == 20
+    assert count(Clip()) == TIMES
+    assert count(Clip(seconds=0.5, fps=10)) == 5
+    assert count(Clip(frames=20)) == 20
     still = Motion(timesteps="3")
-    assert make(world, tmp_path / "a", motion=still, view=View(width=4), film=Film(fps=2)).frames == 8
-    assert make(world, tmp_path / "a", motion=still, view=View(width=4, period=3), film=Film(fps=2)).frames == 6
+    assert make(world, tmp_path / "a", motion=still, view=View(width=4), clip=Clip(fps=2)).frames == 8
+    assert make(world, tmp_path / "a", motion=still, view=View(width=4, period=3), clip=Clip(fps=2)).frames == 6
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -288,17 +288,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "below a file": ({"output": "taken/a.mp4"}, "taken: is a file"),
     "folder": ({"output": "world"}, "no folder of frames that was written here"),
     "video is a folder": ({"output": "folder.mp4"}, r"folder\.mp4: is a folder"),
-    "transparent": ({"film": Film(background="transparent")}, "H.264 has no transparency"),
-    "color": ({"film": Film(background="#12345")}, "background '#12345' is not understood"),
-    "color name": ({"film": Film(background="mauve")}, "white, black, #rrggbb or transparent"),
-    "rate": ({"film": Film(fps=0)}, "fps is 0"),
-    "rate not a number": ({"film": Film(fps=float("nan"))}, "fps is nan"),
-    "no frames": ({"film": Film(frames=0)}, "frames is 0"),
-    "many frames": ({"film": Film(frames=10**7)}, "frames is 10000000; give a number from 1 to 1000000"),
-    "both lengths": ({"film": Film(frames=3, seconds=1)}, "both given"),
-    "quality": ({"film": Film(crf=52)}, "crf is 52; give a number from 1 to 51"),
-    "lossless": ({"film": Film(crf=0)}, "crf is 0"),
-    "one file": ({"output": "a.png", "film": Film(frames=2)}, r"2 frames do not fit into one \.png"),
+    "transparent": ({"clip": Clip(background="transparent")}, "H.264 has no transparency"),
+    "color": ({"clip": Clip(background="#12345")}, "background '#12345' is not understood"),
+    "color name": ({"clip": Clip(background="mauve")}, "white, black, #rrggbb or transparent"),
+    "rate": ({"clip": Clip(fps=0)}, "fps is 0"),
+    "rate not a number": ({"clip": Clip(fps=float("nan"))}, "fps is nan"),
+    "no frames": ({"clip": Clip(frames=0)}, "frames is 0"),
+    "many frames": ({"clip": Clip(frames=10**7)}, "frames is 10000000; give a number from 1 to 1000000"),
+    "both lengths": ({"clip": Clip(frames=3, seconds=1)}, "both given"),
+    "quality": ({"clip": Clip(crf=52)}, "crf is 52; give a number from 1 to 51"),
+    "lossless": ({"clip": Clip(crf=0)}, "crf is 0"),
+    "one file": ({"output": "a.png", "clip": Clip(frames=2)}, r"2 frames do not fit into one \.png"),
     "current folder": ({"output": "."}, "is the folder that you are in"),
     "root folder": ({"output": "/"}, "/: is a mount point"),
     "mount": ({"output": "/proc"}, "/proc: is a mount point, and frames replace a folder as a whole"),
@@ -372,7 +372,7 @@ def test_a_renderer_that_fails_leaves_nothing(
 
     monkeypatch.setattr(stage, "frames", failing)
     with pytest.raises(RuntimeError, match="fell off the bus"):
-        make(world, tmp_path / "out" / name, view=SMALL, film=Film(frames=1 if name == "a.png" else 100))
+        make(world, tmp_path / "out" / name, view=SMALL, clip=Clip(frames=1 if name == "a.png" else 100))
     assert list((tmp_path / "out").rglob("*")) == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("film-")]
 
@@ -385,7 +385,7 @@ def test_a_writer_that_stops_ends_the_renderer(world: World, tmp_path: Path, mon
 
     monkeypatch.setattr(stage, "write_frames", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:  # the error is still held, and its traceback with it
-        make(world, tmp_path / "a", view=SMALL, film=Film(frames=100_000))
+        make(world, tmp_path / "a", view=SMALL, clip=Clip(frames=100_000))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("film-")]
     assert caught.traceback
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from osgap.evaluation.measure import METRICS
-from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
+from osgap.evaluation.methods import METHODS, SPLIT_TABLES
 from osgap.report.tables.stage import METHOD_NAMES, SUFFIXES, TablesInputs, TablesOutputs, run
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.errors import UserError
@@ -23,19 +23,19 @@ _PSNR = {"mean_avatar": 15.0, "prior": 18.123456, "one_shot": 22.5, "few_shot": 
 
 def _result(method: str, subject: str) -> dict[str, Any]:
     shift = 0.0 if subject == "030" else 1.0
-    protocols = {}
-    for i, protocol in enumerate(PROTOCOL_TABLES):
+    splits = {}
+    for i, split in enumerate(SPLIT_TABLES):
         mean = {
             "psnr": _PSNR[method] + shift - i,
             "ssim": 0.8 + 0.01 * shift,
             "lpips_alex": None,
             "lpips_vgg": 0.3 - shift / 8,
         }
-        protocols[protocol] = {
+        splits[split] = {
             "description": "a held-out camera & 100 % of it",
             "split": "val",
             "frames": 10 + int(shift),
-            "frames_digest": f"{subject}{protocol}",
+            "frames_digest": f"{subject}{split}",
             "cameras": ["222200037"] if i == 0 else ["220700191", "222200037"],
             "sequences": ["EMO-1-shout+laugh"],
             "mean": mean,
@@ -43,7 +43,7 @@ def _result(method: str, subject: str) -> dict[str, Any]:
             "per_sequence": {},
         }
     missing = {"lpips_alex": "not measured: no AlexNet weights are configured (evaluation.lpips.alex)"}
-    return {"method": method, "subject": subject, "protocols": protocols, "missing": missing}
+    return {"method": method, "subject": subject, "splits": splits, "missing": missing}
 
 
 Change = Callable[[dict[str, Any]], None]
@@ -58,7 +58,7 @@ def _make(folder: Path, change: Change | None = None, methods: tuple[str, ...] =
                 change(result)
             paths.append(folder / method / f"{subject}.json")
             write_json(paths[-1], result, {})
-    tables = {(p, s): folder / "tables" / f"{p}.{s}" for p in PROTOCOL_TABLES for s in SUFFIXES}
+    tables = {(p, s): folder / "tables" / f"{p}.{s}" for p in SPLIT_TABLES for s in SUFFIXES}
     outputs = TablesOutputs(folder / "summary.json", tables)
     run(TablesInputs(tuple(paths)), outputs, seed=0)
     return outputs
@@ -81,9 +81,9 @@ def test_the_summary_is_what_another_program_expects(made: TablesOutputs) -> Non
     assert summary["prior"]["self_reenactment"]["psnr"] == pytest.approx(17.623456)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOL_TABLES)
-def test_csv_means_are_means_of_the_people(made: TablesOutputs, protocol: str) -> None:
-    with made.tables[protocol, "csv"].open(newline="") as file:
+@pytest.mark.parametrize("split", SPLIT_TABLES)
+def test_csv_means_are_means_of_the_people(made: TablesOutputs, split: str) -> None:
+    with made.tables[split, "csv"].open(newline="") as file:
         rows = list(csv.DictReader(file))
     summary = json.loads(made.summary.read_text())
     assert [row["method"] for row in rows] == [method for method in METHODS for _ in range(3)]
@@ -93,7 +93,7 @@ def test_csv_means_are_means_of_the_people(made: TablesOutputs, protocol: str) -
         for metric in ("psnr", "ssim", "lpips_vgg"):
             values = [float(row[metric]) for row in people]
             assert float(mean[metric]) == pytest.approx(sum(values) / 2)
-            assert float(mean[metric]) == summary[method][protocol][metric]
+            assert float(mean[metric]) == summary[method][split][metric]
         assert int(mean["frames"]) == 21
         assert {row["lpips_alex"] for row in (mean, *people)} == {""}
 
@@ -102,9 +102,9 @@ def _markdown_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
-@pytest.mark.parametrize("protocol", PROTOCOL_TABLES)
-def test_markdown_has_one_shape_and_marks_the_best(made: TablesOutputs, protocol: str) -> None:
-    header, rule, *rows = _markdown_rows(made.tables[protocol, "md"].read_text())
+@pytest.mark.parametrize("split", SPLIT_TABLES)
+def test_markdown_has_one_shape_and_marks_the_best(made: TablesOutputs, split: str) -> None:
+    header, rule, *rows = _markdown_rows(made.tables[split, "md"].read_text())
     assert {len(row) for row in (header, rule, *rows)} == {3 + len(METRICS)}
     psnr, ssim = header.index("PSNR ↑"), header.index("SSIM ↑")
     for row in rows:
@@ -116,8 +116,8 @@ def test_markdown_has_one_shape_and_marks_the_best(made: TablesOutputs, protocol
 def test_lower_lpips_is_better(tmp_path: Path) -> None:
     def change(result: dict[str, Any]) -> None:
         better = result["method"] == "one_shot"
-        for protocol in result["protocols"].values():
-            protocol["mean"]["lpips_vgg"] = 0.1 if better else 0.2
+        for split in result["splits"].values():
+            split["mean"]["lpips_vgg"] = 0.1 if better else 0.2
 
     rows = _markdown_rows(_make(tmp_path, change).tables["novel_view", "md"].read_text())[2:]
     assert [row[0] for row in rows if row[-1].startswith("**")] == ["One-shot"] * 3
@@ -142,9 +142,9 @@ def test_the_protocol_is_named_with_serials_and_counts(made: TablesOutputs, suff
     assert "EMO-1-shout+laugh" in text
 
 
-@pytest.mark.parametrize("protocol", PROTOCOL_TABLES)
-def test_latex_is_balanced(made: TablesOutputs, protocol: str) -> None:
-    text = made.tables[protocol, "tex"].read_text()
+@pytest.mark.parametrize("split", SPLIT_TABLES)
+def test_latex_is_balanced(made: TablesOutputs, split: str) -> None:
+    text = made.tables[split, "tex"].read_text()
     columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
     assert columns is not None
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
@@ -181,7 +181,7 @@ def test_a_missing_person_is_an_error(tmp_path: Path) -> None:
 def test_other_frames_are_an_error(tmp_path: Path) -> None:
     def change(result: dict[str, Any]) -> None:
         if result["method"] == "fit":
-            result["protocols"]["novel_view"]["frames"] = 3
+            result["splits"]["novel_view"]["frames"] = 3
 
     with pytest.raises(UserError, match="novel_view of subject 030: mean_avatar has frames 10, fit has 3"):
         _make(tmp_path, change)
@@ -191,8 +191,8 @@ def test_a_metric_of_half_the_people_has_no_mean(tmp_path: Path) -> None:
     def change(result: dict[str, Any]) -> None:
         if result["subject"] == "030":
             result["missing"]["lpips_vgg"] = "not measured: no VGG-16 weights are configured (evaluation.lpips.vgg)"
-            for protocol in result["protocols"].values():
-                protocol["mean"]["lpips_vgg"] = None
+            for split in result["splits"].values():
+                split["mean"]["lpips_vgg"] = None
 
     outputs = _make(tmp_path, change)
     summary = json.loads(outputs.summary.read_text())

@@ -32,8 +32,8 @@ def test_evaluation_is_above_and_head_is_below_everything() -> None:
             assert "evaluation" not in packages, stage
         if stage in ("import", "fit", "bake", "train", "oneshot", "evaluate"):
             assert "head" in packages, stage
-        if stage not in ("standin-head", "standin-person"):
-            assert "standin" not in packages, stage
+        if stage not in ("synthetic-head", "synthetic-person"):
+            assert "synthetic" not in packages, stage
 
 
 @pytest.fixture

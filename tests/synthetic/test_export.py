@@ -1,4 +1,4 @@
-"""What a stand-in person's captures look like to the programs that read real ones."""
+"""What a synthetic person's captures look like to the programs that read real ones."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from osgap.head.config import HeadAssets
 from osgap.head.params import load_flame_param
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
-from osgap.synthetic.captures.cameras import FRONTAL, make_rig
+from osgap.synthetic.captures.cameras import FRONTAL, make_cameras
 from osgap.synthetic.captures.nersemble import color_corrections, publish, uncorrect
 from osgap.synthetic.captures.stage import HeadOutputs, PersonOutputs, run, run_head
 from osgap.synthetic.captures.tracking import held_out, union_folder, write_union_transforms
-from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.config import SyntheticConfig
 
 SUBJECT = "7"
 SEQUENCES = ["EXP-1-head", "EMO-1-shout+laugh"]
 TIMESTEPS = 3
-CONFIG = StandinConfig(
+CONFIG = SyntheticConfig(
     width=88, height=128, timesteps_per_sequence=TIMESTEPS, sequences=SEQUENCES, samples_per_axis=2, seed=1
 )
 
@@ -256,7 +256,7 @@ def test_unions_of_many_sequences_hold_back_one_of_every_ten(tmp_path: Path) -> 
     draw = random.Random("306")
     drawn = [draw.randint(0, 9), 10 + draw.randint(0, 9), 20 + draw.randint(0, 2)]
     assert tests == [sequences[index] for index in drawn]
-    write_union_transforms(tmp_path / "UNION23_306", make_rig(20, 30, 0), "306", dict.fromkeys(sequences, 2))
+    write_union_transforms(tmp_path / "UNION23_306", make_cameras(20, 30, 0), "306", dict.fromkeys(sequences, 2))
     content = json.loads((tmp_path / "UNION23_306" / "transforms_test.json").read_text())
     assert content["timestep_indices"] == list(range(40, 46))
     shown = [frame["file_path"].split("/")[1] for frame in content["frames"][::32]]
@@ -264,7 +264,7 @@ def test_unions_of_many_sequences_hold_back_one_of_every_ten(tmp_path: Path) -> 
 
 
 def test_a_union_of_one_sequence_splits_in_time(tmp_path: Path) -> None:
-    write_union_transforms(tmp_path / "UNION1_9", make_rig(20, 30, 0), "9", {"FREE": 10})
+    write_union_transforms(tmp_path / "UNION1_9", make_cameras(20, 30, 0), "9", {"FREE": 10})
     for name, expected in (("train", range(7)), ("val", range(7)), ("test", range(7, 10))):
         content = json.loads((tmp_path / "UNION1_9" / f"transforms_{name}.json").read_text())
         assert content["timestep_indices"] == list(expected)
@@ -313,7 +313,7 @@ def test_a_killed_run_shows_nothing_and_is_repeated_to_the_same_bytes(
         "from pathlib import Path; from osgap.synthetic.captures.stage import *; from osgap.synthetic.config import *\n"
         "from osgap.head.config import HeadAssets\n"
         "if __name__ == '__main__':\n"
-        f"    run(StandinConfig.model_validate_json({CONFIG.model_dump_json()!r}),\n"
+        f"    run(SyntheticConfig.model_validate_json({CONFIG.model_dump_json()!r}),\n"
         f"        HeadAssets.model_validate_json({assets.model_dump_json()!r}),\n"
         f"        PersonOutputs(Path({str(outputs.nersemble)!r}), Path({str(outputs.tracking)!r}),\n"
         f"                      Path({str(outputs.manifest)!r})), subject={SUBJECT!r}, seed=5, workers=2)\n"
@@ -322,7 +322,7 @@ def test_a_killed_run_shows_nothing_and_is_repeated_to_the_same_bytes(
     process = subprocess.Popen([sys.executable, str(tmp_path / "person.py")], start_new_session=True)
     try:
         deadline = time.monotonic() + 120
-        while not list(outputs.tracking.glob(".standin-*/*/images/*.png")):
+        while not list(outputs.tracking.glob(".synthetic-*/*/images/*.png")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -335,7 +335,7 @@ def test_a_killed_run_shows_nothing_and_is_repeated_to_the_same_bytes(
     _wait_for_group_to_end(process.pid)
     run(CONFIG, assets, outputs, subject=SUBJECT, seed=5)
     assert outputs.manifest.read_bytes() == export.outputs.manifest.read_bytes()
-    assert not list(tmp_path.glob("*/.standin-*.tmp-*"))
+    assert not list(tmp_path.glob("*/.synthetic-*.tmp-*"))
 
 
 def _wait_for_group_to_end(group: int) -> None:
@@ -367,8 +367,8 @@ def test_one_process_per_person(assets: HeadAssets, tmp_path: Path) -> None:
     outputs = outputs_in(tmp_path)
     outputs.tracking.mkdir(parents=True)
     with (
-        FileLock(outputs.tracking / f".standin-{SUBJECT}.lock"),
-        pytest.raises(UserError, match="another process is making stand-in person 7"),
+        FileLock(outputs.tracking / f".synthetic-{SUBJECT}.lock"),
+        pytest.raises(UserError, match="another process is making synthetic person 7"),
     ):
         run(CONFIG, assets, outputs, subject=SUBJECT, seed=5)
 

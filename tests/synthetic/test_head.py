@@ -1,4 +1,4 @@
-"""The stand-in head: a mesh without holes, an atlas without overlaps, a face that moves as faces do."""
+"""The synthetic head: a mesh without holes, an atlas without overlaps, a face that moves as faces do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
 from osgap.synthetic.head import assets as head_module
 from osgap.synthetic.head import sculpt
-from osgap.synthetic.head.assets import EXPRESSIONS, FULL, IDENTITIES, StandinHead, build_head, write_assets
+from osgap.synthetic.head.assets import EXPRESSIONS, FULL, IDENTITIES, SyntheticHead, build_head, write_assets
 
 Array = np.ndarray
 FLAME_REGIONS = {
@@ -25,7 +25,7 @@ FLAME_REGIONS = {
 
 
 @pytest.fixture(scope="module")
-def head() -> StandinHead:
+def head() -> SyntheticHead:
     return build_head()
 
 
@@ -74,7 +74,7 @@ def _first_hits(vertices: Array, faces: Array, origins: Array, direction: tuple[
     return scene.run(np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(rays))
 
 
-def _part_of_faces(head: StandinHead) -> Array:
+def _part_of_faces(head: SyntheticHead) -> Array:
     """Name of the part [F] that each face belongs to; faces between two parts count as the pocket's."""
     names = np.empty(len(head.v_template), dtype="U24")
     for name, ids in head.mesh.parts.items():
@@ -86,7 +86,7 @@ def _part_of_faces(head: StandinHead) -> Array:
 
 
 # ------------------------------------------------------------------------------------------------------- the mesh
-def test_has_flame_s_arrays_but_its_own_topology(head: StandinHead) -> None:
+def test_has_flame_s_arrays_but_its_own_topology(head: SyntheticHead) -> None:
     count = len(head.v_template)
     assert 4000 <= count <= 7000
     assert count not in (5023, 5143)
@@ -100,7 +100,7 @@ def test_has_flame_s_arrays_but_its_own_topology(head: StandinHead) -> None:
     assert size.max() < 8e-3, "a standard deviation that is no plausible head any more"
 
 
-def test_size_and_axes_are_those_of_a_head(head: StandinHead) -> None:
+def test_size_and_axes_are_those_of_a_head(head: SyntheticHead) -> None:
     skin = head.v_template[head.mesh.parts["skin"]]
     above_chin = skin[skin[:, 1] > -0.09, :]
     assert 0.20 < np.ptp(above_chin[:, 1]) < 0.25
@@ -111,7 +111,7 @@ def test_size_and_axes_are_those_of_a_head(head: StandinHead) -> None:
     assert head.v_template[head.masks["left_eyeball"], 0].min() > 0
 
 
-def test_is_symmetric(head: StandinHead) -> None:
+def test_is_symmetric(head: SyntheticHead) -> None:
     mirror = head.mesh.mirror
     np.testing.assert_array_equal(mirror[mirror], np.arange(len(mirror)))
     np.testing.assert_allclose(head.v_template[mirror] * [-1, 1, 1], head.v_template, atol=1e-7)
@@ -119,7 +119,7 @@ def test_is_symmetric(head: StandinHead) -> None:
     assert own == {tuple(sorted(face)) for face in mirror[head.faces].tolist()}
 
 
-def test_surface_is_closed_but_for_collar_ears_eyeballs_and_teeth(head: StandinHead) -> None:
+def test_surface_is_closed_but_for_collar_ears_eyeballs_and_teeth(head: SyntheticHead) -> None:
     edges = np.sort(np.concatenate([head.faces[:, [0, 1]], head.faces[:, [1, 2]], head.faces[:, [2, 0]]]), axis=1)
     edges, uses = np.unique(edges, axis=0, return_counts=True)
     assert uses.max() == 2
@@ -132,7 +132,7 @@ def test_surface_is_closed_but_for_collar_ears_eyeballs_and_teeth(head: StandinH
     assert len(np.unique(head.faces)) == len(head.v_template)
 
 
-def test_faces_point_outwards(head: StandinHead) -> None:
+def test_faces_point_outwards(head: SyntheticHead) -> None:
     skin = np.flatnonzero(np.isin(head.faces, head.mesh.parts["skin"]).all(1))
     corners = head.mesh.vertices[head.faces[skin]]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -145,7 +145,7 @@ def test_faces_point_outwards(head: StandinHead) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- the atlas
-def test_atlas_is_counter_clockwise_and_inside_the_unit_square(head: StandinHead) -> None:
+def test_atlas_is_counter_clockwise_and_inside_the_unit_square(head: SyntheticHead) -> None:
     a, b, c = (head.uvs[head.uv_faces[:, k]] for k in range(3))
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     assert area.min() > 0
@@ -153,14 +153,14 @@ def test_atlas_is_counter_clockwise_and_inside_the_unit_square(head: StandinHead
     assert head.uvs.max() < 1
 
 
-def test_atlas_does_not_overlap(head: StandinHead) -> None:
+def test_atlas_does_not_overlap(head: SyntheticHead) -> None:
     a, b, c = (head.uvs[head.uv_faces[:, k]] for k in range(3))
     area = 0.5 * ((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])).sum()
     covered = len(bind_texels(torch.from_numpy(head.uvs), torch.from_numpy(head.uv_faces), 1024)) / 1024**2
     assert area == pytest.approx(covered, abs=2e-3), "triangles' areas add up to more than they cover"
 
 
-def test_atlas_fills_a_64_texel_map(head: StandinHead) -> None:
+def test_atlas_fills_a_64_texel_map(head: SyntheticHead) -> None:
     binding = bind_texels(torch.from_numpy(head.uvs), torch.from_numpy(head.uv_faces), 64)
     assert 3500 <= len(binding) <= 3800
     assert torch.equal(binding.mask, binding.mask.flip(1)), "left and right have the same room"
@@ -169,7 +169,7 @@ def test_atlas_fills_a_64_texel_map(head: StandinHead) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- what is where
-def test_masks_have_flame_s_names_and_mirror(head: StandinHead) -> None:
+def test_masks_have_flame_s_names_and_mirror(head: SyntheticHead) -> None:
     assert set(head.masks) >= FLAME_REGIONS
     assert all(len(ids) and ids.max() < len(head.v_template) for ids in head.masks.values())
     for name in ("eyeball", "ear", "eye_region"):
@@ -188,7 +188,7 @@ def test_masks_have_flame_s_names_and_mirror(head: StandinHead) -> None:
     assert heights[:5] == sorted(heights[:5])
 
 
-def test_joints_lie_where_they_should(head: StandinHead) -> None:
+def test_joints_lie_where_they_should(head: SyntheticHead) -> None:
     np.testing.assert_allclose(head.joint_regressor.sum(1), 1, atol=1e-9)
     joints = head.joint_regressor @ head.v_template
     expected = [
@@ -207,7 +207,7 @@ def test_joints_lie_where_they_should(head: StandinHead) -> None:
             assert np.ptp(radius) < 8e-4, "an eyeball that is not round, or turns about another point"
 
 
-def test_skinning_is_a_smooth_partition_of_unity(head: StandinHead) -> None:
+def test_skinning_is_a_smooth_partition_of_unity(head: SyntheticHead) -> None:
     weights = head.skinning_weights
     assert weights.min() >= 0
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
@@ -224,7 +224,7 @@ def test_skinning_is_a_smooth_partition_of_unity(head: StandinHead) -> None:
 
 # ------------------------------------------------------------------------------------------------------- in motion
 @pytest.mark.parametrize("seed", range(3))
-def test_blink_covers_the_eyeballs(head: StandinHead, model: HeadModel, seed: int) -> None:
+def test_blink_covers_the_eyeballs(head: SyntheticHead, model: HeadModel, seed: int) -> None:
     shape = _people(3)[seed]
     part = _part_of_faces(head)
 
@@ -249,7 +249,7 @@ def test_blink_covers_the_eyeballs(head: StandinHead, model: HeadModel, seed: in
     assert wink_right == open_right
 
 
-def test_half_closed_lids_do_not_let_the_eyeball_through(head: StandinHead, model: HeadModel) -> None:
+def test_half_closed_lids_do_not_let_the_eyeball_through(head: SyntheticHead, model: HeadModel) -> None:
     part = _part_of_faces(head)
     for amount in (0.25, 0.5, 0.75):
         vertices = _pose(model, expr={"blink_left": FULL * amount})
@@ -262,7 +262,7 @@ def test_half_closed_lids_do_not_let_the_eyeball_through(head: StandinHead, mode
             assert (part[hits] == "skin").mean() > 0.95, f"eyeball through the lid at {amount}, {above}"
 
 
-def test_lips_touch_at_rest_and_part_with_the_jaw(head: StandinHead, model: HeadModel) -> None:
+def test_lips_touch_at_rest_and_part_with_the_jaw(head: SyntheticHead, model: HeadModel) -> None:
     upper, lower = head.mesh.rims["mouth_upper"], head.mesh.rims["mouth_lower"]
     part = _part_of_faces(head)
     for shape in _people(3):
@@ -288,7 +288,7 @@ def test_lips_touch_at_rest_and_part_with_the_jaw(head: StandinHead, model: Head
 
 
 @pytest.mark.parametrize("name", [n for n in EXPRESSIONS if n not in ("lips_press", "lip_lower_in")])
-def test_lips_do_not_pass_through_each_other(head: StandinHead, model: HeadModel, name: str) -> None:
+def test_lips_do_not_pass_through_each_other(head: SyntheticHead, model: HeadModel, name: str) -> None:
     vertices = _pose(model, expr={name: FULL})
     gap = vertices[head.mesh.rims["mouth_upper"], 1] - vertices[head.mesh.rims["mouth_lower"], 1]
     assert gap.min() > -6e-4
@@ -310,7 +310,7 @@ def test_lips_do_not_pass_through_each_other(head: StandinHead, model: HeadModel
     ],
 )
 def test_expressions_do_what_their_names_say(
-    head: StandinHead, model: HeadModel, name: str, region: str, axis: int, sign: int
+    head: SyntheticHead, model: HeadModel, name: str, region: str, axis: int, sign: int
 ) -> None:
     places = {
         "mouth_corner_left": head.mesh.rims["mouth_upper"][-1],
@@ -324,7 +324,7 @@ def test_expressions_do_what_their_names_say(
     assert np.abs(moved[others]).max() < 1e-4
 
 
-def _nearest(head: StandinHead, point: list[float]) -> int:
+def _nearest(head: SyntheticHead, point: list[float]) -> int:
     skin = head.mesh.parts["skin"]
     return int(skin[np.linalg.norm(head.mesh.vertices[skin] - point, axis=1).argmin()])
 
@@ -343,7 +343,7 @@ def _nearest(head: StandinHead, point: list[float]) -> int:
     ],
 )
 def test_identities_do_what_their_names_say(
-    head: StandinHead, name: str, first: list[float], second: list[float], axis: int
+    head: SyntheticHead, name: str, first: list[float], second: list[float], axis: int
 ) -> None:
     shape = np.zeros(300, np.float32)
     shape[IDENTITIES[name]] = 1.0
@@ -353,7 +353,7 @@ def test_identities_do_what_their_names_say(
     assert grown > 1.5e-3
 
 
-def test_random_people_have_no_folds(head: StandinHead, model: HeadModel) -> None:
+def test_random_people_have_no_folds(head: SyntheticHead, model: HeadModel) -> None:
     front = np.isin(head.faces, head.masks["face"]).all(1) & np.isin(head.faces, head.mesh.parts["skin"]).all(1)
     faces = head.faces[front]
 
@@ -367,7 +367,7 @@ def test_random_people_have_no_folds(head: StandinHead, model: HeadModel) -> Non
         assert ((normals(_pose(model, shape)) * rest).sum(1) < 0.2).mean() < 0.01
 
 
-def test_eyes_turn_about_their_centres_and_lids_follow(head: StandinHead, model: HeadModel) -> None:
+def test_eyes_turn_about_their_centres_and_lids_follow(head: SyntheticHead, model: HeadModel) -> None:
     down = 0.3
     moved = _pose(model, eyes_pose=np.array([down, 0, 0, down, 0, 0]))
     rest = _pose(model)
@@ -381,7 +381,7 @@ def test_eyes_turn_about_their_centres_and_lids_follow(head: StandinHead, model:
         assert -4e-3 < (moved - rest)[lid, 1] < -8e-4
 
 
-def test_neck_bends_without_moving_the_collar(head: StandinHead, model: HeadModel) -> None:
+def test_neck_bends_without_moving_the_collar(head: SyntheticHead, model: HeadModel) -> None:
     moved = _pose(model, neck_pose=np.array([0.0, 0.4, 0.0])) - _pose(model)
     assert np.linalg.norm(moved[head.mesh.collar], axis=1).max() < 3e-3
     tip = _nearest(head, [0, -11, 67])
@@ -399,7 +399,7 @@ def test_files_have_equal_bytes_when_built_again(tmp_path: Path, monkeypatch: py
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_loader_takes_it_as_it_takes_flame(head: StandinHead, model: HeadModel) -> None:
+def test_loader_takes_it_as_it_takes_flame(head: SyntheticHead, model: HeadModel) -> None:
     assert not model.is_flame
     assert model.parents == (-1, 0, 1, 1, 1)
     np.testing.assert_array_equal(model.faces.numpy(), head.faces)

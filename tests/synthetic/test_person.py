@@ -1,4 +1,4 @@
-"""Stand-in people: whole, each their own, and moving in one piece."""
+"""Synthetic people: whole, each their own, and moving in one piece."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pickle
 import numpy as np
 import pytest
 
-from osgap.synthetic.captures.cameras import make_rig
+from osgap.synthetic.captures.cameras import make_cameras
 from osgap.synthetic.captures.tracer import trace
-from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.config import SyntheticConfig
 from osgap.synthetic.head import sculpt
 from osgap.synthetic.head.assets import EXPRESSIONS, FULL, build_head
-from osgap.synthetic.people.appearance import random_looks
+from osgap.synthetic.people.appearance import random_appearance
 from osgap.synthetic.people.atlas import atlas
 from osgap.synthetic.people.hair import STYLES, make_hair
 from osgap.synthetic.people.person import Person, make_person
@@ -21,7 +21,7 @@ from osgap.synthetic.people.scene import Scene
 from osgap.synthetic.people.texture import paint
 
 Array = np.ndarray
-CONFIG = StandinConfig()
+CONFIG = SyntheticConfig()
 SEEDS = range(6)
 
 
@@ -76,7 +76,7 @@ def test_scene_refuses_another_head(people: list[Person]) -> None:
 
 
 def test_is_the_same_for_the_same_seed_and_survives_pickling(people: list[Person]) -> None:
-    again = pickle.loads(pickle.dumps(make_person(1, StandinConfig(width=64, height=64))))
+    again = pickle.loads(pickle.dumps(make_person(1, SyntheticConfig(width=64, height=64))))
     one, other = people[1].scene(people[1].neutral), again.scene(again.neutral)
     for field in dataclasses.fields(Scene):
         np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), err_msg=field.name)
@@ -85,8 +85,8 @@ def test_is_the_same_for_the_same_seed_and_survives_pickling(people: list[Person
 
 # ------------------------------------------------------------------------------------------------ no two are alike
 def test_no_two_people_look_alike(people: list[Person]) -> None:
-    rig = make_rig(66, 96, seed=0)
-    frontal = dataclasses.replace(rig, serials=rig.serials[8:9], world_to_camera=rig.world_to_camera[8:9])
+    cameras = make_cameras(66, 96, seed=0)
+    frontal = dataclasses.replace(cameras, serials=cameras.serials[8:9], world_to_camera=cameras.world_to_camera[8:9])
     shots = [trace(person.scene(person.neutral), frontal, 1) for person in people]
     images = np.stack([shot.images[0].astype(float) for shot in shots])
     for i in range(len(people)):
@@ -99,8 +99,8 @@ def test_no_two_people_look_alike(people: list[Person]) -> None:
 def test_pictures_show_a_face(people: list[Person]) -> None:
     """Eyes are brighter than the skin around them and have a dark pupil, lips differ from chin, in every person."""
     head = build_head()
-    rig = make_rig(352, 512, seed=0)
-    frontal = dataclasses.replace(rig, serials=rig.serials[8:9], world_to_camera=rig.world_to_camera[8:9])
+    cameras = make_cameras(352, 512, seed=0)
+    frontal = dataclasses.replace(cameras, serials=cameras.serials[8:9], world_to_camera=cameras.world_to_camera[8:9])
     for person in people:
         image = trace(person.scene(person.neutral), frontal, 1).images[0].astype(float)
 
@@ -120,24 +120,24 @@ def test_pictures_show_a_face(people: list[Person]) -> None:
 
 
 def test_skin_tones_and_hair_cover_a_wide_range() -> None:
-    looks = [random_looks(np.random.default_rng(seed)) for seed in range(60)]
-    tones = np.array([look.complexion.tone for look in looks])
+    appearance = [random_appearance(np.random.default_rng(seed)) for seed in range(60)]
+    tones = np.array([look.complexion.tone for look in appearance])
     assert np.quantile(tones, 0.1) < 0.15
     assert np.quantile(tones, 0.9) > 0.65
-    assert len({look.hair_style for look in looks}) >= 8
-    assert {look.hair_style for look in looks} <= set(STYLES)
-    assert sum(look.complexion.stubble > 0.75 for look in looks) >= 5
-    assert sum(look.complexion.freckles > 0 for look in looks) >= 3
-    hair = np.array([look.hair.mean() for look in looks])
+    assert len({look.hair_style for look in appearance}) >= 8
+    assert {look.hair_style for look in appearance} <= set(STYLES)
+    assert sum(look.complexion.stubble > 0.75 for look in appearance) >= 5
+    assert sum(look.complexion.freckles > 0 for look in appearance) >= 3
+    hair = np.array([look.hair.mean() for look in appearance])
     assert hair.max() > 10 * hair.min()
 
 
 def test_texture_follows_the_complexion() -> None:
-    looks = random_looks(np.random.default_rng(0))
+    appearance = random_appearance(np.random.default_rng(0))
     cheek = np.linalg.norm(atlas().position - [34, -10, 38], axis=-1) < 6
 
     def color(where: Array, **changes: object) -> Array:
-        complexion = dataclasses.replace(looks.complexion, **changes)  # type: ignore[arg-type]
+        complexion = dataclasses.replace(appearance.complexion, **changes)  # type: ignore[arg-type]
         return paint(complexion, np.random.default_rng(0))[where].mean(0)
 
     tones = [color(cheek, tone=tone, stubble=0.0).mean() for tone in (0.0, 0.3, 0.6, 0.95)]
@@ -177,7 +177,7 @@ def test_everything_turns_with_the_whole_person(people: list[Person]) -> None:
 
 def test_hair_goes_with_the_skull_and_the_shirt_stays(people: list[Person]) -> None:
     head = build_head()
-    person = next(person for person in people if person.looks.hair_style not in ("bald",))
+    person = next(person for person in people if person.appearance.hair_style not in ("bald",))
     joint = head.joint_regressor[1] @ person.neutral
     turn = _turn(0.4)
     weight = 1 - head.skinning_weights[:, :1]

@@ -49,4 +49,4 @@ def test_given_maps_and_avatars_are_not_made_again(checkout: Checkout) -> None:
 def test_a_template_that_nobody_has_stops_before_any_job(checkout: Checkout) -> None:
     done = checkout.snakemake("--dry-run", "--config", "exchange={uv_gt: 'nowhere/{subject}.npz'}", check=False)
     assert done.returncode
-    assert "exchange.uv_gt: nobody has nowhere/{subject}.npz" in done.stdout
+    assert "interop.uv_gt: nobody has nowhere/{subject}.npz" in done.stdout

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from osgap.runtime.errors import UserError
 from osgap.workflow.config import Config, deep_merge, load_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_shipped_configs_are_valid() -> None:
-    assert load_config([ROOT / "config.yaml"]).standin is None
+    assert load_config([ROOT / "config.yaml"]).synthetic is None
     demo = load_config([ROOT / "config.yaml", ROOT / "profiles/demo/demo.yaml"])
-    assert demo.standin is not None
+    assert demo.synthetic is not None
     assert len(demo.subjects.train) >= 6
     assert len(demo.subjects.test) >= 2
 
@@ -40,8 +40,8 @@ def test_shipped_configs_are_valid() -> None:
         ({"subjects": {"train": ["../017"]}}, ["../017", "letters"]),
         ({"subjects": {"entries": {"017": {"sorce": {}}}}}, ["subjects.entries.017.sorce", "did you mean `source`"]),
         ({"capture": {"sequences": ["EXP-2-eye"]}}, ["capture.sequences", "EXP-2-eye", "did you mean 'EXP-2-eyes'"]),
-        ({"standin": {}, "flame": {"assets": {"model": "a", "masks": "b", "template": "c"}}}, ["standin", "flame"]),
-        ({"standin": {}, "capture": {"tracking": "somewhere"}}, ["standin", "capture.tracking"]),
+        ({"synthetic": {}, "flame": {"assets": {"model": "a", "masks": "b", "template": "c"}}}, ["synthetic", "flame"]),
+        ({"synthetic": {}, "capture": {"tracking": "somewhere"}}, ["synthetic", "capture.tracking"]),
     ],
 )
 def test_errors_name_the_key_the_value_and_the_way_out(content: dict, said: list[str]) -> None:
@@ -61,7 +61,7 @@ def test_all_errors_at_once() -> None:
 def test_a_secret_url_is_in_no_message_and_no_dump() -> None:
     secret = "https://host.example/s3cret"
     with pytest.raises(UserError) as caught:
-        load_config([{"standin": {}, "capture": {"url": secret}}])
+        load_config([{"synthetic": {}, "capture": {"url": secret}}])
     assert "s3cret" not in str(caught.value)
     config = load_config([{"capture": {"url": secret}}])
     assert "s3cret" not in config.model_dump_json() + repr(config)

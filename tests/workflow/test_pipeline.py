@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from osgap.capture.config import URL_VARIABLE
-from osgap.prior.config import PROTOCOLS, Protocol
+from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.runtime.errors import UserError
 from osgap.workflow.config import deep_merge, load_config
 from osgap.workflow.pipeline import Pipeline
 from osgap.workflow.stages import STAGES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEMO = [ROOT / "config.yaml", ROOT / "profiles/demo/demo.yaml"]
 
 
@@ -132,40 +132,42 @@ def test_an_entry_reaches_its_own_subject_only() -> None:
 
 def test_another_protocol_concerns_its_own_jobs_and_the_report() -> None:
     before = Pipeline(load_config(DEMO))
-    after = Pipeline(load_config([*DEMO, {"oneshot": {"protocols": ["few_shot", "one_shot"], "few_shot_photos": 4}}]))
+    after = Pipeline(load_config([*DEMO, {"oneshot": {"supervision": ["few_shot", "one_shot"], "few_shot_photos": 4}}]))
 
-    def changed(stage: str, protocol: Protocol | None = None) -> bool:
-        return before.settings(stage, "201", protocol=protocol) != after.settings(stage, "201", protocol=protocol)
+    def changed(stage: str, supervision: Supervision | None = None) -> bool:
+        return before.settings(stage, "201", supervision=supervision) != after.settings(
+            stage, "201", supervision=supervision
+        )
 
-    assert [protocol for protocol in PROTOCOLS if changed("oneshot", protocol)] == ["few_shot"]
+    assert [supervision for supervision in SUPERVISIONS if changed("oneshot", supervision)] == ["few_shot"]
     assert {stage for stage in STAGES if stage != "oneshot" and changed(stage)} == {"tables", "figure", "video"}
     told = json.loads(after.settings("tables"))
-    assert told["oneshot"] == {"protocols": ["few_shot", "one_shot"]}
-    job = Pipeline(load_config([after.settings("oneshot", "201", protocol="few_shot")])).config.oneshot
+    assert told["oneshot"] == {"supervision": ["few_shot", "one_shot"]}
+    job = Pipeline(load_config([after.settings("oneshot", "201", supervision="few_shot")])).config.oneshot
     assert job == after.config.oneshot.concerning("few_shot")
     assert job.few_shot_photos == 4
     assert after.config.oneshot.concerning("one_shot") == before.config.oneshot
 
 
 @pytest.mark.parametrize(
-    ("protocols", "methods"),
+    ("supervision", "methods"),
     [
         (["one_shot"], ["mean_avatar", "prior", "one_shot", "fit"]),
         (["few_shot"], ["mean_avatar", "prior", "few_shot", "fit"]),
         (["all_frames", "one_shot", "few_shot"], ["mean_avatar", "prior", "one_shot", "few_shot", "all_frames", "fit"]),
     ],
 )
-def test_the_run_has_the_methods_of_its_protocols(protocols: list[str], methods: list[str]) -> None:
-    pipeline = Pipeline(load_config([*DEMO, {"oneshot": {"protocols": protocols}}]))
+def test_the_run_has_the_methods_of_its_protocols(supervision: list[str], methods: list[str]) -> None:
+    pipeline = Pipeline(load_config([*DEMO, {"oneshot": {"supervision": supervision}}]))
     assert pipeline.methods == methods
     assert [path.parent.name for path in pipeline.metric_files(["201"])] == methods
     shown = {path.parent for path in pipeline.shown_files("201")}
     assert {pipeline.avatar(method, "201") for method in methods[1:]} <= shown
     results = pipeline.layout.results
     folders = {"one_shot": "oneshot", "few_shot": "few_shot", "all_frames": "all_frames"}
-    for protocol, folder in folders.items():
-        assert pipeline.avatar(protocol, "201") == results / folder / "201"
-        assert (results / folder / "201" in shown) == (protocol in protocols)
+    for kind, folder in folders.items():
+        assert pipeline.avatar(kind, "201") == results / folder / "201"
+        assert (results / folder / "201" in shown) == (kind in supervision)
     with pytest.raises(UserError, match="unknown method 'guess'; the methods are mean_avatar, prior, one_shot"):
         pipeline.avatar("guess", "201")
 
@@ -173,9 +175,9 @@ def test_the_run_has_the_methods_of_its_protocols(protocols: list[str], methods:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"protocols": ["two_shot"]}, "oneshot.protocols.0"),
-        ({"protocols": []}, "oneshot.protocols"),
-        ({"protocols": ["few_shot", "few_shot"]}, "few_shot stands more than once"),
+        ({"supervision": ["two_shot"]}, "oneshot.supervision.0"),
+        ({"supervision": []}, "oneshot.supervision"),
+        ({"supervision": ["few_shot", "few_shot"]}, "few_shot stands more than once"),
         ({"optimise": ["hair"]}, "oneshot.optimise.0"),
         ({"few_shot_photos": 1}, "oneshot.few_shot_photos"),
     ],

@@ -34,8 +34,8 @@ def test_everything_that_is_promised_exists(finished: Checkout) -> None:
     results = finished.results
     summary = json.loads((results / "metrics" / "summary.json").read_text())
     for method in ("mean_avatar", "prior", "one_shot", "fit"):
-        for protocol in ("novel_view", "self_reenactment"):
-            values = summary[method][protocol]
+        for supervision in ("novel_view", "self_reenactment"):
+            values = summary[method][supervision]
             assert 5 < values["psnr"] < 60
             assert 0 < values["ssim"] <= 1
             assert values["lpips_alex"] is None, "no weights, no number"
@@ -90,9 +90,9 @@ def test_an_edit_of_the_evaluation_reruns_evaluation_and_report(checkout: Checko
 def test_an_edit_of_the_head_reruns_all_that_uses_it(checkout: Checkout) -> None:
     checkout.edit("osgap/head/model.py")
     planned = checkout.planned()
-    assert {"standin_person", "import_tracking", "fit", "bake", "train", "oneshot", "evaluate"} <= set(planned)
+    assert {"synthetic_person", "import_tracking", "fit", "bake", "train", "oneshot", "evaluate"} <= set(planned)
     assert set(planned) >= REPORT_RULES
-    assert "standin_head" not in planned, "the stand-in head is made of formulas alone"
+    assert "synthetic_head" not in planned, "the synthetic head is made of formulas alone"
 
 
 def test_an_edit_of_the_command_line_reruns_nothing(checkout: Checkout) -> None:
@@ -124,7 +124,7 @@ def test_a_new_train_subject_adds_its_branch(checkout: Checkout) -> None:
     config["subjects"]["train"].append("103")
     (checkout.root / "profiles/demo/reduced.yaml").write_text(yaml.safe_dump(config))
     planned = checkout.planned()
-    for rule in ("standin_person", "import_tracking", "fit", "bake", "train"):
+    for rule in ("synthetic_person", "import_tracking", "fit", "bake", "train"):
         assert planned[rule] == 1, rule
 
 

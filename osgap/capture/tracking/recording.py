@@ -1,7 +1,8 @@
 """A tracked capture as every tracking layout is read: cameras, timesteps, FLAME parameters, split, and where the
 frames are.
 
-`osgap.capture.tracking.vhap` and `osgap.capture.tracking.nersemble_benchmark` make recordings, `osgap.capture.tracking.stage` writes them to a store.
+`osgap.capture.tracking.vhap` and `osgap.capture.tracking.nersemble_benchmark` make recordings,
+`osgap.capture.tracking.stage` writes them to a store.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Stage `import`: a FLAME tracking of any layout, checked frame by frame, as one capture store.
 
 Nothing is written unless everything is sound: cameras, paths and splits agree (`osgap.capture.tracking.vhap`,
-`osgap.capture.tracking.nersemble_benchmark`), every image, mask and video is whole and of its camera's size, every FLAME parameter is a
-sensible number, and where the raw videos are part of the run the tracking fits them.
+`osgap.capture.tracking.nersemble_benchmark`), every image, mask and video is whole and of its camera's size, every
+FLAME parameter is a sensible number, and where the raw videos are part of the run the tracking fits them.
 """
 
 from __future__ import annotations

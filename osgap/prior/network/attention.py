@@ -14,9 +14,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """`softmax(query key^T / sqrt(D)) value` of every head, like `F.scaled_dot_product_attention`.
 
     Under autocast its arguments are cast, as those of a matrix product are. Heads of more than 256 channels in bfloat16
-    or float16 on CUDA go through `osgap.prior.network.attention_triton`, because torch has no fast kernel for them. Their
-    probabilities are kept for the gradient if they take less than an eighth of the device's memory, else they are made
-    again.
+    or float16 on CUDA go through `osgap.prior.network.attention_triton`, because torch has no fast kernel for them.
+    Their probabilities are kept for the gradient if they take less than an eighth of the device's memory, else they
+    are made again.
 
     Args:
         query: `[B, heads, L, D]`, with any strides.

@@ -65,7 +65,7 @@ class GaussianPrior(nn.Module):
 
 
 @dataclass(frozen=True)
-class Looks:
+class Predictor:
     """What a prior makes of photographs, whatever weights it has at the moment."""
 
     predict: Callable[[Tensor], Tensor]
@@ -74,11 +74,11 @@ class Looks:
     """A rendering with features to the corrected image `[B, H, W, 3]`; None without a refiner."""
 
     @classmethod
-    def of(cls, model: GaussianPrior) -> Looks:
+    def of(cls, model: GaussianPrior) -> Predictor:
         """With the weights that it has."""
         return cls(lambda sources: model(sources, with_features=True), model.refiner)
 
-    def drawn(self, gaussians: Gaussians, cameras: Cameras) -> Rendered:
+    def render(self, gaussians: Gaussians, cameras: Cameras) -> Rendered:
         """Images of posed maps on white, corrected where there is a refiner."""
         rendered = render(gaussians, cameras, white(gaussians.means), features=self.refine is not None)
         return rendered if self.refine is None else replace(rendered, rgb=self.refine(rendered))

@@ -20,8 +20,8 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import PersonHead
 from osgap.head.texels import bind_texels
-from osgap.prior.config import OneShotConfig, Protocol
-from osgap.prior.image_grid import contact_sheet
+from osgap.prior.config import OneShotConfig, Supervision
+from osgap.prior.image_grid import image_grid
 from osgap.prior.network.model import load_prior
 from osgap.prior.personalisation.optimise import Personalisation, Views
 from osgap.prior.photo import ShownCapture, SourcePhoto, show
@@ -55,7 +55,7 @@ class OneShotInputs:
     """What the stage reads."""
 
     capture: Path
-    """`captures/ID.h5` of the person; only the frames of the protocol are looked at."""
+    """`captures/ID.h5` of the person; only the frames of the supervision are looked at."""
     prior: Path
     """`prior/model.pt`."""
     head: HeadAssets
@@ -85,26 +85,26 @@ def run(
     *,
     subject: str,
     seed: int,
-    protocol: Protocol = "one_shot",
+    supervision: Supervision = "one_shot",
 ) -> None:
     """Make one person's avatar.
 
     Args:
         source: the frame that the network reads; None takes the first training timestep, from the training camera that
             looks most directly at the face.
-        protocol: how much may be seen of the person, see `osgap.prior.photo.show`.
+        supervision: how much may be seen of the person, see `osgap.prior.photo.show`.
 
     Raises:
-        UserError: when the protocol is unknown, the capture is another subject's, the frame is not a training frame,
+        UserError: when the supervision is unknown, the capture is another subject's, the frame is not a training frame,
             the prior was trained on this person or for maps of another size, or a loss is not finite.
         SystemExit: on SIGTERM and SIGUSR1, with status `osgap.runtime.termination.AGAIN`.
     """
     start = time.perf_counter()
     store = CaptureStore(inputs.capture)
-    config = config.concerning(protocol)
+    config = config.concerning(supervision)
     settings = {
-        **config.model_dump(mode="json", exclude={"protocols"}),
-        "protocol": protocol,
+        **config.model_dump(mode="json", exclude={"supervision"}),
+        "supervision": supervision,
         "source": None if source is None else source.model_dump(),
     }
     files = [inputs.capture, inputs.prior, inputs.head.model, inputs.head.masks, inputs.head.template]
@@ -117,13 +117,13 @@ def run(
                 f"({', '.join(model.people)}), so its avatar would not be of somebody unseen; take the person out of "
                 f"subjects.train and train again"
             )
-        shown = show(store, protocol, source, config.few_shot_photos)
+        shown = show(store, supervision, source, config.few_shot_photos)
         if shown.subject != subject:
             raise UserError(
                 f"{inputs.capture}: holds subject {shown.subject}, but {subject} is to be made; import {subject} again"
             )
         # The first photograph is what the network reads; all that is shown of all frames is what is compared.
-        photos = [shown.photo(frame) for frame in (shown.frames[:1] if protocol == "all_frames" else shown.frames)]
+        photos = [shown.photo(frame) for frame in (shown.frames[:1] if supervision == "all_frames" else shown.frames)]
         photo = photos[0]
         head = load_head(inputs.head)
         head.check_fits(photo.params, inputs.capture)
@@ -134,7 +134,7 @@ def run(
             model = model.to(device).to(memory_format=torch.channels_last)
         rig = Rig.build(head.to(device), binding, [photo.params])
         own_seed = derive_seed(seed, "oneshot", subject)
-        if protocol == "all_frames":
+        if supervision == "all_frames":
             frames: AllFrames | FewPhotos = AllFrames(shown, rig.people[0], device, config.frames_per_step, own_seed)
         else:
             frames = FewPhotos(photos, rig.people[0], device)
@@ -155,7 +155,7 @@ def run(
         "%s: %s of %s on %s, first camera %s, timestep %d of %s; loading %.1f s, optimising %.1f s, writing %.1f s",
         subject,
         f"{len(shown.frames)} training frames" if len(shown.frames) > 1 else "one photograph",
-        protocol,
+        supervision,
         device,
         photo.serial,
         photo.timestep,
@@ -282,7 +282,7 @@ def _preview(photos: list[SourcePhoto], rig: Rig, maps: list[Tensor]) -> np.ndar
         for shown, camera in zip([*maps, maps[-1]], views, strict=True):
             images.append(render(rig.pose(shown[None], [0], [params]), camera.to(device), white(shown)).rgb[0])
         rows.append(images)
-    return contact_sheet(rows)
+    return image_grid(rows)
 
 
 def turned(cameras: Cameras, center: Tensor, degrees: float) -> Cameras:

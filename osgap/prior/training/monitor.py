@@ -23,7 +23,7 @@ class _Report:
     explain: Callable[[], UserError]
 
 
-class Vitals:
+class StepMonitor:
     """Reports of the last steps; every rank reports every step, and looks at the same moments.
 
     Args:
@@ -47,10 +47,10 @@ class Vitals:
             explain: makes the error, should something be unsound.
         """
         own = losses.to(torch.float32).reshape(1)
-        everyone = torch.cat([own, gradient.to(own).reshape(1), own.new_full((1,), float(told))])
+        shared = torch.cat([own, gradient.to(own).reshape(1), own.new_full((1,), float(told))])
         if self._ranks > 1:
-            distributed.all_reduce(everyone, op=distributed.ReduceOp.MAX)
-        flags = torch.cat([everyone, own])
+            distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+        flags = torch.cat([shared, own])
         copied = None
         if self._device.type == "cuda":
             flags = torch.empty(len(flags), pin_memory=True).copy_(flags, non_blocking=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from osgap.prior.image_grid import contact_sheet
-from osgap.prior.network.model import Looks
+from osgap.prior.image_grid import image_grid
+from osgap.prior.network.model import Predictor
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Plan
 
@@ -14,7 +14,7 @@ _PEOPLE = 4
 
 
 @torch.no_grad()
-def training_preview(looks: Looks, assembly: Assembly, rig: Rig) -> np.ndarray:
+def training_preview(predictor: Predictor, assembly: Assembly, rig: Rig) -> np.ndarray:
     """A row for each of the first people: source, prediction there, a target, prediction there, the outermost camera.
 
     The sources are not augmented, and the predictions come from the source alone. `[H, W, 3]` uint8.
@@ -26,7 +26,7 @@ def training_preview(looks: Looks, assembly: Assembly, rig: Rig) -> np.ndarray:
         same_time = frames[frames[:, 0] == source[0]]
         seen = np.stack([source, frames[len(frames) // 2], same_time[0]])
         batch = assembly.batch(samples.decode([Plan(person, source, seen, seed=None)]))
-        maps = looks.predict(batch.sources).float()
-        drawn = looks.drawn(rig.pose(maps, batch.people, batch.params), batch.cameras).rgb
+        maps = predictor.predict(batch.sources).float()
+        drawn = predictor.render(rig.pose(maps, batch.people, batch.params), batch.cameras).rgb
         rows.append([batch.images[0], drawn[0], batch.images[1], drawn[1], drawn[2]])
-    return contact_sheet(rows)
+    return image_grid(rows)

@@ -28,15 +28,15 @@ from osgap.prior.losses import load_perceptual, renderable
 from osgap.prior.mean import load_maps
 from osgap.prior.network.attention import device_memory
 from osgap.prior.network.decoder import residual_scales
-from osgap.prior.network.model import GaussianPrior, Looks, save_prior
+from osgap.prior.network.model import GaussianPrior, Predictor, save_prior
 from osgap.prior.network.published import published_decoder, read_published
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Batch, TrainingSamples
 from osgap.prior.training.distributed import launch, lease_devices, outlive_signals
-from osgap.prior.training.monitor import Vitals
+from osgap.prior.training.monitor import StepMonitor
 from osgap.prior.training.objective import training_loss
 from osgap.prior.training.preview import training_preview
-from osgap.prior.training.tensorboard import Journal
+from osgap.prior.training.tensorboard import TensorBoardLog
 from osgap.prior.training.validation import Validation
 from osgap.runtime.artifacts import atomic_path, read_provenance, write_json, write_png
 from osgap.runtime.checkpoint import Checkpoints
@@ -85,7 +85,8 @@ class TrainOutputs:
 def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed: int) -> None:
     """Train a prior and write it.
 
-    Told to stop by SIGTERM or SIGUSR1 between two steps, it saves its state and exits with `osgap.runtime.termination.AGAIN`.
+    Told to stop by SIGTERM or SIGUSR1 between two steps, it saves its state and exits with
+    `osgap.runtime.termination.AGAIN`.
 
     Raises:
         UserError: no people, inputs that do not fit each other, or a loss that is not finite.
@@ -95,11 +96,11 @@ def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed
             f"the prior needs one map for each capture and at least one person; got {len(inputs.captures)} captures "
             f"and {len(inputs.maps)} maps"
         )
-    everyone = load_maps(inputs.maps)
+    all_maps = load_maps(inputs.maps)
     subjects = [_checked_subject(*person) for person in zip(inputs.captures, inputs.maps, strict=True)]
     check_validation(config.validation, subjects)
     with lease_devices(config):  # which may have to be waited for
-        _run(config, inputs, outputs, subjects, everyone, launch(config), seed)
+        _run(config, inputs, outputs, subjects, all_maps, launch(config), seed)
 
 
 def _run(
@@ -107,7 +108,7 @@ def _run(
     inputs: TrainInputs,
     outputs: TrainOutputs,
     subjects: list[str],
-    everyone: Tensor,
+    all_maps: Tensor,
     fabric: Any,
     seed: int,
 ) -> None:
@@ -115,14 +116,14 @@ def _run(
 
     Args:
         subjects: names of the people.
-        everyone: their maps, `[P, U, U, 14]`.
+        all_maps: their maps, `[P, U, U, 14]`.
     """
     kept_out = [i for i, subject in enumerate(subjects) if subject in config.validation]
     learned_from = [i for i in range(len(subjects)) if i not in kept_out]
-    maps = everyone[learned_from]
+    maps = all_maps[learned_from]
     head = load_head(inputs.head)
     binding = bind_texels(head.uvs, head.uv_faces, maps.shape[1])
-    _check_coverage(inputs.maps, everyone, binding.mask)
+    _check_coverage(inputs.maps, all_maps, binding.mask)
     samples = TrainingSamples(
         [inputs.captures[i] for i in learned_from],
         config,
@@ -131,11 +132,11 @@ def _run(
         fabric.world_size,
     )
     head = head.to(fabric.device)
-    studio = Studio(
+    training_set = TrainingSet(
         samples,
         Assembly(samples, maps, binding.mask, fabric.device),
         Rig.build(head, binding, samples.params),
-        Validation([inputs.captures[i] for i in kept_out], everyone[kept_out], head, binding, config)
+        Validation([inputs.captures[i] for i in kept_out], all_maps[kept_out], head, binding, config)
         if kept_out
         else None,
     )
@@ -158,24 +159,24 @@ def _run(
     if fabric.is_global_zero:
         with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints:
             training.resume(fabric.broadcast(checkpoints.load()))
-            with contextlib.closing(Journal(outputs.events, training.step)) as journal:
-                training.fit(studio, checkpoints, journal)
+            with contextlib.closing(TensorBoardLog(outputs.events, training.step)) as tensorboard:
+                training.fit(training_set, checkpoints, tensorboard)
             average = training.average()
-            looks = Looks.of(average)
+            predictor = Predictor.of(average)
             people = [subjects[i] for i in learned_from]
             save_uv_gt(outputs.mean, mean, provenance.as_dict())
-            write_png(outputs.preview, studio.preview(looks), provenance.as_dict())
+            write_png(outputs.preview, training_set.preview(predictor), provenance.as_dict())
             write_json(outputs.log, _report(training, people), provenance.as_dict())
             save_prior(outputs.model, average, people, provenance.as_dict())
             checkpoints.clear()
     else:
         training.resume(fabric.broadcast(None))
-        training.fit(studio, None, None)
+        training.fit(training_set, None, None)
     fabric.barrier()
 
 
 @dataclass(frozen=True)
-class Studio:
+class TrainingSet:
     """The people, on the device that trains."""
 
     samples: TrainingSamples
@@ -184,10 +185,10 @@ class Studio:
     validation: Validation | None
     """Those who are kept out of training."""
 
-    def preview(self, looks: Looks) -> np.ndarray:
+    def preview(self, predictor: Predictor) -> np.ndarray:
         """See `training_preview`; of people who are kept out where there are some."""
         shown = self.validation or self
-        return training_preview(looks, shown.assembly, shown.rig)
+        return training_preview(predictor, shown.assembly, shown.rig)
 
 
 def initial_prior(config: PriorConfig, maps: Tensor, mask: Tensor, seed: int) -> GaussianPrior:
@@ -234,7 +235,7 @@ class Training:
         )
         self.model, self.optimizer = fabric.setup(_compiled(model) if config.compile else model, optimizer)
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
-        self.vitals = Vitals(fabric.device, fabric.global_rank, fabric.world_size)
+        self.monitor = StepMonitor(fabric.device, fabric.global_rank, fabric.world_size)
         self.told: Callable[[], bool] = lambda: False
         self.step = 0
         self.curve: list[dict[str, float]] = []
@@ -268,13 +269,15 @@ class Training:
             "windowed": self.windowed,
         }
 
-    def fit(self, studio: Studio, checkpoints: Checkpoints | None, journal: Journal | None) -> None:
+    def fit(
+        self, training_set: TrainingSet, checkpoints: Checkpoints | None, tensorboard: TensorBoardLog | None
+    ) -> None:
         """Do the remaining steps.
 
         Args:
-            studio: the people.
+            training_set: the people.
             checkpoints: on the first rank.
-            journal: on the first rank.
+            tensorboard: on the first rank.
 
         Raises:
             SystemExit: told to stop; the state is saved.
@@ -283,7 +286,7 @@ class Training:
         if self.step >= config.steps:
             return
         loader = torch.utils.data.DataLoader(
-            studio.samples,
+            training_set.samples,
             batch_size=None,
             sampler=range(self.step, config.steps),
             num_workers=config.workers,
@@ -303,13 +306,13 @@ class Training:
             # Depthwise kernels have one input channel; its stride means nothing, but processes that train together ask.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             for frames in steps:
-                self.advance(studio.assembly.batch(frames), studio.rig)
-                stop = self.vitals.stop()
-                if journal is not None:
-                    self._write(journal, studio)
+                self.advance(training_set.assembly.batch(frames), training_set.rig)
+                stop = self.monitor.stop()
+                if tensorboard is not None:
+                    self._write(tensorboard, training_set)
                 last = self.step == config.steps
                 if stop or last or self.step % config.checkpoint_every == 0:
-                    self.vitals.stop(settle=True)
+                    self.monitor.stop(settle=True)
                     if checkpoints:
                         checkpoints.save(self.state())
                 if stop and not last:
@@ -320,7 +323,7 @@ class Training:
         """One optimisation step.
 
         Raises:
-            UserError: a number is not finite; on a GPU it is noticed by `vitals.stop`, some steps later.
+            UserError: a number is not finite; on a GPU it is noticed by `monitor.stop`, some steps later.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -332,7 +335,7 @@ class Training:
             drawable = renderable(maps.detach())
             if drawable.all():
                 raise
-            self.vitals.stop(settle=True)  # an earlier step may be why
+            self.monitor.stop(settle=True)  # an earlier step may be why
             # The renderer has refused them.
             raise self._not_finite(self.step, {"map": torch.where(drawable, 0.0, torch.nan)}, batch) from None
         self.fabric.backward(loss)
@@ -347,7 +350,7 @@ class Training:
             torch._foreach_lerp_(list(self.ema.values()), [parameters[name] for name in self.ema], 1 - decay)
             sound = torch.stack([torch.isfinite(value).all() for value in terms.values()]).all()
         explain = partial(self._not_finite, self.step, {**terms, "gradient": norm}, batch)
-        self.vitals.report(~sound, ~torch.isfinite(norm), self.told(), explain)
+        self.monitor.report(~sound, ~torch.isfinite(norm), self.told(), explain)
         self.step += 1
         self._record({"loss": loss, **terms})
 
@@ -382,26 +385,26 @@ class Training:
             self.curve.append({"step": self.step, **means})
             self.window, self.windowed = {}, 0
 
-    def _write(self, journal: Journal, studio: Studio) -> None:
+    def _write(self, tensorboard: TensorBoardLog, training_set: TrainingSet) -> None:
         """Curves and, now and then, what the averaged network makes of people, for those who watch."""
         if self.curve and self.curve[-1]["step"] == self.step:
             point = {name: value for name, value in self.curve[-1].items() if name != "step"}
-            journal.scalars("train", point | {"learning_rate": learning_rate(self.config, self.step)}, self.step)
+            tensorboard.scalars("train", point | {"learning_rate": learning_rate(self.config, self.step)}, self.step)
         if self.step % self.config.validate_every and self.step != self.config.steps:
             return
-        looks = self.averaged()
-        if studio.validation is not None:
-            measured = studio.validation.measure(looks)
+        predictor = self.averaged()
+        if training_set.validation is not None:
+            measured = training_set.validation.measure(predictor)
             self.validated.append({"step": self.step, **measured})
-            journal.scalars("validation", measured, self.step)
-        journal.picture("preview", studio.preview(looks), self.step)
+            tensorboard.scalars("validation", measured, self.step)
+        tensorboard.picture("preview", training_set.preview(predictor), self.step)
 
     def _refine(self, rendered: Rendered) -> Tensor:
         assert self.weights.refiner is not None
         with self.fabric.autocast():
             return self.weights.refiner(rendered)
 
-    def averaged(self) -> Looks:
+    def averaged(self) -> Predictor:
         """What the averaged network makes of photographs, while the other one trains."""
 
         def predict(sources: Tensor) -> Tensor:
@@ -414,7 +417,7 @@ class Training:
             with self.fabric.autocast():
                 return torch.func.functional_call(self.weights.refiner, own, (rendered,))
 
-        return Looks(predict, None if self.weights.refiner is None else refine)
+        return Predictor(predict, None if self.weights.refiner is None else refine)
 
     def average(self) -> GaussianPrior:
         """The model with the averaged weights, in evaluation mode."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 
-class Journal:
+class TensorBoardLog:
     """Event files in a folder.
 
     Args:

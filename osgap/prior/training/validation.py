@@ -14,7 +14,7 @@ from osgap.head.texels import TexelBinding
 from osgap.metrics.image_metrics import psnr
 from osgap.prior.config import PriorConfig
 from osgap.prior.losses import image_terms, masked_l1
-from osgap.prior.network.model import Looks
+from osgap.prior.network.model import Predictor
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Plan, TrainingSamples
 from osgap.splat.attributes import N_CHANNELS
@@ -49,13 +49,13 @@ class Validation:
         return Plan(person, source, pool[chosen], seed=None)
 
     @torch.no_grad()
-    def measure(self, looks: Looks) -> dict[str, float]:
+    def measure(self, predictor: Predictor) -> dict[str, float]:
         """Means over people of PSNR (dB), SSIM, L1, and the distance of the maps from the fitted ones."""
         values: dict[str, list[float]] = {"psnr": [], "ssim": [], "l1": [], "uv": []}
         for plan in self._plans:
             batch = self.assembly.batch(self.samples.decode([plan]))
-            maps = looks.predict(batch.sources).float()
-            drawn = looks.drawn(self.rig.pose(maps, batch.people, batch.params), batch.cameras)
+            maps = predictor.predict(batch.sources).float()
+            drawn = predictor.render(self.rig.pose(maps, batch.people, batch.params), batch.cameras)
             terms = image_terms(drawn, batch.images, batch.masks)
             values["psnr"].append(psnr(drawn.rgb.clamp(0, 1), batch.images).mean().item())
             values["ssim"].append(1 - terms["ssim"].mean().item())

@@ -1,4 +1,4 @@
-"""The stage `tables`: one summary for programs, and a table per protocol in CSV, Markdown and LaTeX.
+"""The stage `tables`: one summary for programs, and a table per split in CSV, Markdown and LaTeX.
 
 A person counts the same whatever the number of their frames: means over people are means of their means. Floats
 are written in full in CSV, rounded elsewhere; nothing in a table depends on when or where it was made.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from osgap.evaluation.measure import DEFINITIONS, HIGHER_IS_BETTER, METRICS
-from osgap.evaluation.methods import METHODS, PROTOCOL_TABLES
+from osgap.evaluation.methods import METHODS, SPLIT_TABLES
 from osgap.runtime.artifacts import write_json, write_text
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
@@ -39,7 +39,7 @@ METHOD_NOTES = {
     "all_frames": "the prior, fine-tuned on all training frames of the person",
     "fit": "optimised on all training frames of the person",
 }
-_PROTOCOL_NAMES = {"novel_view": "Novel view", "self_reenactment": "Self-reenactment"}
+_SPLIT_NAMES = {"novel_view": "Novel view", "self_reenactment": "Self-reenactment"}
 _METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS-Alex", "lpips_vgg": "LPIPS-VGG"}
 _DECIMALS = {"psnr": 2, "ssim": 4, "lpips_alex": 4, "lpips_vgg": 4}
 
@@ -60,9 +60,9 @@ class TablesOutputs:
     """What the stage writes."""
 
     summary: Path
-    """JSON: method -> protocol -> metric -> mean over people, or null."""
+    """JSON: method -> split -> metric -> mean over people, or null."""
     tables: Mapping[tuple[str, str], Path]
-    """(protocol, suffix) -> file, for every protocol that has ground truth and suffixes `csv`, `md`, `tex`."""
+    """(split, suffix) -> file, for every split that has ground truth and suffixes `csv`, `md`, `tex`."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One protocol's numbers and everything that must be said about them."""
+    """One split's numbers and everything that must be said about them."""
 
-    protocol: str
+    split: str
     subjects: tuple[str, ...]
     rows: tuple[Row, ...]
     caption: str
@@ -105,10 +105,10 @@ def run(inputs: TablesInputs, outputs: TablesOutputs, *, seed: int) -> None:
     """
     provenance = Provenance.collect("tables", subject=None, config={}, inputs=inputs.metrics, seed=seed).as_dict()
     results = read_results(inputs.metrics)
-    tables = {protocol: build_table(results, protocol) for protocol in PROTOCOL_TABLES}
+    tables = {split: build_table(results, split) for split in SPLIT_TABLES}
     writers = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
-    for (protocol, suffix), path in outputs.tables.items():
-        write_text(path, writers[suffix](tables[protocol]))
+    for (split, suffix), path in outputs.tables.items():
+        write_text(path, writers[suffix](tables[split]))
     write_json(outputs.summary, summarise(tables), provenance)
     logging.getLogger(__name__).info("%s and %d tables", outputs.summary, len(outputs.tables))
 
@@ -145,30 +145,30 @@ def _check_same_frames(results: Sequence[Mapping[str, Any]]) -> None:
     """All methods of one subject must have been measured on the same frames, in the same way."""
     first = results[0]
     for other in results[1:]:
-        for protocol in PROTOCOL_TABLES:
+        for split in SPLIT_TABLES:
             for key in ("frames", "frames_digest", "cameras", "sequences"):
-                a, b = first["protocols"][protocol][key], other["protocols"][protocol][key]
+                a, b = first["splits"][split][key], other["splits"][split][key]
                 if a != b:
                     raise UserError(
-                        f"tables: {protocol} of subject {first['subject']}: {first['method']} has {key} {a}, "
+                        f"tables: {split} of subject {first['subject']}: {first['method']} has {key} {a}, "
                         f"{other['method']} has {b}. Run `osgap evaluate` again for both on one capture store."
                     )
 
 
-def build_table(results: Mapping[tuple[str, str], Mapping[str, Any]], protocol: str) -> Table:
-    """The rows of one protocol: for each method its mean, then its subjects."""
+def build_table(results: Mapping[tuple[str, str], Mapping[str, Any]], split: str) -> Table:
+    """The rows of one split: for each method its mean, then its subjects."""
     methods = list(dict.fromkeys(method for method, _ in results))
     subjects = tuple(dict.fromkeys(subject for _, subject in results))
     rows = []
     missing: dict[str, str] = {}
     for method in methods:
-        measured = {subject: results[method, subject]["protocols"][protocol] for subject in subjects}
+        measured = {subject: results[method, subject]["splits"][split] for subject in subjects}
         own = [Row(method, s, m["frames"], {name: m["mean"][name] for name in METRICS}) for s, m in measured.items()]
         mean = {name: _mean([row.values[name] for row in own]) for name in METRICS}
         rows += [Row(method, MEAN, sum(row.frames for row in own), mean), *own]
         for subject in subjects:
             missing |= {name: why for name, why in results[method, subject]["missing"].items() if name not in missing}
-    return Table(protocol, subjects, tuple(rows), _caption(results, protocol, methods[0], subjects), missing)
+    return Table(split, subjects, tuple(rows), _caption(results, split, methods[0], subjects), missing)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -178,16 +178,16 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _caption(
-    results: Mapping[tuple[str, str], Mapping[str, Any]], protocol: str, method: str, subjects: Sequence[str]
+    results: Mapping[tuple[str, str], Mapping[str, Any]], split: str, method: str, subjects: Sequence[str]
 ) -> str:
-    """Which protocol, which cameras by serial, how many frames of whom, and which frames were left out."""
-    measured = [results[method, subject]["protocols"][protocol] for subject in subjects]
+    """Which split, which cameras by serial, how many frames of whom, and which frames were left out."""
+    measured = [results[method, subject]["splits"][split] for subject in subjects]
     serials = sorted({serial for m in measured for serial in m["cameras"]})
     sequences = sorted({sequence for m in measured for sequence in m["sequences"]})
     counts = ", ".join(f"{s}: {m['frames']}" for s, m in zip(subjects, measured, strict=True))
     people = "1 person" if len(subjects) == 1 else f"{len(subjects)} people"
     return (
-        f"{_PROTOCOL_NAMES[protocol]}: {measured[0]['description']}. "
+        f"{_SPLIT_NAMES[split]}: {measured[0]['description']}. "
         f"{len(serials)} camera{'s' if len(serials) > 1 else ''} ({', '.join(serials)}); "
         f"sequence{'s' if len(sequences) > 1 else ''} {', '.join(sequences)}; "
         f"{sum(m['frames'] for m in measured)} frames of {people} ({counts}); "
@@ -197,12 +197,12 @@ def _caption(
 
 
 def summarise(tables: Mapping[str, Table]) -> dict[str, Any]:
-    """method -> protocol -> metric -> mean over people, or None."""
+    """method -> split -> metric -> mean over people, or None."""
     summary: dict[str, Any] = {}
-    for protocol, table in tables.items():
+    for split, table in tables.items():
         for row in table.rows:
             if row.subject == MEAN:
-                summary.setdefault(row.method, {})[protocol] = row.values
+                summary.setdefault(row.method, {})[split] = row.values
     return summary
 
 
@@ -210,10 +210,10 @@ def to_csv(table: Table) -> str:
     """Comma-separated values in full precision; a metric that was not measured is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["protocol", "method", "subject", "frames", *METRICS])
+    writer.writerow(["split", "method", "subject", "frames", *METRICS])
     for row in table.rows:
         cells = ["" if row.values[name] is None else repr(row.values[name]) for name in METRICS]
-        writer.writerow([table.protocol, row.method, row.subject, row.frames, *cells])
+        writer.writerow([table.split, row.method, row.subject, row.frames, *cells])
     return text.getvalue()
 
 
@@ -241,7 +241,7 @@ def to_latex(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_escape(table.caption)}}}",
-        rf"\label{{tab:{table.protocol.replace('_', '-')}}}",
+        rf"\label{{tab:{table.split.replace('_', '-')}}}",
         rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
         r"\toprule",
         " & ".join(header) + r" \\",

@@ -1,4 +1,4 @@
-"""Sixteen cameras around a head, in the frontal arrangement of the NeRSemble studio.
+"""Sixteen cameras around a head, in the frontal arrangement of the NeRSemble rig.
 
 World: metres, y up, the head looks along +z. Camera axes are OpenCV's (x right, y down, z forward). As in NeRSemble,
 all cameras share one intrinsics matrix; their order is the order of `nersemble_data.constants.SERIALS`, which runs
@@ -17,7 +17,7 @@ FRONTAL = 8
 """Index of the frontal camera, the one that is held out of training."""
 
 HEAD = (0.0, -0.005, -0.03)
-"""Middle of head, hair and collar in metres of the stand-in head model: what the cameras look at."""
+"""Middle of head, hair and collar in metres of the synthetic head model: what the cameras look at."""
 
 _DISTANCE = 1.0  # metres from the head
 _SIDE_ANGLE = np.deg2rad(70.0)  # of the outermost cameras, so 140 degrees in all
@@ -29,7 +29,7 @@ _JITTER_METRES = 0.006
 
 
 @dataclass(frozen=True)
-class Rig:
+class CameraArray:
     """Calibrated cameras."""
 
     serials: tuple[str, ...]
@@ -54,8 +54,8 @@ class Rig:
         return (local[..., :2] / depth) * np.diag(self.intrinsics)[:2] + self.intrinsics[:2, 2]
 
 
-def make_rig(width: int, height: int, seed: int, target: Sequence[float] = HEAD) -> Rig:
-    """The studio as it was calibrated for one person: mounts move by millimetres from one recording to the next.
+def make_cameras(width: int, height: int, seed: int, target: Sequence[float] = HEAD) -> CameraArray:
+    """The cameras as they were calibrated for one person: mounts move by millimetres from one recording to the next.
 
     Args:
         width: of the images, in pixels.
@@ -85,7 +85,7 @@ def make_rig(width: int, height: int, seed: int, target: Sequence[float] = HEAD)
     intrinsics = np.array(
         [[focal, 0.0, _PRINCIPAL_POINT[0] * width], [0.0, focal, _PRINCIPAL_POINT[1] * height], [0.0, 0.0, 1.0]]
     )
-    return Rig(tuple(SERIALS), np.stack(poses), intrinsics, width, height)
+    return CameraArray(tuple(SERIALS), np.stack(poses), intrinsics, width, height)
 
 
 def _look_at(center: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:

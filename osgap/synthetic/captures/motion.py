@@ -1,4 +1,4 @@
-"""What stand-in people do in NeRSemble's sequences: smooth FLAME parameters over time.
+"""What synthetic people do in NeRSemble's sequences: smooth FLAME parameters over time.
 
 A sequence is a list of gestures. A gesture names expression directions of the head model and joint angles with their
 strength at its height; the person goes from one to the next on minimum-jerk curves (Flash and Hogan 1985), passing
@@ -197,7 +197,7 @@ def _performance(sequence: str, timesteps: int, random: np.random.Generator) -> 
         return [(1.0, _sentence(sequence, _count(timesteps, _TIMESTEPS_PER_SOUND))), (1.0, brows), (0.35, turns)]
     known = [name for name in SEQUENCE_NAMES if name in _REPERTOIRE or name.startswith("SEN-")]
     reason = "has nobody in it" if sequence in SEQUENCE_NAMES else "is no NeRSemble sequence"
-    raise UserError(f"sequence {sequence!r} {reason}; a stand-in person performs any of {', '.join(known)}")
+    raise UserError(f"sequence {sequence!r} {reason}; a synthetic person performs any of {', '.join(known)}")
 
 
 def _count(timesteps: int, pace: int) -> int:

@@ -1,4 +1,4 @@
-"""Stand-in people as NeRSemble v2 serves real ones: tables, calibrations and a video per camera below one root.
+"""Synthetic people as NeRSemble v2 serves real ones: tables, calibrations and a video per camera below one root.
 
 Names and places come from `nersemble_data.constants.ASSETS`. Every camera sees colours a little differently; its
 colour correction matrix (Cheung et al. 2004, "A comparative study of the characterisation of colour cameras", the
@@ -20,7 +20,7 @@ from nersemble_data.constants import ASSETS, SEQUENCE_NAMES
 
 from osgap.runtime.artifacts import write_text
 from osgap.runtime.errors import UserError
-from osgap.synthetic.captures.cameras import Rig
+from osgap.synthetic.captures.cameras import CameraArray
 from osgap.synthetic.people.srgb import linear_to_srgb, srgb_to_linear
 
 FRAMES_PER_SECOND = 24
@@ -74,14 +74,14 @@ def _write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def participant_number(subject: str) -> int:
-    """NeRSemble's number of a stand-in person, which is the subject's name.
+    """NeRSemble's number of a synthetic person, which is the subject's name.
 
     Raises:
         UserError: when the name is no number.
     """
     if not subject.isascii() or not subject.isdecimal():
         raise UserError(
-            f"subject {subject!r} cannot be a stand-in person: NeRSemble numbers its people; use digits, such as '101'"
+            f"subject {subject!r} cannot be a synthetic person: NeRSemble numbers its people; use digits, such as '101'"
         )
     return int(subject)
 
@@ -98,12 +98,14 @@ def color_corrections(serials: Sequence[str], seed: int) -> dict[str, np.ndarray
     return corrections
 
 
-def write_calibration(root: Path, participant: int, rig: Rig, corrections: Mapping[str, np.ndarray]) -> None:
+def write_calibration(
+    root: Path, participant: int, cameras: CameraArray, corrections: Mapping[str, np.ndarray]
+) -> None:
     """Write a person's `camera_params.json` and `color_calibration.json`."""
-    poses = {serial: pose.tolist() for serial, pose in zip(rig.serials, rig.world_to_camera, strict=True)}
+    poses = {serial: pose.tolist() for serial, pose in zip(cameras.serials, cameras.world_to_camera, strict=True)}
     matrices = {serial: matrix.tolist() for serial, matrix in corrections.items()}
     for asset, content in (
-        ("calibration", {"world_2_cam": poses, "intrinsics": rig.intrinsics.tolist()}),
+        ("calibration", {"world_2_cam": poses, "intrinsics": cameras.intrinsics.tolist()}),
         ("color_calibration", matrices),
     ):
         path = root / ASSETS["per_person"][asset].format(p_id=participant)
@@ -135,7 +137,7 @@ def check_video_size(width: int, height: int) -> None:
     """Raise a UserError for odd image sizes, which 4:2:0 video does not have."""
     if width % 2 or height % 2:
         raise UserError(
-            f"standin.width and standin.height are {width} and {height}; the cameras' videos need even numbers"
+            f"synthetic.width and synthetic.height are {width} and {height}; the cameras' videos need even numbers"
         )
 
 

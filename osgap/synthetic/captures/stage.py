@@ -1,4 +1,4 @@
-"""The stages that make stand-in people: the head model, and each person's captures in both of a real user's forms."""
+"""The stages that make synthetic people: the head model, and each person's captures in both of a real user's forms."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance, file_digest
 from osgap.runtime.seeds import derive_seed
 from osgap.synthetic.captures import nersemble, tracking
-from osgap.synthetic.captures.cameras import Rig, make_rig
+from osgap.synthetic.captures.cameras import CameraArray, make_cameras
 from osgap.synthetic.captures.motion import Motion, make_motion
 from osgap.synthetic.captures.tracer import Fade, trace
-from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.config import SyntheticConfig
 from osgap.synthetic.people.person import Person, make_person
 
-STAGE = "standin-person"
+STAGE = "synthetic-person"
 
 FADE = Fade(point=(0.0, -0.16, -0.03), up=(0.0, 0.9798, 0.2), softness=0.02)
 
@@ -60,14 +60,14 @@ class PersonOutputs:
 
 
 def run_head(outputs: HeadOutputs) -> None:
-    """Write the stand-in head in FLAME's three files."""
+    """Write the synthetic head in FLAME's three files."""
     from osgap.synthetic.head.assets import write_assets
 
     write_assets(outputs.folder)
 
 
 def run(
-    config: StandinConfig, inputs: HeadAssets, outputs: PersonOutputs, *, subject: str, seed: int, workers: int = 1
+    config: SyntheticConfig, inputs: HeadAssets, outputs: PersonOutputs, *, subject: str, seed: int, workers: int = 1
 ) -> None:
     """Make one person and photograph them.
 
@@ -108,11 +108,11 @@ def run(
             _move_into_place(exports, outputs.tracking)
         nersemble.publish(outputs.nersemble, subject, config.sequences)
         write_json(outputs.manifest, {"subject": subject, "files": files}, provenance.as_dict())
-    _log.info("%s: %d files of stand-in person %s", outputs.manifest, len(files), subject)
+    _log.info("%s: %d files of synthetic person %s", outputs.manifest, len(files), subject)
 
 
 def _capture(
-    config: StandinConfig,
+    config: SyntheticConfig,
     inputs: HeadAssets,
     exports: Path,
     recordings: Path,
@@ -124,6 +124,7 @@ def _capture(
     """Fill the two folders with what `outputs.tracking` and `outputs.nersemble` will hold of this person."""
 
     def seed_of(purpose: str) -> int:
+        # The section's name of old, so that the same people come of it.
         return derive_seed(seed, "standin", config.seed, subject, purpose)
 
     motions = {
@@ -131,29 +132,31 @@ def _capture(
         for sequence in config.sequences
     }
     person = make_person(seed_of("person"), config)
-    rig = make_rig(config.width, config.height, seed_of("rig"))
-    corrections = nersemble.color_corrections(rig.serials, seed_of("colour"))
-    nersemble.write_calibration(recordings, participant, rig, corrections)
-    with crew(Studio(person, rig, config.samples_per_axis), workers) as run_all:
+    cameras = make_cameras(config.width, config.height, seed_of("rig"))
+    corrections = nersemble.color_corrections(cameras.serials, seed_of("colour"))
+    nersemble.write_calibration(recordings, participant, cameras, corrections)
+    with crew(CaptureSetup(person, cameras, config.samples_per_axis), workers) as run_all:
         static_offset, posed = pose(inputs, person.shape, list(motions.values()))
-        shots, films = [], []
+        shots, videos = [], []
         timesteps = iter(posed)
         for sequence, motion in motions.items():
             folder = tracking.sequence_folder(exports, subject, sequence)
             tracking.write_parameters(folder, motion, person.shape, static_offset)
-            tracking.write_sequence_transforms(folder, rig, motion.timesteps)
+            tracking.write_sequence_transforms(folder, cameras, motion.timesteps)
             for kind in ("images", "fg_masks"):
                 (folder / kind).mkdir()
             shots += [(next(timesteps), folder, timestep) for timestep in range(motion.timesteps)]
-            for camera, serial in enumerate(rig.serials):
+            for camera, serial in enumerate(cameras.serials):
                 video = nersemble.video_path(recordings, participant, sequence, serial)
-                films.append((folder, motion.timesteps, camera, corrections[serial], video))
+                videos.append((folder, motion.timesteps, camera, corrections[serial], video))
         for _ in track(run_all(_shoot, shots), f"{subject}: tracing", total=len(shots)):
             pass
-        for _ in track(run_all(_film, films), f"{subject}: encoding videos", total=len(films)):
+        for _ in track(run_all(_encode_video, videos), f"{subject}: encoding videos", total=len(videos)):
             pass
     union = tracking.union_folder(exports, subject, config.sequences)
-    tracking.write_union_transforms(union, rig, subject, {name: motion.timesteps for name, motion in motions.items()})
+    tracking.write_union_transforms(
+        union, cameras, subject, {name: motion.timesteps for name, motion in motions.items()}
+    )
     tracking.write_canonical(union, person.shape, static_offset)
 
 
@@ -177,23 +180,23 @@ def pose(inputs: HeadAssets, shape: np.ndarray, motions: Sequence[Motion]) -> tu
 
 # ---------------------------------------------------------------------------------------- work of the processes
 @dataclass(frozen=True)
-class Studio:
+class CaptureSetup:
     """What all pictures have in common."""
 
     person: Person
-    rig: Rig
+    cameras: CameraArray
     samples_per_axis: int
 
 
 _Shot = tuple[np.ndarray, Path, int]
-_Film = tuple[Path, int, int, np.ndarray, Path]
+_Video = tuple[Path, int, int, np.ndarray, Path]
 
 
-def _shoot(studio: Studio, shot: _Shot) -> None:
+def _shoot(setup: CaptureSetup, shot: _Shot) -> None:
     """Trace one timestep and write its pictures and masks."""
     vertices, folder, timestep = shot
-    traced = trace(studio.person.scene(vertices), studio.rig, studio.samples_per_axis, FADE)
-    for camera in range(len(studio.rig.serials)):
+    traced = trace(setup.person.scene(vertices), setup.cameras, setup.samples_per_axis, FADE)
+    for camera in range(len(setup.cameras.serials)):
         _write_png(folder / tracking.frame_path("images", timestep, camera), traced.images[camera][..., ::-1])
         _write_png(folder / tracking.frame_path("fg_masks", timestep, camera), traced.alphas[camera])
 
@@ -206,14 +209,14 @@ def _write_png(path: Path, image: np.ndarray) -> None:
     path.write_bytes(data.tobytes())
 
 
-def _film(studio: Studio, film: _Film) -> None:
+def _encode_video(setup: CaptureSetup, job: _Video) -> None:
     """Encode one camera's video from its pictures, in the colours of that camera."""
-    folder, timesteps, camera, correction, path = film
+    folder, timesteps, camera, correction, path = job
     frames = (
         nersemble.uncorrect(_read_rgb(folder / tracking.frame_path("images", timestep, camera)), correction)
         for timestep in range(timesteps)
     )
-    nersemble.write_video(path, frames, studio.rig.width, studio.rig.height)
+    nersemble.write_video(path, frames, setup.cameras.width, setup.cameras.height)
 
 
 def _read_rgb(path: Path) -> np.ndarray:
@@ -223,19 +226,19 @@ def _read_rgb(path: Path) -> np.ndarray:
     return image[..., ::-1]
 
 
-RunAll = Callable[[Callable[[Studio, Any], Any], Iterable[Any]], Iterator[Any]]
+RunAll = Callable[[Callable[[CaptureSetup, Any], Any], Iterable[Any]], Iterator[Any]]
 """Does a job for each item and yields the results in the items' order."""
 
 
 @contextmanager
-def crew(studio: Studio, workers: int) -> Iterator[RunAll]:
+def crew(setup: CaptureSetup, workers: int) -> Iterator[RunAll]:
     """Yield a function that does a job for each item, in this process or in `workers` of them."""
     if workers == 1:
-        yield lambda job, items: (job(studio, item) for item in items)
+        yield lambda job, items: (job(setup, item) for item in items)
         return
     # Spawned, because a fork would inherit the locks of torch's and Embree's threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_join_crew, initargs=(studio,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_join_crew, initargs=(setup,)) as pool:
         try:
             for _ in range(workers):  # they start while the caller prepares their work
                 pool.submit(_begin)
@@ -245,12 +248,12 @@ def crew(studio: Studio, workers: int) -> Iterator[RunAll]:
             raise
 
 
-_studio_of_this_process: Studio | None = None
+_setup_of_this_process: CaptureSetup | None = None
 
 
-def _join_crew(studio: Studio) -> None:
-    global _studio_of_this_process
-    _studio_of_this_process = studio
+def _join_crew(setup: CaptureSetup) -> None:
+    global _setup_of_this_process
+    _setup_of_this_process = setup
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -267,10 +270,10 @@ def _begin() -> None:
     """Nothing: a process is started by the first piece of work."""
 
 
-def _work(task: tuple[Callable[[Studio, Any], Any], Any]) -> Any:
+def _work(task: tuple[Callable[[CaptureSetup, Any], Any], Any]) -> Any:
     job, item = task
-    assert _studio_of_this_process is not None, "the pool's initializer has not run"
-    return job(_studio_of_this_process, item)
+    assert _setup_of_this_process is not None, "the pool's initializer has not run"
+    return job(_setup_of_this_process, item)
 
 
 # ------------------------------------------------------------------------------------------- all or nothing
@@ -278,16 +281,16 @@ def _work(task: tuple[Callable[[Studio, Any], Any], Any]) -> Any:
 def _exclusive(outputs: PersonOutputs, subject: str) -> Iterator[None]:
     """Hold the lock on one person; what a dead run left half-written is removed."""
     outputs.tracking.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(outputs.tracking / f".standin-{subject}.lock")
+    lock = FileLock(outputs.tracking / f".synthetic-{subject}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"{outputs.tracking}: another process is making stand-in person {subject}. Wait for it, or stop it."
+            f"{outputs.tracking}: another process is making synthetic person {subject}. Wait for it, or stop it."
         ) from error
     try:
         for root in (outputs.tracking, outputs.nersemble):
-            for stale in root.glob(f".standin-{subject}.tmp-*"):
+            for stale in root.glob(f".synthetic-{subject}.tmp-*"):
                 shutil.rmtree(stale)
         yield
     finally:
@@ -298,7 +301,7 @@ def _exclusive(outputs: PersonOutputs, subject: str) -> Iterator[None]:
 def _staging(root: Path, subject: str) -> Iterator[Path]:
     """A hidden folder in `root` that is removed in the end; on the same file system, so that renaming is possible."""
     root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".standin-{subject}.tmp-", dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=f".synthetic-{subject}.tmp-", dir=root))
     try:
         yield folder
     finally:

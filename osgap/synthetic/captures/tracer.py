@@ -1,4 +1,4 @@
-"""Pictures of a scene from every camera of a rig, ray traced with Embree.
+"""Pictures of a scene from every camera of an array, ray traced with Embree.
 
 Visibility is exact and comes from Embree (`embreex`); light is soft by construction. A studio sky of fixed
 directions lights every visible vertex with ray-cast occlusion, so that shadows and creases have no hard edge and cost
@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from osgap.runtime.errors import UserError
-from osgap.synthetic.captures.cameras import Rig
+from osgap.synthetic.captures.cameras import CameraArray
 from osgap.synthetic.people.scene import Scene
 from osgap.synthetic.people.srgb import linear_to_srgb, srgb_to_linear
 
@@ -49,7 +49,7 @@ class Fade:
     """Distance over which visibility goes from 0 to 1, metres."""
 
 
-# ------------------------------------------------------------------------------------------------------- studio
+# ---------------------------------------------------------------------------------------------------- studio
 _LAMPS = np.array([[-0.55, 0.50, 0.70], [0.70, 0.25, 0.62], [0.05, 0.85, 0.15]])
 _LAMPS /= np.linalg.norm(_LAMPS, axis=1, keepdims=True)
 _LAMP_RADIANCE = np.array([1.5, 0.8, 0.7])
@@ -84,12 +84,12 @@ _jit = numba.njit(cache=True, error_model="numpy")
 
 
 # ------------------------------------------------------------------------------------------------------ tracing
-def trace(scene: Scene, rig: Rig, samples_per_axis: int, fade: Fade | None = None) -> Traced:
+def trace(scene: Scene, cameras: CameraArray, samples_per_axis: int, fade: Fade | None = None) -> Traced:
     """Trace the scene from every camera.
 
     Args:
         scene: the person.
-        rig: the C cameras; distortion-free pinholes.
+        cameras: the C cameras; distortion-free pinholes.
         samples_per_axis: each pixel is the mean of this number squared of samples on a regular grid.
         fade: where the person ends; None shows all of it.
 
@@ -100,10 +100,14 @@ def trace(scene: Scene, rig: Rig, samples_per_axis: int, fade: Fade | None = Non
     hits, rays = [], 0
     seen = np.zeros(len(scene.faces), bool)
     corners = _bounding_corners(scene.vertices)
-    for camera in range(len(rig.serials)):
-        window = _window(rig.project(corners)[camera], rig)
+    for camera in range(len(cameras.serials)):
+        window = _window(cameras.project(corners)[camera], cameras)
         origins, directions = _camera_rays(
-            rig.world_to_camera[camera], rig.centers[camera], rig.intrinsics, np.array(window), samples_per_axis
+            cameras.world_to_camera[camera],
+            cameras.centers[camera],
+            cameras.intrinsics,
+            np.array(window),
+            samples_per_axis,
         )
         rays += len(origins)
         found = embree.run(origins, directions, output=True) if len(origins) else {}
@@ -116,18 +120,18 @@ def trace(scene: Scene, rig: Rig, samples_per_axis: int, fade: Fade | None = Non
     needed = np.zeros(len(scene.vertices), bool)
     needed[scene.faces[seen].ravel()] = True
     light, shadow_rays = _light(embree, scene, np.flatnonzero(needed))
-    texture = _texture_at_scale(scene, rig, samples_per_axis)
+    texture = _texture_at_scale(scene, cameras, samples_per_axis)
 
-    shape = (len(rig.serials), rig.height, rig.width)
+    shape = (len(cameras.serials), cameras.height, cameras.width)
     images, alphas = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, np.uint8)
     plane = np.zeros(5) if fade is None else np.array([*fade.up, np.dot(fade.up, fade.point), 1 / fade.softness])
     for camera, hit in enumerate(hits):
         if hit is None:
             continue
         window, index, face, u, v = hit
-        sums = np.zeros((rig.height, rig.width, 4), np.float32)
+        sums = np.zeros((cameras.height, cameras.width, 4), np.float32)
         _shade(
-            sums, np.array(window), samples_per_axis, index, face, u, v, rig.centers[camera],
+            sums, np.array(window), samples_per_axis, index, face, u, v, cameras.centers[camera],
             scene.vertices, scene.faces, scene.normals, scene.colors, scene.specular, scene.gloss,
             scene.uvs, scene.textured, *texture, light, plane, _LAMPS, _LAMP_RADIANCE,
         )  # fmt: skip
@@ -141,7 +145,7 @@ def _embree_scene(scene: Scene) -> Any:
         from embreex.rtcore_scene import EmbreeScene
     except ImportError as error:
         raise UserError(
-            f"the stand-in people are ray traced with the package embreex, which cannot be imported ({error}); it is "
+            f"the synthetic people are ray traced with the package embreex, which cannot be imported ({error}); it is "
             f"published for x86-64 only: make them on such a machine"
         ) from error
     embree = EmbreeScene(robust=True)
@@ -154,13 +158,13 @@ def _bounding_corners(vertices: np.ndarray) -> np.ndarray:
     return np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(8, 3)
 
 
-def _window(corners: np.ndarray, rig: Rig) -> tuple[int, int, int, int]:
+def _window(corners: np.ndarray, cameras: CameraArray) -> tuple[int, int, int, int]:
     """Columns and rows (x0, x1, y0, y1) that can see the box whose corners `[8, 2]` are given; all where unsure."""
     if np.isnan(corners).any():
-        return 0, rig.width, 0, rig.height
+        return 0, cameras.width, 0, cameras.height
     low, high = np.floor(corners.min(axis=0)).astype(int), np.ceil(corners.max(axis=0)).astype(int)
-    x0, x1 = np.clip([low[0], high[0]], 0, rig.width)
-    y0, y1 = np.clip([low[1], high[1]], 0, rig.height)
+    x0, x1 = np.clip([low[0], high[0]], 0, cameras.width)
+    y0, y1 = np.clip([low[1], high[1]], 0, cameras.height)
     return int(x0), int(x1), int(y0), int(y1)
 
 
@@ -236,7 +240,7 @@ def _gather_light(light, open_sky, owners, weights, cosines):
         light[owner, 0], light[owner, 1] = direct, seen / total
 
 
-def _texture_at_scale(scene: Scene, rig: Rig, samples: int) -> tuple[np.ndarray, np.ndarray, float]:
+def _texture_at_scale(scene: Scene, cameras: CameraArray, samples: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Two levels of the texture between whose texels a sample is in size, and the second one's share of the colour."""
     pyramid = _pyramid(scene.texture)
     if not scene.textured.any():
@@ -244,8 +248,8 @@ def _texture_at_scale(scene: Scene, rig: Rig, samples: int) -> tuple[np.ndarray,
     corners, uvs = scene.vertices[scene.faces[scene.textured]], scene.uvs[scene.textured]
     metres = np.linalg.norm(corners[:, [1, 2, 0]] - corners, axis=-1).sum()
     texels = np.linalg.norm(uvs[:, [1, 2, 0]] - uvs, axis=-1).sum() * len(pyramid[0])
-    distance = np.median(np.linalg.norm(rig.centers - scene.vertices.mean(axis=0), axis=-1))
-    sample = distance / (rig.intrinsics[0, 0] * samples)  # metres
+    distance = np.median(np.linalg.norm(cameras.centers - scene.vertices.mean(axis=0), axis=-1))
+    sample = distance / (cameras.intrinsics[0, 0] * samples)  # metres
     level = float(np.clip(np.log2(sample * texels / metres), 0, len(pyramid) - 1))
     fine = min(int(level), len(pyramid) - 2)
     return pyramid[fine], pyramid[fine + 1], level - fine

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from osgap.synthetic.captures.cameras import FRONTAL, Rig
+from osgap.synthetic.captures.cameras import FRONTAL, CameraArray
 from osgap.synthetic.captures.motion import Motion
 
 TRAIN_PART = 0.7
@@ -103,17 +103,17 @@ class _Moment:
     test: bool
 
 
-def write_sequence_transforms(folder: Path, rig: Rig, timesteps: int) -> None:
+def write_sequence_transforms(folder: Path, cameras: CameraArray, timesteps: int) -> None:
     """Write `transforms*.json` of one sequence."""
-    _write_transforms(folder, rig, _single(timesteps), originals=True)
+    _write_transforms(folder, cameras, _single(timesteps), originals=True)
 
 
-def write_union_transforms(folder: Path, rig: Rig, subject: str, timesteps: dict[str, int]) -> None:
+def write_union_transforms(folder: Path, cameras: CameraArray, subject: str, timesteps: dict[str, int]) -> None:
     """Write `transforms*.json` of a union.
 
     Args:
         folder: of the union.
-        rig: the cameras.
+        cameras: the cameras.
         subject: seed of the draw of held-out sequences.
         timesteps: number of timesteps by sequence, in the order of the recording.
     """
@@ -127,7 +127,7 @@ def write_union_transforms(folder: Path, rig: Rig, subject: str, timesteps: dict
                 moments.append(_Moment(len(moments), original, prefix, sequence in tests))
         else:
             moments = _single(timesteps[sequence], prefix)
-    _write_transforms(folder, rig, moments, originals=False)
+    _write_transforms(folder, cameras, moments, originals=False)
 
 
 def _single(timesteps: int, prefix: str = "") -> list[_Moment]:
@@ -135,13 +135,13 @@ def _single(timesteps: int, prefix: str = "") -> list[_Moment]:
     return [_Moment(i, i, prefix, i >= train) for i in range(timesteps)]
 
 
-def _write_transforms(folder: Path, rig: Rig, moments: Sequence[_Moment], originals: bool) -> None:
+def _write_transforms(folder: Path, cameras: CameraArray, moments: Sequence[_Moment], originals: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    intrinsics = _intrinsics(rig)
-    poses = (np.linalg.inv(rig.world_to_camera) @ _OPENCV_TO_OPENGL).tolist()
+    intrinsics = _intrinsics(cameras)
+    poses = (np.linalg.inv(cameras.world_to_camera) @ _OPENCV_TO_OPENGL).tolist()
     frames: list[tuple[str, dict[str, Any]]] = []
     for moment in moments:
-        for camera, serial in enumerate(rig.serials):
+        for camera, serial in enumerate(cameras.serials):
             split = "test" if moment.test else "val" if camera == FRONTAL else "train"
             frame: dict[str, Any] = {"timestep_index": moment.index}
             if originals:
@@ -158,17 +158,17 @@ def _write_transforms(folder: Path, rig: Rig, moments: Sequence[_Moment], origin
     _write(folder / "transforms.json", [frame for _, frame in frames], intrinsics)
 
 
-def _intrinsics(rig: Rig) -> dict[str, float | int]:
-    fx, fy = float(rig.intrinsics[0, 0]), float(rig.intrinsics[1, 1])
+def _intrinsics(cameras: CameraArray) -> dict[str, float | int]:
+    fx, fy = float(cameras.intrinsics[0, 0]), float(cameras.intrinsics[1, 1])
     return {
-        "cx": float(rig.intrinsics[0, 2]),
-        "cy": float(rig.intrinsics[1, 2]),
+        "cx": float(cameras.intrinsics[0, 2]),
+        "cy": float(cameras.intrinsics[1, 2]),
         "fl_x": fx,
         "fl_y": fy,
-        "h": rig.height,
-        "w": rig.width,
-        "camera_angle_x": 2 * math.atan(rig.width / (2 * fx)),
-        "camera_angle_y": 2 * math.atan(rig.height / (2 * fy)),
+        "h": cameras.height,
+        "w": cameras.width,
+        "camera_angle_x": 2 * math.atan(cameras.width / (2 * fx)),
+        "camera_angle_y": 2 * math.atan(cameras.height / (2 * fy)),
     }
 
 

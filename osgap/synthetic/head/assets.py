@@ -1,4 +1,4 @@
-"""The stand-in head as a model in FLAME's conventions, and its three files.
+"""The synthetic head as a model in FLAME's conventions, and its three files.
 
 Joints: root, neck, jaw, left eye, right eye. Metres, y up, the face looks along +z, x to the person's left; the origin
 lies in the middle of the head, between the ears. See `osgap.head` for the formulas that use these arrays.
@@ -30,7 +30,7 @@ from osgap.synthetic.head.shape_basis import (
     pose_basis,
 )
 
-__all__ = ["EXPRESSIONS", "FULL", "IDENTITIES", "StandinHead", "build_head", "write_assets"]
+__all__ = ["EXPRESSIONS", "FULL", "IDENTITIES", "SyntheticHead", "build_head", "write_assets"]
 
 Array = np.ndarray
 
@@ -44,8 +44,8 @@ _MM = 1e-3
 
 
 @dataclass(frozen=True)
-class StandinHead:
-    """FLAME's arrays for the stand-in topology. V vertices, F triangles, lengths in metres."""
+class SyntheticHead:
+    """FLAME's arrays for the synthetic topology. V vertices, F triangles, lengths in metres."""
 
     v_template: Array
     """`[V, 3]` float64."""
@@ -74,13 +74,13 @@ class StandinHead:
 
 
 @functools.cache
-def build_head() -> StandinHead:
+def build_head() -> SyntheticHead:
     """Build the head; the same on every call and machine up to the last bits of floating point."""
     mesh = build_mesh()
     skinning = _skinning(mesh)
     anatomy = Anatomy(mesh, mesh.vertices, _lower_side(mesh), _eye_membership(mesh))
     shapedirs = np.concatenate([identity_basis(anatomy), expression_basis(anatomy)]).transpose(1, 2, 0)
-    return StandinHead(
+    return SyntheticHead(
         v_template=np.round(mesh.vertices * _MM, 7),
         shapedirs=np.ascontiguousarray(shapedirs * _MM, dtype=np.float32),
         posedirs=pose_basis(anatomy).transpose(1, 2, 0) * _MM,

@@ -1,9 +1,9 @@
-"""Topology, rest positions and UV atlas of the average stand-in head.
+"""Topology, rest positions and UV atlas of the average synthetic head.
 
 The skin is one sheet: a grid of columns (from the back of the head, round its right side, the face, the left side and
-to the back again) and rows (from the vertex down to the collar) that is wrapped onto `osgap.synthetic.head.sculpt`. The grid
-is cut along parts of two rows, for the eyes and the mouth; each cut is closed behind by a pocket, so that nothing is
-seen through it. Ears, eyeballs and teeth are sheets of their own. Lengths are millimetres.
+to the back again) and rows (from the vertex down to the collar) that is wrapped onto `osgap.synthetic.head.sculpt`.
+The grid is cut along parts of two rows, for the eyes and the mouth; each cut is closed behind by a pocket, so that
+nothing is seen through it. Ears, eyeballs and teeth are sheets of their own. Lengths are millimetres.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _mirror(vertices: Array) -> Array:
     # The two sides of a closed cut nearly coincide, but are built in mirrored order: break ties by position only.
     distance, index = cKDTree(vertices).query(vertices * [-1, 1, 1])
     if distance.max() > 0.02 or len(np.unique(index)) != len(index):
-        raise AssertionError(f"the stand-in head is not symmetric: {distance.max():.3f} mm")
+        raise AssertionError(f"the synthetic head is not symmetric: {distance.max():.3f} mm")
     return index
 
 

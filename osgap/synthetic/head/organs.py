@@ -1,4 +1,4 @@
-"""Ears, eyeballs and teeth of the stand-in head: sheets of their own, with small islands at the bottom of the atlas.
+"""Ears, eyeballs and teeth of the synthetic head: sheets of their own, with small islands at the bottom of the atlas.
 
 Lengths are millimetres.
 """

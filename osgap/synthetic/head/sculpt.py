@@ -1,4 +1,4 @@
-"""The shape of the average stand-in head, as a signed distance function.
+"""The shape of the average synthetic head, as a signed distance function.
 
 All lengths in this module are millimetres, in the axes of the head model: x to the person's left, y up, z to where
 the face looks. The head is symmetric, so every primitive is evaluated at |x|. Proportions follow textbook

@@ -1,4 +1,4 @@
-"""Directions in which the stand-in head varies: 300 of identity, 100 of expression, 36 of pose.
+"""Directions in which the synthetic head varies: 300 of identity, 100 of expression, 36 of pose.
 
 The leading directions are displacement fields written down one by one; the others are smooth random fields of
 decreasing size. A coefficient of 1 is one standard deviation of a plausible population. A named expression is at full
@@ -264,6 +264,7 @@ def _random_fields(a: Anatomy, name: str, wavelength: float, size: Array, symmet
 
     `symmetric` is 0 where left and right know nothing of each other, 1 where they are mirror images.
     """
+    # Their name of old, so that the same people come of it.
     random = np.random.default_rng(derive_seed(0, "standin", name))
     features = 40
     waves = random.normal(size=(features, 3)) * (2 * np.pi / wavelength) / np.sqrt(3)

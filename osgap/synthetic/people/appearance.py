@@ -13,7 +13,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Looks:
+class Appearance:
     """Everything that is decided about a person before geometry and texture are made."""
 
     shape: Array
@@ -69,7 +69,7 @@ _MASCULINE = {
 }
 
 
-def random_looks(random: np.random.Generator) -> Looks:
+def random_appearance(random: np.random.Generator) -> Appearance:
     """Somebody. Traits that go together in people (dark skin and dark hair, beard and jaw) go together here."""
     masculine = bool(random.random() < 0.5)
     tone = float(random.beta(0.95, 1.35))
@@ -112,7 +112,7 @@ def random_looks(random: np.random.Generator) -> Looks:
     )
     shirt = random.uniform(0.02, 0.55, 3)
     shirt = shirt.mean() + (shirt - shirt.mean()) * random.uniform(0.1, 0.9)
-    return Looks(
+    return Appearance(
         shape=_identity(random, 1.0 if masculine else -1.0),
         complexion=complexion,
         hair_style=style,

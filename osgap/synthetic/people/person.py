@@ -13,11 +13,11 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
-from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.config import SyntheticConfig
 from osgap.synthetic.head import sculpt
-from osgap.synthetic.head.assets import StandinHead, build_head
+from osgap.synthetic.head.assets import SyntheticHead, build_head
 from osgap.synthetic.head.sculpt import smoothstep
-from osgap.synthetic.people.appearance import Looks, random_looks
+from osgap.synthetic.people.appearance import Appearance, random_appearance
 from osgap.synthetic.people.clothes import make_collar
 from osgap.synthetic.people.facial_hair import Rooted, beard, brows, lashes
 from osgap.synthetic.people.hair import make_hair
@@ -61,7 +61,7 @@ class Person:
     A scene's V vertices and F faces are those of the head model, then what is bound to the skin, then what is carried.
     """
 
-    looks: Looks
+    appearance: Appearance
     neutral: Array
     """[Vh, 3] float32, metres: the head model at rest with this person's identity."""
     bound: Bound
@@ -84,7 +84,7 @@ class Person:
     @property
     def shape(self) -> Array:
         """Identity coefficients of the head model, [300] float32."""
-        return self.looks.shape
+        return self.appearance.shape
 
     def scene(self, vertices: Array) -> Scene:
         """What there is to be seen when the head model is at `vertices` [Vh, 3], metres, in the world.
@@ -94,7 +94,7 @@ class Person:
         """
         vertices = np.asarray(vertices, dtype=np.float32)
         if vertices.shape != self.neutral.shape:
-            raise ValueError(f"the stand-in head has vertices of shape {self.neutral.shape}, got {vertices.shape}")
+            raise ValueError(f"the synthetic head has vertices of shape {self.neutral.shape}, got {vertices.shape}")
         anatomy = _anatomy()
         bound, bound_normals = _follow(self.bound, vertices)
         skull, shoulders = (_rigid(self.neutral[ids], vertices[ids]) for ids in (anatomy.skull, anatomy.shoulders))
@@ -112,23 +112,23 @@ class Person:
         )
 
 
-def make_person(seed: int, config: StandinConfig) -> Person:
+def make_person(seed: int, config: SyntheticConfig) -> Person:
     """Somebody, decided by `seed` alone: the same person in whatever pictures `config` asks for."""
     del config
     random = np.random.default_rng(seed)
-    looks = random_looks(random)
-    texture = paint(looks.complexion, random)
-    rooted = [brows(looks.complexion, random), lashes(looks.complexion, random, looks.lash_length)]
-    if looks.complexion.stubble > 0.75:
-        rooted.append(beard(looks.complexion, random))
-    hair = make_hair(looks.hair_style, looks.hair, random)
-    return _assemble(looks, texture, rooted, hair, make_collar(looks.shirt, random))
+    appearance = random_appearance(random)
+    texture = paint(appearance.complexion, random)
+    rooted = [brows(appearance.complexion, random), lashes(appearance.complexion, random, appearance.lash_length)]
+    if appearance.complexion.stubble > 0.75:
+        rooted.append(beard(appearance.complexion, random))
+    hair = make_hair(appearance.hair_style, appearance.hair, random)
+    return _assemble(appearance, texture, rooted, hair, make_collar(appearance.shirt, random))
 
 
 # ------------------------------------------------------------------------------------------------ putting together
-def _assemble(looks: Looks, texture: Array, rooted: list[Rooted], hair: list[Piece], collar: Piece) -> Person:
+def _assemble(appearance: Appearance, texture: Array, rooted: list[Rooted], hair: list[Piece], collar: Piece) -> Person:
     head = build_head()
-    neutral = head.neutral(looks.shape)
+    neutral = head.neutral(appearance.shape)
     moved = [*hair, collar]
     # Long hair lies on the shoulders: it goes less and less with the skull the lower it is.
     skull = [smoothstep(-135, -60, piece.vertices[:, 1]) for piece in hair] + [np.zeros(len(collar.vertices))]
@@ -145,7 +145,7 @@ def _assemble(looks: Looks, texture: Array, rooted: list[Rooted], hair: list[Pie
     uvs[: len(head.faces)] = head.uvs[head.uv_faces]
     sizes = [len(piece.vertices) for piece in pieces]
     return Person(
-        looks=looks,
+        appearance=appearance,
         neutral=neutral,
         bound=_bind(rooted, head),
         carried=carried,
@@ -159,7 +159,7 @@ def _assemble(looks: Looks, texture: Array, rooted: list[Rooted], hair: list[Pie
     )
 
 
-def _to_person(points: Array, head: StandinHead, neutral: Array) -> Array:
+def _to_person(points: Array, head: SyntheticHead, neutral: Array) -> Array:
     """Carry points [n, 3] mm of the average head over to a person's (metres), with the skin nearest to them."""
     skin = head.mesh.parts["skin"]
     shift = neutral[skin] - head.v_template[skin]
@@ -169,7 +169,7 @@ def _to_person(points: Array, head: StandinHead, neutral: Array) -> Array:
     return points * 1e-3 + np.einsum("nk,nkd->nd", weight, shift[index])
 
 
-def _bind(rooted: list[Rooted], head: StandinHead) -> Bound:
+def _bind(rooted: list[Rooted], head: SyntheticHead) -> Bound:
     triangles = head.faces[np.concatenate([part.faces for part in rooted])]
     weights = np.concatenate([part.weights for part in rooted])
     rest = head.mesh.vertices
@@ -181,7 +181,7 @@ def _bind(rooted: list[Rooted], head: StandinHead) -> Bound:
     return Bound(triangles, weights.astype(np.float32), offset, normals)
 
 
-def _shine(head: StandinHead) -> tuple[Array, Array]:
+def _shine(head: SyntheticHead) -> tuple[Array, Array]:
     """Specular strength and gloss [Vh] of the head model."""
     p = head.mesh.vertices
     specular, gloss = np.full(len(p), 0.28), np.full(len(p), 18.0)

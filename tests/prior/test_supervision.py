@@ -1,4 +1,4 @@
-"""What each protocol of personalisation may see of a person, and what it makes of it."""
+"""What each supervision of personalisation may see of a person, and what it makes of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import torch
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
 from osgap.metrics.image_metrics import psnr
-from osgap.prior.config import EncoderConfig, OneShotConfig, Part, Protocol
+from osgap.prior.config import EncoderConfig, OneShotConfig, Part, Supervision
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import residual_scales
 from osgap.prior.network.model import GaussianPrior, load_prior, save_prior
@@ -69,7 +69,7 @@ def _run(
     world: Any,
     prior: Path,
     folder: Path,
-    protocol: Any,
+    supervision: Any,
     source: SourceFrame | None = None,
     subject: str = "grey",
     **changes: Any,
@@ -77,16 +77,16 @@ def _run(
     torch.set_num_threads(1)
     inputs = OneShotInputs(world.capture(subject), prior, world.assets)
     config = OneShotConfig.model_validate(SETTINGS | changes)
-    run(config, source, inputs, _outputs(folder), subject=subject, seed=3, protocol=protocol)
+    run(config, source, inputs, _outputs(folder), subject=subject, seed=3, supervision=supervision)
     return json.loads((folder / "oneshot.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def made(world: Any, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What undisturbed runs write."""
-    folders = {protocol: tmp_path_factory.mktemp(protocol) for protocol in MORE}
-    for protocol, folder in folders.items():
-        _run(world, prior, folder, protocol)
+    folders = {supervision: tmp_path_factory.mktemp(supervision) for supervision in MORE}
+    for supervision, folder in folders.items():
+        _run(world, prior, folder, supervision)
     return folders
 
 
@@ -107,7 +107,7 @@ def test_few_shot_sees_so_many_frames_of_one_moment(
     frame = SourceFrame(sequence="EXP-1", timestep=2, camera=source)
     saw = _run(world, prior, tmp_path, "few_shot", frame, few_shot_photos=photos)["saw"]
     assert sorted(reads) == [(kind, 2, camera) for kind in ("image", "mask") for camera in cameras], "each once"
-    assert saw["protocol"] == "few_shot"
+    assert saw["supervision"] == "few_shot"
     assert saw["images"] == saw["masks"]
     assert saw["images"][0] == {"sequence": "EXP-1-head", "timestep": 2, "camera": source}
     assert sorted(image["camera"] for image in saw["images"]) == [f"cam{camera}" for camera in cameras]
@@ -122,7 +122,7 @@ def test_all_frames_sees_the_training_split_only(
 ) -> None:
     saw = _run(world, prior, tmp_path, "all_frames", map_steps=map_steps)["saw"]
     assert {(t, c) for _, t, c in reads} == set(TRAIN)
-    assert saw["protocol"] == "all_frames"
+    assert saw["supervision"] == "all_frames"
     assert saw["images"] == saw["masks"]
     names = [(image["sequence"], image["timestep"], image["camera"]) for image in saw["images"]]
     assert sorted(names) == sorted(("EXP-1-head", t, f"cam{c}") for t, c in TRAIN)
@@ -130,16 +130,21 @@ def test_all_frames_sees_the_training_split_only(
     assert sorted(moment["timestep"] for moment in saw["flame_motion"]) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("protocol", ["one_shot", *MORE])
+@pytest.mark.parametrize("supervision", ["one_shot", *MORE])
 def test_what_may_not_be_seen_changes_nothing(
-    world: Any, prior: Path, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Protocol
+    world: Any,
+    prior: Path,
+    made: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    supervision: Supervision,
 ) -> None:
     """A store whose other images, masks and motions are rubbish gives the same avatar."""
     store = CaptureStore(world.capture("grey"))
-    frames = set(map(tuple, show(store, protocol, None).frames.tolist()))
-    if protocol == "one_shot":
-        _run(world, prior, tmp_path / "clean", protocol)
-    expected = made.get(protocol, tmp_path / "clean")
+    frames = set(map(tuple, show(store, supervision, None).frames.tolist()))
+    if supervision == "one_shot":
+        _run(world, prior, tmp_path / "clean", supervision)
+    expected = made.get(supervision, tmp_path / "clean")
     moments = sorted({timestep for timestep, _ in frames})
     read_image, read_mask, params = CaptureStore.image, CaptureStore.mask, store.params
 
@@ -155,7 +160,7 @@ def test_what_may_not_be_seen_changes_nothing(
     monkeypatch.setattr(CaptureStore, "image", image)
     monkeypatch.setattr(CaptureStore, "mask", mask)
     monkeypatch.setattr(CaptureStore, "params", params.replace(**broken))
-    _run(world, prior, tmp_path / "rubbish", protocol)
+    _run(world, prior, tmp_path / "rubbish", supervision)
     for name in FILES:
         assert (tmp_path / "rubbish" / name).read_bytes() == (expected / name).read_bytes(), name
 
@@ -183,17 +188,17 @@ def test_frames_outside_the_protocol_are_refused(world: Any) -> None:
 
 
 @pytest.mark.parametrize("frame", [(1, HELD_OUT), (4, 0)], ids=["val", "test"])
-@pytest.mark.parametrize("protocol", ["one_shot", *MORE])
+@pytest.mark.parametrize("supervision", ["one_shot", *MORE])
 def test_frames_that_avatars_are_measured_on_cannot_be_shown(
-    world: Any, protocol: Protocol, frame: tuple[int, int]
+    world: Any, supervision: Supervision, frame: tuple[int, int]
 ) -> None:
     store = CaptureStore(world.capture("grey"))
     with pytest.raises(UserError, match="is not a training frame of grey; personalisation may see training frames"):
-        ShownCapture(store, protocol, np.array([(0, 0), frame]))
+        ShownCapture(store, supervision, np.array([(0, 0), frame]))
     sequence, index = store.timesteps[frame[0]]
     source = SourceFrame(sequence=sequence, timestep=index, camera=f"cam{frame[1]}")
     with pytest.raises(UserError, match="is not a training frame of grey, but one of those that avatars are measured"):
-        show(store, protocol, source)
+        show(store, supervision, source)
     all_frames = show(store, "all_frames", None)
     with pytest.raises(UserError, match="was asked for, but all_frames does not show"):
         all_frames.images(np.array([frame]))
@@ -214,26 +219,28 @@ def test_a_stage_that_reaches_for_another_frame_stops(
     assert not (tmp_path / "point_cloud.ply").exists()
 
 
-@pytest.mark.parametrize("protocol", MORE)
-def test_training_people_are_refused(world: Any, prior: Path, tmp_path: Path, protocol: Protocol) -> None:
+@pytest.mark.parametrize("supervision", MORE)
+def test_training_people_are_refused(world: Any, prior: Path, tmp_path: Path, supervision: Supervision) -> None:
     with pytest.raises(UserError, match=r"green is one of the people .* trained on \(red, green, blue\)"):
-        _run(world, prior, tmp_path, protocol, subject="green")
+        _run(world, prior, tmp_path, supervision, subject="green")
     assert not (tmp_path / "point_cloud.ply").exists()
 
 
 def test_unknown_protocols_and_too_few_cameras_are_refused(world: Any, prior: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown protocol 'two_shot'; the protocols are one_shot, few_shot, all_fram"):
+    with pytest.raises(
+        UserError, match="unknown supervision 'two_shot'; the kinds of supervision are one_shot, few_shot, all_fram"
+    ):
         _run(world, prior, tmp_path, "two_shot")
     with pytest.raises(UserError, match="4 training cameras at timestep 0 of EXP-1-head, but few_shot takes 5"):
         _run(world, prior, tmp_path, "few_shot", few_shot_photos=5)
     assert not (tmp_path / "point_cloud.ply").exists()
 
 
-@pytest.mark.parametrize("protocol", MORE)
+@pytest.mark.parametrize("supervision", MORE)
 @pytest.mark.parametrize("stop", [2, 7])
 def test_interrupted_runs_end_with_the_same_bytes(
     world: Any, prior: Path, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    protocol: Protocol, stop: int,
+    supervision: Supervision, stop: int,
 ) -> None:  # fmt: skip
     done: list[int] = []
     original = Personalisation.advance
@@ -246,11 +253,11 @@ def test_interrupted_runs_end_with_the_same_bytes(
 
     monkeypatch.setattr(Personalisation, "advance", advance)
     with pytest.raises(KeyboardInterrupt):
-        _run(world, prior, tmp_path, protocol)
-    _run(world, prior, tmp_path, protocol)
+        _run(world, prior, tmp_path, supervision)
+    _run(world, prior, tmp_path, supervision)
     assert done[stop + 1 :] == list(range(stop - stop % 3, 12))
     for name in FILES:
-        assert (tmp_path / name).read_bytes() == (made[protocol] / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (made[supervision] / name).read_bytes(), name
 
 
 _SCRIPT = """
@@ -268,12 +275,12 @@ outputs = OneShotOutputs(
     folder, folder / "prior", folder / "oneshot.json", folder / "preview.png", folder / "checkpoints"
 )
 config = OneShotConfig(**job["config"])
-run(config, None, inputs, outputs, subject="grey", seed=3, protocol=job["protocol"])
+run(config, None, inputs, outputs, subject="grey", seed=3, supervision=job["supervision"])
 """
 
 
 @pytest.mark.parametrize(
-    ("protocol", "number"),
+    ("supervision", "number"),
     [
         ("few_shot", signal.SIGKILL),
         ("all_frames", signal.SIGKILL),
@@ -282,10 +289,10 @@ run(config, None, inputs, outputs, subject="grey", seed=3, protocol=job["protoco
     ],
 )
 def test_killed_runs_end_with_the_same_bytes(
-    world: Any, prior: Path, made: dict[str, Path], tmp_path: Path, protocol: str, number: signal.Signals
+    world: Any, prior: Path, made: dict[str, Path], tmp_path: Path, supervision: str, number: signal.Signals
 ) -> None:
     job = {
-        "protocol": protocol,
+        "supervision": supervision,
         "config": SETTINGS,
         "capture": str(world.capture("grey")),
         "prior": str(prior),
@@ -303,7 +310,7 @@ def test_killed_runs_end_with_the_same_bytes(
     assert process.wait(60) == expected, "the run ended before it could be stopped"
     assert subprocess.run(command, check=False, timeout=240).returncode == 0
     for name in FILES:
-        assert (tmp_path / name).read_bytes() == (made[protocol] / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (made[supervision] / name).read_bytes(), name
 
 
 def _personalisation(world: Any, prior: Path, parts: tuple[Part, ...], **changes: Any) -> tuple[Personalisation, Views]:
@@ -371,9 +378,9 @@ def _quality(world: Any, folder: Path) -> tuple[float, float]:
 
 def test_more_photographs_make_a_better_avatar(world: Any, prior: Path, tmp_path: Path) -> None:
     quality = {}
-    for protocol in ("one_shot", "few_shot", "all_frames"):
-        _run(world, prior, tmp_path / protocol, protocol, network_steps=20, map_steps=60)
-        quality[protocol] = _quality(world, tmp_path / protocol)
+    for supervision in ("one_shot", "few_shot", "all_frames"):
+        _run(world, prior, tmp_path / supervision, supervision, network_steps=20, map_steps=60)
+        quality[supervision] = _quality(world, tmp_path / supervision)
     print(quality)
     for one, few, every in zip(*quality.values(), strict=True):
         assert few > one + 0.2
@@ -388,14 +395,14 @@ def _cpu() -> Iterator[torch.device]:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.skipif(importlib.util.find_spec("gsplat") is None, reason="needs gsplat")
-@pytest.mark.parametrize("protocol", ["one_shot", *MORE])
+@pytest.mark.parametrize("supervision", ["one_shot", *MORE])
 def test_a_gpu_makes_the_same_avatar(
-    world: Any, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Protocol
+    world: Any, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supervision: Supervision
 ) -> None:
     steps: dict[str, Any] = {"network_steps": 20, "map_steps": 60, "checkpoint_every": 30}
-    found = _run(world, prior, tmp_path / "cuda", protocol, **steps)
+    found = _run(world, prior, tmp_path / "cuda", supervision, **steps)
     monkeypatch.setattr("osgap.prior.personalisation.stage.lease_gpu", _cpu)
-    expected = _run(world, prior, tmp_path / "cpu", protocol, **steps)
+    expected = _run(world, prior, tmp_path / "cpu", supervision, **steps)
     assert found["saw"] == expected["saw"]
     assert len(found["curve"]) == len(expected["curve"]) == 80
     assert found["curve"][0].keys() == expected["curve"][0].keys()

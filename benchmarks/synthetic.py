@@ -1,6 +1,6 @@
-"""Time the stand-in people's captures: pictures and rays per second, alone and with all files written.
+"""Time the synthetic people's captures: pictures and rays per second, alone and with all files written.
 
-    python benchmarks/standin.py --width 176 --height 256 --workers 2
+    python benchmarks/synthetic.py --width 176 --height 256 --workers 2
 
 Prints JSON. `traced` is the ray tracer alone (scene, light and 16 pictures, in `workers` processes that are already
 running; `per_cpu_s` counts processor time, which other work on the machine distorts less); `captured` is a person's
@@ -20,14 +20,14 @@ import numpy as np
 
 from osgap.head.config import HeadAssets
 from osgap.synthetic.captures import stage
-from osgap.synthetic.captures.cameras import make_rig
+from osgap.synthetic.captures.cameras import make_cameras
 from osgap.synthetic.captures.tracer import trace
-from osgap.synthetic.config import StandinConfig
+from osgap.synthetic.config import SyntheticConfig
 from osgap.synthetic.people.person import make_person
 
 
 def main() -> None:
-    defaults = StandinConfig()
+    defaults = SyntheticConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=defaults.width)
     parser.add_argument("--height", type=int, default=defaults.height)
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--people", type=int, default=1)
     arguments = parser.parse_args()
-    config = StandinConfig(
+    config = SyntheticConfig(
         width=arguments.width,
         height=arguments.height,
         samples_per_axis=arguments.samples_per_axis,
@@ -52,14 +52,14 @@ def main() -> None:
     print(json.dumps({**vars(arguments), "people": people}, indent=1))
 
 
-def measure(config: StandinConfig, assets: HeadAssets, folder: Path, subject: str, workers: int) -> dict[str, float]:
+def measure(config: SyntheticConfig, assets: HeadAssets, folder: Path, subject: str, workers: int) -> dict[str, float]:
     """Rates for one person."""
     start = time.perf_counter()
     person = make_person(seed=int(subject), config=config)
     made = time.perf_counter() - start
     posed = stage.pose(assets, person.shape, [stage.make_motion(config.sequences[0], 8 * workers, 0)])[1]
-    studio = stage.Studio(person, make_rig(config.width, config.height, 0), config.samples_per_axis)
-    with stage.crew(studio, workers) as run_all:
+    setup = stage.CaptureSetup(person, make_cameras(config.width, config.height, 0), config.samples_per_axis)
+    with stage.crew(setup, workers) as run_all:
         list(run_all(_trace, posed[: 2 * workers]))  # processes start, code is compiled or loaded
         start = time.perf_counter()
         rays, busy = np.sum(list(run_all(_trace, posed)), axis=0)
@@ -90,10 +90,10 @@ def measure(config: StandinConfig, assets: HeadAssets, folder: Path, subject: st
     }
 
 
-def _trace(studio: stage.Studio, vertices: np.ndarray) -> tuple[float, float]:
+def _trace(setup: stage.CaptureSetup, vertices: np.ndarray) -> tuple[float, float]:
     """Rays cast for one timestep, and the processor time that it took."""
     start = time.process_time()
-    rays = trace(studio.person.scene(vertices), studio.rig, studio.samples_per_axis, stage.FADE).rays
+    rays = trace(setup.person.scene(vertices), setup.cameras, setup.samples_per_axis, stage.FADE).rays
     return rays, time.process_time() - start
 
 

@@ -117,11 +117,11 @@ def shifted(world: World) -> None:
 
 def two_that_fit(world: World) -> None:
     shutil.copy(world / MAPS, world / FOREIGN / f"{SUBJECT}b.npz")
-    world.settings["exchange"]["uv_gt"] = f"WORLD/{FOREIGN}/{{subject}}*.npz"
+    world.settings["interop"]["uv_gt"] = f"WORLD/{FOREIGN}/{{subject}}*.npz"
 
 
 ADOPTED_MAPS = {
-    "maps are missing": Case(delete(MAPS), f"={SUBJECT}", "exchange.uv_gt"),
+    "maps are missing": Case(delete(MAPS), f"={SUBJECT}", "interop.uv_gt"),
     "two files fit": Case(two_that_fit, MAPS, "2 paths fit .*make the pattern fit one"),
     "maps are empty": Case(write(MAPS, b""), MAPS, "not a readable .npz"),
     "maps are truncated": Case(cut(MAPS), MAPS, "not a readable .npz"),
@@ -156,7 +156,7 @@ ADOPTED_MAPS = {
     ),
     "maps of plain RGB": Case(
         array_of(MAPS, "gs_features_uv", lambda array: np.where(array != 0, np.float32(0.4), array)), MAPS,
-        r"look like plain RGB.*Set exchange\.color to rgb",
+        r"look like plain RGB.*Set interop\.color to rgb",
     ),
     "maps of another head": Case(shifted, MAPS, "does not fit the UV layout"),
     "maps of another size and head": Case(other_size, MAPS, "does not fit the UV layout"),
@@ -167,7 +167,7 @@ ADOPTED_MAPS = {
 }  # fmt: skip
 
 ADOPTED_AVATARS = {
-    "avatar is missing": Case(delete(FITTED), f"={SUBJECT}", "exchange.avatars"),
+    "avatar is missing": Case(delete(FITTED), f"={SUBJECT}", "interop.avatars"),
     "avatar's folder is empty": Case(
         lambda world: [delete(path)(world) for path in (CLOUD, PARAM)], FITTED, "has neither point_cloud.ply nor"
     ),
@@ -180,7 +180,7 @@ ADOPTED_AVATARS = {
     "point cloud in another order": Case(cloud(CLOUD, lambda rows: rows[::-1].copy()), CLOUD, "not one per texel"),
     "triangle beyond the head": Case(cloud(CLOUD, value("binding_0", 0, 70)), CLOUD, "bound to triangle 70"),
     "colours depend on the view": Case(cloud(CLOUD, value("f_rest_3", 0, 0.2)), CLOUD, "colours depend on the view"),
-    "colours are plain RGB": Case(cloud(CLOUD, as_rgb), CLOUD, r"look like plain RGB.*Set exchange\.color to rgb"),
+    "colours are plain RGB": Case(cloud(CLOUD, as_rgb), CLOUD, r"look like plain RGB.*Set interop\.color to rgb"),
     "point cloud has NaN": Case(cloud(CLOUD, value("rot_2", 1, np.nan)), CLOUD, "rot_2 of Gaussian 1 is nan"),
     "parameters are missing": Case(delete(PARAM), PARAM, "no such file"),
     "parameters are truncated": Case(cut(PARAM), PARAM, "not a readable .npz"),

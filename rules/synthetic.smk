@@ -1,0 +1,32 @@
+# Procedural people in the formats of the licensed data: a head model, raw captures, tracking exports.
+
+
+rule synthetic_head:
+    output:
+        pipeline.head_files,
+    log:
+        pipeline.layout.log("synthetic-head"),
+    conda:
+        "../envs/osgap.yaml"
+    params:
+        settings=pipeline.settings("synthetic-head"),
+        code=pipeline.code("synthetic-head"),
+    shell:
+        "exec osgap synthetic-head --config {params.settings:q} 2> {log}"
+
+
+rule synthetic_person:
+    input:
+        pipeline.head_files,
+    output:
+        pipeline.layout.synthetic_person("{subject}"),
+    log:
+        pipeline.layout.log("synthetic-person", "{subject}"),
+    conda:
+        "../envs/osgap.yaml"
+    threads: 2
+    params:
+        settings=pipeline.settings("synthetic-person"),
+        code=pipeline.code("synthetic-person"),
+    shell:
+        "exec osgap synthetic-person {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log}"
