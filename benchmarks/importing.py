@@ -75,7 +75,7 @@ import json, sys, time
 from pathlib import Path
 start, cpu = time.perf_counter(), time.process_time()
 from osgap.capture.config import CaptureConfig, SubjectEntry
-from osgap.capture.importer import ImportInputs, ImportOutputs, run
+from osgap.capture.tracking.stage import ImportInputs, ImportOutputs, run
 config = CaptureConfig(width=int(sys.argv[3]) or None)
 inputs, outputs = ImportInputs(Path(sys.argv[1])), ImportOutputs(Path(sys.argv[2]))
 run(config, inputs, outputs, subject="1", seed=0, entry=SubjectEntry())

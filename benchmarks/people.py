@@ -38,6 +38,7 @@ from osgap.runtime.artifacts import write_json
 from osgap.runtime.provenance import code_digest
 from osgap.synthetic.captures import stage, tracking
 from osgap.synthetic.config import SyntheticConfig
+from osgap.synthetic.head import stage as head_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -291,7 +292,7 @@ def _photographs(avatar: Avatar, head: HeadModel, cameras: Cameras) -> Iterator[
 
 def write_head(folder: Path) -> None:
     """Write the synthetic head's three files."""
-    stage.run_head(stage.HeadOutputs(folder))
+    head_stage.run(head_stage.HeadOutputs(folder))
 
 
 def performance(head: HeadModel, config: SyntheticConfig) -> tuple[FlameParams, Cameras]:

@@ -23,6 +23,7 @@ from osgap.synthetic.captures import stage
 from osgap.synthetic.captures.cameras import make_cameras
 from osgap.synthetic.captures.tracer import trace
 from osgap.synthetic.config import SyntheticConfig
+from osgap.synthetic.head import stage as head_stage
 from osgap.synthetic.people.person import make_person
 
 
@@ -43,7 +44,7 @@ def main() -> None:
         timesteps_per_sequence=arguments.timesteps,
     )
     with tempfile.TemporaryDirectory() as folder:
-        stage.run_head(stage.HeadOutputs(Path(folder)))
+        head_stage.run(head_stage.HeadOutputs(Path(folder)))
         names = ("flame2023.pkl", "FLAME_masks.pkl", "head_template_mesh.obj")
         model, masks, template = (Path(folder) / name for name in names)
         assets = HeadAssets(model=model, masks=masks, template=template)

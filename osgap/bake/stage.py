@@ -50,12 +50,17 @@ def run(inputs: BakeInputs, outputs: BakeOutputs, *, subject: str, seed: int) ->
     Raises:
         UserError: when the avatar's Gaussians are not those of the UV map on this head.
     """
-    head_files = [inputs.head.model, inputs.head.masks, inputs.head.template]
+    head_files = inputs.head.files
     avatar_files = [inputs.avatar / POINT_CLOUD, inputs.avatar / FLAME_PARAM, inputs.metrics]
     uv_size = _uv_size(inputs.metrics)
     avatar = Avatar.load(inputs.avatar)
     provenance = Provenance.collect(
-        "bake", subject=subject, config={"color_space": COLOR_SPACE}, inputs=[*avatar_files, *head_files], seed=seed
+        "bake",
+        __name__,
+        subject=subject,
+        config={"color_space": COLOR_SPACE},
+        inputs=[*avatar_files, *head_files],
+        seed=seed,
     )
     head = load_head(inputs.head)
     binding = bind_texels(head.uvs, head.uv_faces, uv_size)

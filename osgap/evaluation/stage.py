@@ -130,13 +130,15 @@ def _provenance(
     source: SourceFrame | None,
 ) -> Provenance:
     settings = config.model_dump(mode="json") | {"method": method, "source": source and source.model_dump(mode="json")}
-    files = [inputs.capture, inputs.head.model, inputs.head.masks, inputs.head.template]
+    files = [inputs.capture, *inputs.head.files]
     files += avatar_files(method, inputs.avatar)
     files += [] if inputs.driver is None else [inputs.driver]
     # Weight files are absolute paths on many machines; what matters of them is their content, which is an input.
     settings["lpips"] = {net: weights and weights["sha256"] for net, weights in settings["lpips"].items()}
     present = [getattr(config.lpips, net).path for net in BACKBONES if net not in why_missing(config.lpips)]
-    return Provenance.collect("evaluate", subject=subject, config=settings, inputs=[*files, *present], seed=seed)
+    return Provenance.collect(
+        "evaluate", __name__, subject=subject, config=settings, inputs=[*files, *present], seed=seed
+    )
 
 
 def _measure_split(

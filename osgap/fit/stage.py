@@ -65,8 +65,10 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
     Raises:
         UserError: when the capture is another subject's, does not fit the head, or has no training frames.
     """
-    files = [inputs.capture, inputs.head.model, inputs.head.masks, inputs.head.template]
-    provenance = Provenance.collect("fit", subject=subject, config=config.model_dump(), inputs=files, seed=seed)
+    files = [inputs.capture, *inputs.head.files]
+    provenance = Provenance.collect(
+        "fit", __name__, subject=subject, config=config.model_dump(), inputs=files, seed=seed
+    )
     with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints, lease_gpu() as device:
         store = CaptureStore(inputs.capture)
         splits = {name: np.asarray(store.split(name), np.int64).reshape(-1, 2) for name in ("train", "val", "test")}

@@ -16,3 +16,8 @@ class HeadAssets(Section):
     """Pickle of a dict from region name to vertex ids (FLAME: `FLAME_masks.pkl`)."""
     template: Path
     """OBJ with the triangles and their UVs; its positions are not used (FLAME: `head_template_mesh.obj`)."""
+
+    @property
+    def files(self) -> list[Path]:
+        """All three, in the order of the fields."""
+        return [self.model, self.masks, self.template]

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from osgap.runtime.errors import UserError
-from osgap.workflow.stages import STAGES
 
 _PACKAGE = "osgap"
 _ROOT = Path(__file__).parents[1]
 
 # Modules that every stage imports and that cannot change what a stage writes; an edit there reruns nothing.
-_WITHOUT_EFFECT = frozenset({"osgap", "osgap.runtime", "osgap.workflow", "osgap.runtime.errors", "osgap.runtime.progress", "osgap.workflow.stages"})
+_WITHOUT_EFFECT = frozenset({"osgap", "osgap.runtime", "osgap.runtime.errors", "osgap.runtime.progress"})
 
 _VERSIONED = ("osgap", "torch", "numpy", "numba", "opencv-python-headless", "h5py")
 
@@ -44,12 +43,21 @@ class Provenance:
 
     @classmethod
     def collect(
-        cls, stage: str, *, subject: str | None, config: Mapping[str, Any], inputs: Iterable[Path], seed: int
+        cls,
+        stage: str,
+        module: str,
+        *,
+        subject: str | None,
+        config: Mapping[str, Any],
+        inputs: Iterable[Path],
+        seed: int,
     ) -> Provenance:
         """Describe the computation that is about to run.
 
         Args:
-            stage: a key of `osgap.workflow.stages.STAGES`.
+            stage: its name, as on the command line.
+            module: dotted name of the module whose `run` does the work; its code and that of all it imports is
+            recorded.
             config: the settings that the stage was given, JSON-serialisable.
             inputs: files (or folders: every file below them) that are read; they must exist.
         """
@@ -59,7 +67,7 @@ class Provenance:
             seed=seed,
             config=json.loads(json.dumps(config, default=str)),
             inputs={name: file_digest(path) for name, path in _short_names(inputs).items()},
-            code=code_digests(STAGES[stage].module),
+            code=code_digests(module),
             versions=_versions(),
         )
 

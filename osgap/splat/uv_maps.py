@@ -35,7 +35,7 @@ KEYS: Mapping[str, str] = {
 """File key -> attribute."""
 
 COLOR_SPACE = "sh_dc"
-"""What `gs_features_uv` holds here; `osgap.interop.adopt` converts files that hold RGB under the same key."""
+"""What `gs_features_uv` holds here; `osgap.interop.adopt_maps` converts files that hold RGB under the same key."""
 
 
 def save_uv_gt(path: Path | str, maps: Tensor, provenance: Mapping[str, Any] | None = None) -> None:

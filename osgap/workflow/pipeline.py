@@ -164,7 +164,7 @@ class Pipeline:
 
     @property
     def head_files(self) -> list[Path]:
-        return [self.head.model, self.head.masks, self.head.template]
+        return self.head.files
 
     @property
     def url(self) -> str | None:

@@ -22,13 +22,13 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {
-    "synthetic-head": Stage("osgap.synthetic.head.assets", ()),
+    "synthetic-head": Stage("osgap.synthetic.head.stage", ()),
     "synthetic-person": Stage("osgap.synthetic.captures.stage", ("synthetic",)),
     "download": Stage("osgap.capture.download.stage", ("capture",), entry=True),
     "import": Stage("osgap.capture.tracking.stage", ("capture",), entry=True),
     "fit": Stage("osgap.fit.stage", ("fit",)),
-    "adopt-avatar": Stage("osgap.interop.adopt", ("interop", "fit")),
-    "adopt-maps": Stage("osgap.interop.adopt", ("interop", "fit")),
+    "adopt-avatar": Stage("osgap.interop.adopt_avatar.stage", ("interop", "fit")),
+    "adopt-maps": Stage("osgap.interop.adopt_maps.stage", ("interop", "fit")),
     "bake": Stage("osgap.bake.stage", ()),
     "train": Stage("osgap.prior.training.stage", ("prior",)),
     "oneshot": Stage("osgap.prior.personalisation.stage", ("oneshot",), entry=True),

@@ -180,8 +180,8 @@ import resource, signal, sys
 from pathlib import Path
 from capture.exports import import_export
 from osgap.capture.config import CaptureConfig
-from osgap.errors import UserError
-from osgap.provenance import Provenance
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import Provenance
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
 try:
@@ -212,7 +212,7 @@ def test_frames_in_another_order(tmp_path: Path, path: Path) -> None:
     )  # fmt: skip
     order = [(t, c) for c in (2, 0, 1) for t in (3, 4, 0, 1, 2)]
     encoded = [(source.encoded_image(*slot), source.encoded_mask(*slot)) for slot in order]
-    provenance = Provenance.collect("import", subject="030", config={}, inputs=[], seed=0)
+    provenance = Provenance.collect("import", "osgap.runtime.provenance", subject="030", config={}, inputs=[], seed=0)
     copies = [tmp_path / "known.h5", tmp_path / "unknown.h5"]
     for copy, size in zip(copies, (sum(len(i) + len(m) for i, m in encoded), None), strict=True):
         write_store(copy, capture, iter(encoded), size, provenance, order)

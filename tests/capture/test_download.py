@@ -265,7 +265,7 @@ def test_a_killed_download_is_continued(fetch: Callable[..., Path], tree: Tree, 
     script = f"""
 from pathlib import Path
 from osgap.capture.config import CaptureConfig
-from osgap.capture.download import DownloadInputs, DownloadOutputs, run
+from osgap.capture.download.stage import DownloadInputs, DownloadOutputs, run
 root = Path({str(tmp_path / "raw")!r})
 run(CaptureConfig(serials={tree.serials!r}), DownloadInputs(), DownloadOutputs(root, root / "manifest.json"),
     subject="030", seed=0, sequence={SEQUENCE!r}, participant=30)

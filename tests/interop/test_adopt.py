@@ -22,7 +22,10 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
-from osgap.interop.adopt import AvatarInputs, AvatarOutputs, MapsInputs, MapsOutputs, run_avatar, run_maps
+from osgap.interop.adopt_avatar.stage import AvatarInputs, AvatarOutputs
+from osgap.interop.adopt_avatar.stage import run as run_avatar
+from osgap.interop.adopt_maps.stage import MapsInputs, MapsOutputs
+from osgap.interop.adopt_maps.stage import run as run_maps
 from osgap.interop.config import InteropConfig
 from osgap.interop.resample import resample_maps
 from osgap.runtime.artifacts import read_provenance

@@ -95,7 +95,7 @@ def check_pooling(device: str) -> None:
 
 
 def test_in_the_interpreter(interpret: Callable[[str], None]) -> None:
-    interpret("tests.prior.test_lpips_kernels")
+    interpret("tests.metrics.test_lpips_kernels")
 
 
 @pytest.mark.gpu

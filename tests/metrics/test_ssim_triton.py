@@ -73,7 +73,7 @@ MAP = Case((1, 12, 44, 3), bytes=False)
 INTERPRETED = """
 import sys
 import torch
-from osgap.splat import ssim_triton
+from osgap.metrics import ssim_triton
 
 results = {}
 for name, (images, targets, weight, gradient) in torch.load(sys.argv[1]).items():

@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 from osgap.head.config import HeadAssets
 from osgap.prior.config import PriorConfig
-from osgap.prior.train import TrainInputs, TrainOutputs, run
+from osgap.prior.training.stage import TrainInputs, TrainOutputs, run
 if __name__ == "__main__":
     torch.set_num_threads(1)
     job = json.loads(Path(sys.argv[1]).read_text())

@@ -67,13 +67,14 @@ def test_an_avatar_does_not_wait_for_the_compiler() -> None:
     """Importing it takes as long as making one."""
     program = """
 import sys, torch
-import osgap.cli, osgap.pipeline, osgap.prior.oneshot
-from osgap.prior.adam import GroupAdam
+import osgap.cli, osgap.workflow.pipeline, osgap.prior.personalisation.stage
+from osgap.prior.personalisation.adam import GroupAdam
 value = torch.ones(3, requires_grad=True)
 value.sum().backward()
 GroupAdam([([value], 0.1)]).step()
 try:
-    import osgap.prior.attention_triton, osgap.prior.depthwise_triton, osgap.splat.rig_triton, osgap.splat.ssim_triton
+    import osgap.prior.network.attention_triton, osgap.prior.network.depthwise_triton, osgap.splat.rig_triton,
+    osgap.metrics.ssim_triton
 except ModuleNotFoundError as error:
     assert error.name == "triton", error
 found = {"torch._dynamo", "torch._inductor", "torchvision", "lightning_fabric", "torchmetrics"} & set(sys.modules)

@@ -184,7 +184,7 @@ from pathlib import Path
 import torch
 from osgap.head.config import HeadAssets
 from osgap.prior.config import OneShotConfig
-from osgap.prior.oneshot import OneShotInputs, OneShotOutputs, run
+from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run
 torch.set_num_threads(1)
 job = json.loads(sys.argv[1])
 inputs = OneShotInputs(Path(job["capture"]), Path(job["prior"]), HeadAssets(**job["head"]))

@@ -202,10 +202,10 @@ def _delayed(original: Callable[..., None]) -> Callable[..., None]:
 _TWO_RANKS = """
 import os, signal, sys, time
 from pathlib import Path
-from osgap.checkpoint import Checkpoints
-from osgap.prior import train
-from osgap.prior.data import Assembly, Batch, Frames
-from osgap.prior.data import Assembly
+from osgap.runtime.checkpoint import Checkpoints
+from osgap.prior.training import stage as train
+from osgap.prior.training.data import Assembly, Batch, Frames
+from osgap.prior.training.data import Assembly
 rank, deed = int(os.environ.get("LOCAL_RANK", 0)), sys.argv[2]
 batch, save = Assembly.batch, Checkpoints.save
 count = 0

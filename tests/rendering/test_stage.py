@@ -225,7 +225,7 @@ ALONE = """
     import os, resource, sys
     from pathlib import Path
     import torch
-    from osgap.errors import UserError
+    from osgap.runtime.errors import UserError
     from osgap.clip.settings import Clip, View
     from osgap.clip.stage import run
     from osgap.head.config import HeadAssets

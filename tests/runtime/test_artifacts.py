@@ -36,7 +36,7 @@ def test_kill_leaves_no_output_and_the_next_write_cleans_up(tmp_path: Path) -> N
     target = tmp_path / "out.npz"
     script = f"""
         import os, signal
-        from osgap.artifacts import atomic_path
+        from osgap.runtime.artifacts import atomic_path
         with atomic_path({str(target)!r}) as temporary:
             temporary.write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -141,7 +141,7 @@ def test_a_kill_within_the_swap_leaves_the_old_folder_to_the_next_write(tmp_path
     script = f"""
         import os, signal
         from pathlib import Path
-        from osgap.artifacts import atomic_folder
+        from osgap.runtime.artifacts import atomic_folder
         rename = Path.rename
         def killed(self, target):
             if str(target) == {str(tmp_path / "a")!r}:

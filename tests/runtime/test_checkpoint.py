@@ -38,8 +38,8 @@ def test_another_computation_starts_anew(tmp_path: Path) -> None:
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     script = f"""
         from pathlib import Path
-        from osgap.checkpoint import Checkpoints
-        from osgap.errors import UserError
+        from osgap.runtime.checkpoint import Checkpoints
+        from osgap.runtime.errors import UserError
         try:
             with Checkpoints(Path({str(tmp_path)!r}), "key"):
                 print("entered")

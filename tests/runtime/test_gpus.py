@@ -18,7 +18,7 @@ from osgap.runtime.errors import UserError
 HOLD = """
 import logging, sys, time
 from pathlib import Path
-from osgap.gpus import lease
+from osgap.runtime.gpus import lease
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 with lease(sys.argv[2:], Path(sys.argv[1])) as gpu:
     print(gpu, flush=True)
@@ -116,7 +116,9 @@ def test_the_lease_restricts_the_process_and_its_children(driver: Callable[[str]
     driver("echo 'GPU 0: NVIDIA A (UUID: GPU-a)'; echo 'GPU 1: NVIDIA A (UUID: GPU-b)'")
     with gpus.lease(["GPU-a"], gpus.lock_folder()), gpus.lease_gpu() as device:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
-        child = "from osgap import gpus; import os; gpus.pick_device(); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+        child = (
+            "import os; from osgap.runtime import gpus; gpus.pick_device(); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+        )
         shown = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
         assert shown.stdout.strip() == "GPU-b"
         assert device.type == "cpu"  # there is no such card
@@ -143,7 +145,7 @@ def test_several_cards_are_held_and_given_back(driver: Callable[[str], None]) ->
 COLLECT = """
 import sys, tempfile
 tempfile.gettempdir = lambda: sys.argv[1]
-from osgap import gpus
+from osgap.runtime import gpus
 with gpus.lease_gpus("auto"):
     print("held", flush=True)
 """

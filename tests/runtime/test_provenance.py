@@ -72,10 +72,16 @@ def test_key_depends_on_content_not_on_place(tmp_path: Path) -> None:
         folder = tmp_path / place / "captures"
         folder.mkdir(parents=True)
         (folder / "a.h5").write_bytes(b"frames")
-        keys.append(Provenance.collect("fit", subject="a", config={"x": 1}, inputs=[folder / "a.h5"], seed=0).key)
+        keys.append(
+            Provenance.collect(
+                "fit", "osgap.runtime.provenance", subject="a", config={"x": 1}, inputs=[folder / "a.h5"], seed=0
+            ).key
+        )
     assert keys[0] == keys[1]
     (tmp_path / "two" / "captures" / "a.h5").write_bytes(b"others")
-    changed = Provenance.collect("fit", subject="a", config={"x": 1}, inputs=[tmp_path / "two/captures/a.h5"], seed=0)
+    changed = Provenance.collect(
+        "fit", "osgap.runtime.provenance", subject="a", config={"x": 1}, inputs=[tmp_path / "two/captures/a.h5"], seed=0
+    )
     assert changed.key != keys[0]
     assert str(tmp_path) not in str(changed.as_dict())
 
@@ -85,5 +91,7 @@ def test_inputs_of_the_same_name_keep_their_digests(tmp_path: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True)
         path.write_text(path.parts[-3])
-    inputs = Provenance.collect("figure", subject="101", config={}, inputs=paths, seed=0).inputs
+    inputs = Provenance.collect(
+        "figure", "osgap.runtime.provenance", subject="101", config={}, inputs=paths, seed=0
+    ).inputs
     assert set(inputs) == {"avatars/101/point_cloud.ply", "oneshot/101/point_cloud.ply"}

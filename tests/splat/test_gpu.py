@@ -269,7 +269,7 @@ def test_types_go_in_and_come_out() -> None:
 LOAD = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-from osgap.splat import gsplat_backend
+from osgap.splat.backends import gsplat_backend
 gsplat_backend.load()
 """
 

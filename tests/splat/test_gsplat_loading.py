@@ -18,8 +18,8 @@ from osgap.splat.backends import gsplat_backend
 LOAD = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-from osgap.errors import UserError
-from osgap.splat import gsplat_backend
+from osgap.runtime.errors import UserError
+from osgap.splat.backends import gsplat_backend
 try:
     gsplat_backend.load()
 except UserError as error:

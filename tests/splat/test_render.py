@@ -408,7 +408,7 @@ def test_second_derivatives_are_refused() -> None:
 RENDER_ONCE = """
 import sys
 import torch
-from osgap.splat import cpu_kernels
+from osgap.splat.backends import cpu_kernels
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import render

@@ -26,9 +26,11 @@ from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 from osgap.synthetic.captures.cameras import FRONTAL, make_cameras
 from osgap.synthetic.captures.nersemble import color_corrections, publish, uncorrect
-from osgap.synthetic.captures.stage import HeadOutputs, PersonOutputs, run, run_head
+from osgap.synthetic.captures.stage import PersonOutputs, run
 from osgap.synthetic.captures.tracking import held_out, union_folder, write_union_transforms
 from osgap.synthetic.config import SyntheticConfig
+from osgap.synthetic.head.stage import HeadOutputs
+from osgap.synthetic.head.stage import run as run_head
 
 SUBJECT = "7"
 SEQUENCES = ["EXP-1-head", "EMO-1-shout+laugh"]

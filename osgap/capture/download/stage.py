@@ -138,7 +138,7 @@ def run(
     files |= _obtain_all(source, videos, outputs.root, config.connections, stop, f"{subject} {sequence}")
 
     used = {"participant": participant, "sequence": sequence, "serials": config.serials}
-    provenance = Provenance.collect("download", subject=subject, config=used, inputs=[], seed=seed)
+    provenance = Provenance.collect("download", __name__, subject=subject, config=used, inputs=[], seed=seed)
     with writing(outputs.manifest):
         write_json(outputs.manifest, {**used, "files": files}, provenance.as_dict())
     size = sum(int(str(entry["size"])) for entry in files.values())

@@ -87,7 +87,7 @@ def run(
     frames = encoded_frames(recording, width, height, subject)
     settings = {"held_out_camera": config.held_out_camera, "frames": config.frames, "width": config.width}
     provenance = Provenance.collect(
-        "import", subject=subject, config=settings, inputs=[*recording.tables, *inputs.manifests], seed=seed
+        "import", __name__, subject=subject, config=settings, inputs=[*recording.tables, *inputs.manifests], seed=seed
     )
     capture = Capture(
         subject=subject,

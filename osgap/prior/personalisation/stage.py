@@ -107,8 +107,8 @@ def run(
         "supervision": supervision,
         "source": None if source is None else source.model_dump(),
     }
-    files = [inputs.capture, inputs.prior, inputs.head.model, inputs.head.masks, inputs.head.template]
-    provenance = Provenance.collect("oneshot", subject=subject, config=settings, inputs=files, seed=seed)
+    files = [inputs.capture, inputs.prior, *inputs.head.files]
+    provenance = Provenance.collect("oneshot", __name__, subject=subject, config=settings, inputs=files, seed=seed)
     with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints, lease_gpu() as device:
         model = load_prior(inputs.prior)
         if subject in model.people:

@@ -142,12 +142,13 @@ def _run(
     )
     provenance = Provenance.collect(
         "train",
+        __name__,
         subject=None,
         config=config.model_dump(mode="json", exclude={"weights", "vgg"}),  # their content is among the inputs
         inputs=[
             *inputs.captures,
             *inputs.maps,
-            *(inputs.head.model, inputs.head.masks, inputs.head.template),
+            *inputs.head.files,
             *(file.path for file in (config.weights, config.vgg) if file is not None),
         ],
         seed=seed,

@@ -82,7 +82,7 @@ def run(config: ReportConfig, inputs: FigureInputs, outputs: FigureOutputs, *, k
         if inputs.driver is None:
             raise ValueError("a figure of kind 'cross' needs the driver's capture")
         picture = cross_figure(config, people[0], CaptureStore(inputs.driver))
-    files = [inputs.head.model, inputs.head.masks, inputs.head.template]
+    files = inputs.head.files
     files += [path for person in shown for path in person.paths]
     files += [] if inputs.driver is None else [inputs.driver]
     # The mean avatar is everybody's: the same file may stand there several times.
@@ -94,7 +94,7 @@ def run(config: ReportConfig, inputs: FigureInputs, outputs: FigureOutputs, *, k
     }
     subject = None if kind == "overview" else inputs.people[0].subject
     provenance = Provenance.collect(
-        "figure", subject=subject, config=settings, inputs=sorted(set(files)), seed=seed
+        "figure", __name__, subject=subject, config=settings, inputs=sorted(set(files)), seed=seed
     ).as_dict()
     write_png(outputs.figure, picture, provenance)
     logging.getLogger(__name__).info("%s: %d x %d", outputs.figure, picture.shape[1], picture.shape[0])

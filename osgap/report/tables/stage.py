@@ -103,7 +103,9 @@ def run(inputs: TablesInputs, outputs: TablesOutputs, *, seed: int) -> None:
     Raises:
         UserError: when a method lacks a subject that another has, or was measured on other frames.
     """
-    provenance = Provenance.collect("tables", subject=None, config={}, inputs=inputs.metrics, seed=seed).as_dict()
+    provenance = Provenance.collect(
+        "tables", __name__, subject=None, config={}, inputs=inputs.metrics, seed=seed
+    ).as_dict()
     results = read_results(inputs.metrics)
     tables = {split: build_table(results, split) for split in SPLIT_TABLES}
     writers = {"csv": to_csv, "md": to_markdown, "tex": to_latex}

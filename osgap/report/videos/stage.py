@@ -68,8 +68,10 @@ def run(config: ReportConfig, inputs: VideoInputs, outputs: VideoOutputs, *, sub
 
     settings = {name: value for name, value in config.model_dump().items() if name.startswith("video_")}
     settings["source"] = person_files.source and person_files.source.model_dump()
-    files = [inputs.head.model, inputs.head.masks, inputs.head.template, *person_files.paths]
-    provenance = Provenance.collect("video", subject=subject, config=settings, inputs=files, seed=seed).as_dict()
+    files = [*inputs.head.files, *person_files.paths]
+    provenance = Provenance.collect(
+        "video", __name__, subject=subject, config=settings, inputs=files, seed=seed
+    ).as_dict()
     with closing(ahead(composed, depth=16)) as ready:
         shown = track(ready, f"video of {subject}", total=count)
         write_video(outputs.video, shown, fps=config.video_fps, crf=config.video_crf, provenance=provenance)

@@ -1,4 +1,5 @@
-"""The stages that make synthetic people: the head model, and each person's captures in both of a real user's forms."""
+"""The stage `synthetic-person`: a person's captures in both of a real user's forms, raw videos and a tracking
+export."""
 
 from __future__ import annotations
 
@@ -40,14 +41,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HeadOutputs:
-    """Where the head model goes."""
-
-    folder: Path
-    """Folder of the three files, named as FLAME's."""
-
-
-@dataclass(frozen=True)
 class PersonOutputs:
     """Where one person's captures go."""
 
@@ -57,13 +50,6 @@ class PersonOutputs:
     """Folder in which the subject's exports are made, one per sequence and their union."""
     manifest: Path
     """JSON with the digest of every file; written last, so where it is, all is."""
-
-
-def run_head(outputs: HeadOutputs) -> None:
-    """Write the synthetic head in FLAME's three files."""
-    from osgap.synthetic.head.assets import write_assets
-
-    write_assets(outputs.folder)
 
 
 def run(
@@ -89,9 +75,10 @@ def run(
     nersemble.check_video_size(config.width, config.height)
     provenance = Provenance.collect(
         STAGE,
+        __name__,
         subject=subject,
         config=config.model_dump(mode="json"),
-        inputs=[inputs.model, inputs.masks, inputs.template],
+        inputs=inputs.files,
         seed=seed,
     )
     with _exclusive(outputs, subject):

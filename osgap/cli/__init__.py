@@ -1,0 +1,57 @@
+"""`osgap <stage>`: one thin subcommand per stage, and some tools."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from osgap.cli import stages, tools
+from osgap.cli.common import app
+from osgap.runtime.errors import UserError
+
+__all__ = ["app", "main", "stages", "tools"]
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    arguments = sys.argv[1:]
+    # A scheduler's SIGTERM ends the process as an exception, so that nothing half-written is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if arguments[:1] == ["why"]:  # its arguments are Snakemake's, options and all
+            tools.run_why(arguments[1:])
+        else:
+            _run(app, arguments)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except (UserError, OSError) as error:
+        if "--traceback" in arguments:
+            raise
+        message = str(error) if isinstance(error, UserError) else _explain(error)
+        print(f"osgap: {message}", file=sys.stderr)
+        sys.exit(UserError.EXIT_CODE)
+
+
+def _explain(error: OSError) -> str:
+    """What the machine refused, anywhere: no space, no permission, a path that is something else."""
+    advice = {
+        errno.ENOSPC: "free space there, or write elsewhere (`results` in the config)",
+        errno.EDQUOT: "your quota is used up: free space there, or write elsewhere (`results` in the config)",
+        errno.EFBIG: "it would be larger than this machine allows: raise the limit (ulimit -f), or write elsewhere",
+        errno.EACCES: "check its permissions",
+        errno.EPERM: "check its permissions",
+        errno.EROFS: "write elsewhere (`results` in the config)",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    }.get(error.errno or 0, "check the path; --traceback shows where it happened")
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; {advice}"
+
+
+def _run(subcommands: Any, arguments: list[str]) -> None:
+    run: Callable[..., Any] = subcommands.cli
+    run(args=arguments, prog="osgap", description=__doc__)

@@ -1,0 +1,5 @@
+"""`python -m osgap.cli`."""
+
+from osgap.cli import main
+
+main()

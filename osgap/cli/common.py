@@ -1,0 +1,53 @@
+"""What all commands take, and the application that they register with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from osgap.workflow.pipeline import Pipeline
+
+Subject = Annotated[str, tyro.conf.Positional]
+"""Name of a subject in the config."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every stage takes."""
+
+    config: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """YAML file, or inline JSON that starts with `{`. May be repeated: later ones win, key by key.
+    Default is config.yaml."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE, such as fit.iterations=300. May be repeated; wins over every --config."""
+    threads: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
+    """Threads of the numerical libraries. Default is theirs: one per core."""
+    traceback: bool = False
+    """Show where in the code an error was raised."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.config or ("config.yaml",)
+
+    def limit_threads(self) -> None:
+        """Before the libraries load."""
+        if self.threads is not None:
+            for variable in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+                os.environ[f"{variable}_NUM_THREADS"] = str(self.threads)
+
+    def pipeline(self) -> Pipeline:
+        """Limit threads, then read the config."""
+        self.limit_threads()
+        from osgap.workflow.config import load_config
+        from osgap.workflow.pipeline import Pipeline
+
+        return Pipeline(load_config(self.sources, self.set))
+
+
+Options = tyro.conf.OmitArgPrefixes[Common]
+
+app = tyro.extras.SubcommandApp()

@@ -1,0 +1,185 @@
+"""What there is besides the stages: rendering and exporting avatars, `doctor` and `why`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from osgap.cli.common import Common, Options, app
+from osgap.rendering.settings import Clip, Motion, View
+
+AvatarFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="AVATAR")]
+"""Folder with `point_cloud.ply` and `flame_param.npz`."""
+Output = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+
+
+@app.command(name="render")
+def render(
+    avatar: AvatarFolder,
+    output: Output,
+    motion: tyro.conf.OmitArgPrefixes[Motion] = Motion(),
+    view: tyro.conf.OmitArgPrefixes[View] = View(),
+    clip: tyro.conf.OmitArgPrefixes[Clip] = Clip(),
+    color: Literal["sh_dc", "rgb"] = "sh_dc",
+    common: Options = Common(),
+) -> None:
+    """Render an avatar under any motion and camera path, to a video or to frames; see docs/rendering.md.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: A .mp4 file, a .png file for one frame, or a folder for frames as PNG.
+        color: What the avatar's own colours are. Files of this program say so themselves.
+    """
+    pipeline = common.pipeline()
+    from osgap.rendering import stage
+
+    stage.run(avatar, output, pipeline.head, motion=motion, view=view, clip=clip, color=color)
+    print(output)
+
+
+@app.command(name="export-avatar")
+def export_avatar(
+    avatar: AvatarFolder,
+    output: Output,
+    viewer: Literal["gaussianavatars", "osgap"] = "gaussianavatars",
+    color: Literal["sh_dc", "rgb"] = "sh_dc",
+    common: Options = Common(),
+) -> None:
+    """Write an avatar's two files as a viewer of the reference implementations opens them.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: Folder to write the two files to.
+        viewer: Whose viewer: they expect other degrees of spherical harmonics, and OSGAP's takes colours for RGB.
+        color: What the avatar's own colours are. Files of this program say so themselves.
+    """
+    pipeline = common.pipeline()
+    from osgap.interop import export as stage
+
+    _written(stage.export_avatar(avatar, output, pipeline.head, viewer=viewer, color=color))
+
+
+@app.command(name="export-splats")
+def export_splats(
+    avatar: AvatarFolder,
+    output: Output,
+    frames: str = "0",
+    motion: Path | None = None,
+    up: Literal["y", "-y"] = "-y",
+    sh_degree: Literal[0, 1, 2, 3] = 3,
+    color: Literal["sh_dc", "rgb"] = "sh_dc",
+    common: Options = Common(),
+) -> None:
+    """Write an avatar in the world's coordinates, as any viewer of 3D Gaussian splats opens it.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: A .ply file for one frame, a folder for several.
+        frames: Timesteps, such as 7, 0:10, 0:100:5 or all.
+        motion: flame_param.npz of somebody whose motion the avatar is given. Default is its own.
+        up: The axis that points up: -y as splat viewers expect, y as the cameras of the capture have it.
+        sh_degree: Degree of the spherical harmonics that the reader expects; all but the first are zero.
+        color: What the avatar's own colours are. Files of this program say so themselves.
+    """
+    pipeline = common.pipeline()
+    from osgap.interop import export as stage
+
+    paths = stage.export_splats(
+        avatar, output, pipeline.head, frames=frames, motion=motion, up=up, sh_degree=sh_degree, color=color
+    )
+    _written(paths)
+
+
+@app.command(name="export-mesh")
+def export_mesh(
+    avatar: AvatarFolder,
+    output: Output,
+    frames: str = "0",
+    motion: Path | None = None,
+    up: Literal["y", "-y"] = "y",
+    suffix: Literal[".obj", ".ply", ".glb"] = ".obj",
+    common: Options = Common(),
+) -> None:
+    """Write the head mesh of an avatar's frames as OBJ, PLY or GLB.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: A .obj, .ply or .glb file for one frame, a folder for several.
+        frames: Timesteps, such as 7, 0:10, 0:100:5 or all.
+        motion: flame_param.npz of somebody whose motion the avatar is given. Default is its own.
+        up: The axis that points up: y as glTF has it, -y to lie on exported splats.
+        suffix: Format of the files in a folder.
+    """
+    pipeline = common.pipeline()
+    from osgap.interop import export as stage
+
+    paths = stage.export_mesh(avatar, output, pipeline.head, frames=frames, motion=motion, up=up, suffix=suffix)
+    _written(paths)
+
+
+@app.command(name="export-maps")
+def export_maps(
+    avatar: AvatarFolder,
+    output: Output,
+    uv_size: int | None = None,
+    color: Literal["sh_dc", "rgb"] = "sh_dc",
+    common: Options = Common(),
+) -> None:
+    """Write the UV attribute maps (uv_gt) of an avatar that has one Gaussian per texel.
+
+    Args:
+        avatar: Folder with point_cloud.ply and flame_param.npz.
+        output: A .npz file.
+        uv_size: Texels along either axis. Default is found out.
+        color: What the avatar's own colours are. Files of this program say so themselves.
+    """
+    pipeline = common.pipeline()
+    from osgap.interop import export as stage
+
+    _written(stage.export_maps(avatar, output, pipeline.head, uv_size=uv_size, color=color))
+
+
+@app.command(name="doctor")
+def doctor(json: bool = False, common: Options = Common()) -> None:
+    """Say what this machine and this config can do, and what is missing. Exit code 1: not ready.
+
+    Args:
+        json: For machines: JSON on stdout.
+    """
+    common.limit_threads()
+    from osgap.doctor import examine, show, to_json
+
+    report = examine(common.sources, common.set)
+    print(to_json(report)) if json else show(report)
+    sys.exit(0 if report.ready else 1)
+
+
+@app.command(name="why")
+def why(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
+    """Say which jobs `snakemake ARGUMENTS` would run, and what made them."""
+    run_why(list(arguments))
+
+
+def _written(paths: list[Path]) -> None:
+    print(paths[0] if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}")
+
+
+def run_why(arguments: list[str]) -> None:
+    """`osgap why [SNAKEMAKE ARGUMENTS]`: what Snakemake would run, and why."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(
+            "usage: osgap why [SNAKEMAKE ARGUMENTS]\n\nWhich jobs `snakemake ARGUMENTS` would run, and what made them."
+        )
+        print("Example: osgap why --profile profiles/demo")
+        return
+    from osgap.workflow.why import why
+
+    found = why(arguments)
+    for job in found:
+        print(f"{job.rule}  {job.output}")
+        for reason in job.reasons:
+            print(f"    {reason}")
+    print(f"{len(found)} jobs would run." if found else "Nothing would run: everything is up to date.")

@@ -1,0 +1,21 @@
+"""The stage `synthetic-head`: the head model of the synthetic people, in FLAME's three files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from osgap.synthetic.head.assets import write_assets
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """Where the head model goes."""
+
+    folder: Path
+    """Folder of the three files, named as FLAME's."""
+
+
+def run(outputs: HeadOutputs) -> None:
+    """Write the synthetic head in FLAME's three files."""
+    write_assets(outputs.folder)
