@@ -226,8 +226,8 @@ ALONE = """
     from pathlib import Path
     import torch
     from osgap.runtime.errors import UserError
-    from osgap.clip.settings import Clip, View
-    from osgap.clip.stage import run
+    from osgap.rendering.settings import Clip, View
+    from osgap.rendering.stage import run
     from osgap.head.config import HeadAssets
     avatar, output, model, masks, template = map(Path, sys.argv[1:])
     assets = HeadAssets(model=model, masks=masks, template=template)
