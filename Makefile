@@ -37,6 +37,7 @@ lint: $(READY)
 	mypy
 	snakefmt --check Snakefile rules
 	snakemake --profile profiles/demo --lint
+	osgap config --check
 
 format: $(READY)
 	ruff check --fix .

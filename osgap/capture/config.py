@@ -25,7 +25,7 @@ VIDEO_SEQUENCES: tuple[str, ...] = tuple(name for name in SEQUENCE_NAMES if name
 """NeRSemble's sequences with a video per camera (`BACKGROUND` is one picture per camera)."""
 
 _PAPER = {*(f"EMO-{n}" for n in (1, 2, 3, 4)), *(f"EXP-{n}" for n in (2, 3, 4, 5, 8, 9))}
-PAPER_SEQUENCES: tuple[str, ...] = tuple(name for name in VIDEO_SEQUENCES if short_name(name) in _PAPER)
+PAPER_SEQUENCES: tuple[str, ...] = tuple(sorted(name for name in VIDEO_SEQUENCES if short_name(name) in _PAPER))
 """The ten sequences of GaussianAvatars and OSGAP: EMO-1..4 and EXP-2, 3, 4, 5, 8, 9."""
 
 
@@ -35,9 +35,9 @@ class SourceFrame(Section):
     sequence: str
     """Name of the sequence, in full (`EXP-2-eyes`) or short (`EXP-2`)."""
     timestep: int = Field(ge=0)
-    """Index of the timestep in its sequence, from 0."""
+    """Timestep of its sequence, from 0 [index]."""
     camera: str
-    """Serial of the camera."""
+    """Serial of the camera; quoted."""
 
     @field_validator("camera", mode="before")
     @classmethod
@@ -46,10 +46,10 @@ class SourceFrame(Section):
 
 
 class SubjectEntry(Section):
-    """What differs for one subject."""
+    """What differs for one subject; every key may be left out."""
 
     participant: int | None = Field(default=None, ge=0)
-    """NeRSemble's number of the person. Default is the subject's own name, read as a number."""
+    """NeRSemble's number of the person [number]. Default is the subject's own name, read as a number."""
     sequences: list[str] | None = None
     """Sequences of this subject. Default is `capture.sequences`."""
     tracking: str | None = None
@@ -80,14 +80,14 @@ class CaptureConfig(Section):
     sequences: list[str] = Field(default=list(PAPER_SEQUENCES))
     """Sequences to download, by NeRSemble's names. Default is the ten of the paper."""
     serials: list[str] = Field(default=list(SERIALS))
-    """Serials of the cameras to download. Default is all 16."""
+    """Serials of the cameras to download; quoted. Default is all 16."""
     connections: int = Field(default=4, ge=1, le=32)
-    """Videos that one download job fetches and verifies at once."""
+    """Videos that one download job fetches and verifies at once [videos]."""
     frames: Literal["export", "videos"] = "export"
     """Where frames come from: the images of the tracking export, or the raw videos, colour-corrected, cut out with the
     export's masks and laid on white (for exports without images). NeRSemble's benchmark always has videos."""
     width: int | None = Field(default=None, ge=16, le=4096)
-    """Width of the stored frames in pixels; height and intrinsics follow. Default is the source's own: the tracking
+    """Width of the stored frames [pixels]; height and intrinsics follow. Default is the source's own: the tracking
     export's, or the benchmark videos'."""
     tracking: str | None = None
     """Folder of a subject's FLAME tracking: an export in VHAP's layout (as GaussianAvatars released them, too), or a

@@ -13,22 +13,22 @@ from osgap.runtime.weights import WeightFile
 
 
 class EncoderConfig(Section):
-    """The image encoder. The defaults are the full size: 512 x 512 in, 80.2 million parameters."""
+    """The network that reads the photograph. The defaults are the full size: 512 x 512 in, 80.2 million parameters."""
 
     input_size: int = Field(512, ge=32, multiple_of=16)
-    """Height and width of the square network input, in pixels. The features come out at half of it."""
+    """Height and width of the square network input [pixels]. The features come out at half of it."""
     width: int = Field(64, ge=4, multiple_of=4)
-    """Channels of the stem; every other convolution is a fixed multiple of it."""
+    """Width of the stem [channels]; every other convolution is a fixed multiple of it."""
     token_width: int = Field(1024, ge=16, multiple_of=16)
-    """Channels of a token in the attention blocks."""
+    """Width of a token in the attention blocks [channels]."""
     residual_blocks: tuple[int, int] = (3, 4)
-    """Residual blocks in the two stages of the trunk, at 1/4 and at 1/8 of the input size."""
+    """Residual blocks in the two stages of the trunk, at 1/4 and at 1/8 of the input size [blocks]."""
     attention_blocks: int = Field(5, ge=1)
-    """Attention blocks of the global branch, at 1/16 of the input size."""
+    """Attention blocks of the global branch, at 1/16 of the input size [blocks]."""
     heads: int = Field(4, ge=2, multiple_of=2)
-    """Attention heads of the global branch; the fusion block has half as many."""
+    """Attention heads of the global branch [heads]; the fusion block has half as many."""
     dilations: tuple[int, int, int] = (12, 24, 36)
-    """Dilations of the context pyramid, in pixels at 1/8 of the input size."""
+    """Dilations of the context pyramid [pixels at 1/8 of the input size]."""
 
     @model_validator(mode="after")
     def _heads_divide_tokens(self) -> Self:
@@ -40,20 +40,20 @@ class EncoderConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes of a training sample. Zeros switch a change off."""
+    """Random changes of the source photographs. Zeros switch a change off."""
 
     brightness: float = Field(0.2, ge=0, le=1)
-    """Standard deviation of the log gain that all three channels share."""
+    """Standard deviation of the log gain that all three channels share [log gain]."""
     tint: float = Field(0.1, ge=0, le=1)
-    """Standard deviation of the log gain of each channel."""
+    """Standard deviation of the log gain of each channel [log gain]."""
     saturation: float = Field(0.2, ge=0, le=1)
-    """Saturation is multiplied by 1 + a uniform number in [-saturation, saturation]."""
+    """Saturation is multiplied by 1 + a uniform number in [-saturation, saturation] [fraction]."""
     offset: float = Field(0.03, ge=0, le=0.5)
-    """Standard deviation of what is added to each channel, in units of the colour range [0, 1]."""
+    """Standard deviation of what is added to each channel [fraction of the colour range]."""
     shift: float = Field(0.03, ge=0, le=0.5)
-    """Largest shift of the source image along either axis, as a fraction of its size."""
+    """Largest shift of the source image along either axis [fraction of its size]."""
     scale: float = Field(0.05, ge=0, lt=1)
-    """The source image is scaled by 1 + a uniform number in [-scale, scale]."""
+    """The source image is scaled by 1 + a uniform number in [-scale, scale] [fraction]."""
 
 
 class RenderLosses(Section):
@@ -63,39 +63,41 @@ class RenderLosses(Section):
     """
 
     l1: float = Field(0.8, ge=0)
-    """Mean absolute difference of rendering and image."""
+    """Weight of the mean absolute difference of rendering and image [factor]."""
     ssim: float = Field(0.2, ge=0)
-    """1 - SSIM of rendering and image."""
+    """Weight of 1 - SSIM of rendering and image [factor]."""
     alpha: float = Field(1.0, ge=0)
-    """Mean absolute difference of the rendering's alpha and the mask."""
+    """Weight of the mean absolute difference of the rendering's alpha and the mask [factor]."""
     position: float = Field(0.01, ge=0)
-    """Hinge on the distance of a Gaussian from its triangle's centre."""
+    """Weight of the hinge on the distance of a Gaussian from its triangle's centre [factor]."""
     position_threshold: float = Field(1.0, ge=0)
-    """Distance that is free, in triangle units."""
+    """Distance that is free [triangle units]."""
     scale: float = Field(1.0, ge=0)
-    """Hinge on the scales of the Gaussians."""
+    """Weight of the hinge on the scales of the Gaussians [factor]."""
     scale_threshold: float = Field(0.6, ge=0)
-    """Scale that is free, in triangle units. Use what the fit used: the maps it made are the targets."""
+    """Scale that is free [triangle units]. Use what the fit used: the maps it made are the targets."""
 
 
 class TrainingLosses(RenderLosses):
     """Weights of all training losses."""
 
     uv: float = Field(1.0, ge=0)
-    """Mean absolute difference of predicted and fitted maps over covered texels, before activation."""
+    """Weight of the mean absolute difference of predicted and fitted maps over covered texels, before activation
+    [factor]."""
     lpips: float = Field(0.0, ge=0)
-    """LPIPS (VGG-16) of rendering and image; the published configuration has 0.4. Above 0 it needs `prior.vgg`."""
+    """Weight of LPIPS (VGG-16) of rendering and image [factor]; the published configuration has 0.4. Above 0 it needs
+    `prior.vgg`."""
     refined: float = Field(1.0, ge=0)
-    """The terms of the refined image (`prior.refiner`), relative to those of the rendering."""
+    """Weight of the terms of the refined image (`prior.refiner`), relative to those of the rendering [factor]."""
 
 
 class RefinerConfig(Section):
     """A network that corrects renderings, from the colours and further features that are rendered with them."""
 
     features: int = Field(31, ge=1, le=64)
-    """Channels per Gaussian beside the 14 attributes; the published head has 31."""
+    """Features per Gaussian beside the 14 attributes [channels]; the published head has 31."""
     width: int = Field(32, ge=8, multiple_of=8)
-    """Channels of its first layer."""
+    """Width of its first layer [channels]."""
 
 
 class PriorConfig(Section):
@@ -106,47 +108,48 @@ class PriorConfig(Section):
     """A published OSGAP checkpoint: training starts from its encoder and head in place of random numbers. Only with the
     default encoder."""
     vgg: WeightFile | None = None
-    """torchvision's VGG-16 for LPIPS, see `losses.lpips`."""
+    """torchvision's VGG-16, for `losses.lpips`."""
     refiner: RefinerConfig | None = None
-    """None, as in the published configuration: renderings are what they are."""
+    """Default is none, as in the published configuration: renderings are what they are."""
     augment: AugmentConfig = AugmentConfig()
     losses: TrainingLosses = TrainingLosses()
     source_cameras: int = Field(4, ge=1)
-    """Source photographs come from this many training cameras, those nearest to the frontal direction."""
+    """Source photographs come from this many training cameras, those nearest to the frontal direction [cameras]."""
     sources: int = Field(4, ge=1)
-    """Source photographs per step and device."""
+    """Source photographs per step and device [photographs]."""
     targets: int = Field(4, ge=1)
-    """Frames that each source's avatar is rendered to and compared with, per step: they share a pass of the network."""
+    """Frames that each source's avatar is rendered to and compared with, per step [frames]: they share a pass of the
+    network."""
     steps: int = Field(100_000, ge=0)
-    """Optimisation steps. 0 takes the network of `weights` as it is."""
+    """Length of the training [steps]. 0 takes the network of `weights` as it is."""
     warmup: int = Field(1_000, ge=0)
-    """Steps over which the learning rate rises linearly."""
+    """Time over which the learning rate rises linearly [steps]."""
     learning_rate: float = Field(2e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW [change of a weight per step]."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """What the learning rate does then: fall with a half cosine to 1 % at the end, or stay."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decoupled weight decay of matrices and kernels (biases and normalisations have none)."""
+    """Decoupled weight decay of matrices and kernels (biases and normalisations have none) [factor]."""
     clip_norm: float = Field(1.0, gt=0)
-    """Largest norm of the gradient; a longer one is scaled down to it."""
+    """Largest norm of the gradient [L2 norm]; a longer one is scaled down to it."""
     ema: float = Field(0.999, ge=0, lt=1)
-    """Decay of the averaged weights, which are what is saved."""
+    """Decay of the averaged weights, which are what is saved, in each step [fraction]."""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     """Arithmetic of the network (maps, rendering and losses are always float32)."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` is the GPUs where there are any, else the CPU."""
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Devices that train together; `auto` is all visible GPUs, or one CPU process."""
+    """Devices of each machine that train together [devices]; `auto` is all visible GPUs, or one CPU process."""
     nodes: int = Field(1, ge=1)
-    """Machines that train together; on more than one, the scheduler starts the processes."""
+    """Machines that train together [machines]; on more than one, the scheduler starts the processes."""
     workers: int = Field(8, ge=0)
-    """Processes that decode frames for each device; 0 decodes in the training process."""
+    """Processes that decode frames for each device [processes]; 0 decodes in the training process."""
     checkpoint_every: int = Field(500, ge=1)
-    """Steps between checkpoints."""
+    """Time between two checkpoints [steps]; a killed training repeats at most that many."""
     validation: tuple[str, ...] = ()
     """People of `subjects.train` who are kept out of training and measured during it."""
     validate_every: int = Field(2_000, ge=1)
-    """Steps between two measurements on them."""
+    """Time between two measurements on them [steps]."""
     compile: bool = False
     """Let torch.compile fuse the network, which takes a while at the start: for long trainings on GPUs."""
 
@@ -205,41 +208,49 @@ class OneShotConfig(Section):
     supervision: tuple[Supervision, ...] = Field(("one_shot",), min_length=1)
     """Which avatars are made of each test person."""
     few_shot_photos: int = Field(3, ge=2)
-    """Photographs of `few_shot`: one timestep, in training cameras from one side of the rig to the other."""
+    """Size of `few_shot` [photographs]: one timestep, in the most frontal training camera and in others from one side
+    of the head to the other."""
     frames_per_step: int = Field(4, ge=1)
-    """Training frames that each step of `all_frames` is compared with, each with its own geometry and camera."""
+    """Training frames that each step of `all_frames` is compared with [frames], each with its own geometry and
+    camera."""
     optimise: tuple[Part, ...] = Field(("network", "geometry", "color"), min_length=1)
-    """What may change. While `color` may, colours are the prior's first prediction and what that map adds; without it
-    they are what the network says."""
+    """What may change: the network's weights, a map that is added to its features (`latent`), and maps that are added
+    to the decoded geometry and colours. While `color` may, colours are the prior's first prediction and what that map
+    adds; without it they are what the network says."""
     latent_rate: float = Field(0.01, gt=0)
-    """Adam's step size for the map that is added to the network's features."""
+    """Adam's step size for the map that is added to the network's features [feature units]."""
     network_steps: int = Field(40, ge=0)
-    """Steps that tune all parts: network and features for geometry alone, as long as `color` may change too."""
+    """First phase, which tunes all parts [steps]: network and features for geometry alone, as long as `color` may
+    change too."""
     map_steps: int = Field(160, ge=0)
-    """Steps that tune the maps of geometry and colours only; there are none where `optimise` has neither."""
+    """Second phase, which tunes the maps of geometry and colours only [steps]; there are none where `optimise` has
+    neither."""
     network_rate: float = Field(2e-4, gt=0)
-    """Adam's step size for the prior's weights."""
+    """Adam's step size for the prior's weights [change of a weight per step]."""
     map_rate: float = Field(0.05, gt=0)
-    """Adam's step size for the residual map, in units of how much people differ in each channel."""
+    """Adam's step size for the residual maps [standard deviations over people, in each channel]."""
     geometry_rate: float = Field(0.2, ge=0, le=1)
-    """Step size of positions, rotations, scales and opacities, as a fraction of that of colours."""
+    """Step size of positions, rotations, scales and opacities, relative to that of colours [fraction]."""
     losses: RenderLosses = RenderLosses(alpha=3)
     """Colours are compared where the mask is, coverage everywhere: hence the larger `alpha`."""
     prior: float = Field(0.05, ge=0)
     """Weight of the mean squared distance of the geometry from the prior's first prediction, in units of how much
-    people differ in each channel; counts in full where no photograph shows anything. Without `color` in `optimise`, of
-    the colours too. This weight and the next are divided by the number of photographs that a step compares with."""
+    people differ in each channel [factor]; counts in full where no photograph shows anything. Without `color` in
+    `optimise`, of the colours too. This weight and the next are divided by the number of photographs that a step
+    compares with."""
     smooth: float = Field(0.3, ge=0)
-    """Weight of the mean squared difference between the residuals of neighbouring texels, in the same units."""
+    """Weight of the mean squared difference between the residuals of neighbouring texels, in the same units
+    [factor]."""
     mirror: float = Field(0.8, ge=0, le=1)
-    """How much a texel that is not seen trusts the one on the other side of the head, against its own neighbours."""
+    """How much a texel that is not seen trusts the one on the other side of the head, against its own neighbours
+    [fraction]."""
     seen: float = Field(0.2, gt=0)
-    """A Gaussian that fills this many pixels of the photographs counts as seen by one half."""
+    """A Gaussian that fills this much of the photographs counts as seen by one half [pixels]."""
     shift: float = Field(0.03, ge=0, le=0.5)
-    """Largest shift of what the network reads in each step, as a fraction of its input's size: the weights must not
-    learn this one framing by heart."""
+    """Largest shift of what the network reads in each step [fraction of its input's size]: the weights must not learn
+    this one framing by heart."""
     checkpoint_every: int = Field(50, ge=1)
-    """Steps between checkpoints; more where a checkpoint takes long and the steps do not."""
+    """Time between two checkpoints [steps]; more where a checkpoint takes long and the steps do not."""
 
     @field_validator("supervision", "optimise")
     @classmethod

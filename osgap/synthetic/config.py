@@ -11,14 +11,14 @@ class SyntheticConfig(Section):
     """Synthetic people: their appearance, and how many pictures of them, of what size, in which motions."""
 
     seed: int = Field(default=0, ge=0)
-    """Seed of every random choice (appearance, cameras, motion)."""
+    """Seed of every random choice (appearance, cameras, motion) [number]."""
     width: int = Field(default=176, gt=0)
-    """Image width, pixels."""
+    """Image width [pixels]."""
     height: int = Field(default=256, gt=0)
-    """Image height, pixels."""
+    """Image height [pixels]."""
     timesteps_per_sequence: int = Field(default=24, gt=0)
-    """Timesteps of every sequence."""
+    """Length of every sequence [timesteps]."""
     sequences: list[str] = Field(default=["EXP-1-head", "EMO-1-shout+laugh", "EXP-2-eyes"], min_length=1)
     """Names of the sequences, as NeRSemble names them."""
     samples_per_axis: int = Field(default=2, ge=1, le=8)
-    """Antialiasing: rays per pixel along each axis."""
+    """Antialiasing: rays per pixel along each axis [rays]."""

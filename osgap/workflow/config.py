@@ -16,11 +16,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
-from osgap.evaluation.config import EvaluationConfig, ReportConfig
+from osgap.evaluation.config import EvaluationConfig
 from osgap.fit.config import FitConfig
 from osgap.head.config import HeadAssets
 from osgap.interop.config import InteropConfig
 from osgap.prior.config import OneShotConfig, PriorConfig
+from osgap.report.config import ReportConfig
 from osgap.runtime.errors import UserError
 from osgap.runtime.section import Section
 from osgap.synthetic.config import SyntheticConfig
@@ -30,16 +31,16 @@ class Flame(Section):
     """The head model."""
 
     assets: HeadAssets | None = None
-    """FLAME's three files. None takes the synthetic head (only with a `synthetic` section)."""
+    """FLAME's three files. Default is the synthetic head, only with a `synthetic` section."""
 
 
 class Subjects(Section):
     """Who is in the run."""
 
     train: list[str] = []
-    """Subjects that the prior is trained on."""
+    """Subjects that the prior is trained on; quoted, because YAML reads a bare 017 as the number 15."""
     test: list[str] = []
-    """Subjects that the prior never sees; each becomes an avatar from one photograph."""
+    """Subjects that the prior never sees; quoted. Each becomes an avatar from one photograph."""
     entries: dict[str, SubjectEntry] = {}
     """What differs for single subjects, by subject."""
 
@@ -85,14 +86,14 @@ class Config(Section):
     """Everything that a run can be told."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """The seed that all others derive from, with the stage and the subject."""
+    """The seed that all others derive from, with the stage and the subject [number]."""
     results: Path = Path("results")
     """Folder of everything that the run writes."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
     capture: CaptureConfig = CaptureConfig()
     synthetic: SyntheticConfig | None = None
-    """Procedural people in place of licensed data. None in a real run."""
+    """Procedural people in place of licensed data. Default is none: a real run."""
     interop: InteropConfig = InteropConfig()
     fit: FitConfig = FitConfig()
     prior: PriorConfig = PriorConfig()

@@ -13,8 +13,8 @@ import torch
 from evaluation.people import HEIGHT, SEQUENCES, WIDTH, World
 from osgap.capture.store import CaptureStore
 from osgap.evaluation import image_grid as canvas
-from osgap.evaluation.config import ReportConfig
 from osgap.evaluation.methods import METHODS
+from osgap.report.config import ReportConfig
 from osgap.report.figures import stage as figures
 from osgap.report.person import PersonFiles
 from osgap.report.videos import stage as videos

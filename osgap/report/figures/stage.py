@@ -23,7 +23,6 @@ import torch
 
 from osgap.capture.store import CaptureStore
 from osgap.evaluation import image_grid as canvas
-from osgap.evaluation.config import ReportConfig
 from osgap.evaluation.rendering import render_frames
 from osgap.evaluation.splits import (
     NOVEL_VIEW,
@@ -35,6 +34,7 @@ from osgap.evaluation.splits import (
 )
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.report.config import ReportConfig
 from osgap.report.person import Person, PersonFiles
 from osgap.report.tables.stage import METHOD_NAMES
 from osgap.runtime.artifacts import write_png

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from osgap.evaluation import image_grid as canvas
-from osgap.evaluation.config import ReportConfig
 from osgap.evaluation.splits import held_out_camera, held_out_frames
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -21,6 +20,7 @@ from osgap.head.params import FlameParams
 from osgap.rendering.camera_paths import orbit, scaled
 from osgap.rendering.sequence import ahead, frames, singly
 from osgap.rendering.writers import write_video
+from osgap.report.config import ReportConfig
 from osgap.report.person import Person, PersonFiles
 from osgap.report.tables.stage import METHOD_NAMES
 from osgap.runtime.progress import track
