@@ -234,12 +234,10 @@ def _line(text: str, position: int) -> int:
 
 def _dotted(name: str, value: str | None, whole: Schema, line: int) -> Iterator[Found]:
     """A key and, where a mapping follows it, the keys in that."""
-    nested: Any = yaml.ScalarNode("tag:yaml.org,2002:null", "")
-    if value is not None:
-        nested = _composed(value.removeprefix(":")) or nested
-    for part in reversed(name.split(".")):
-        nested = yaml.MappingNode("tag:yaml.org,2002:map", [(_scalar(part), nested)])
-    for item in _walk(nested, whole, whole, line=line):
+    parts = name.split(".")
+    before, after = "".join(f"{{{part}: " for part in parts), "}" * len(parts)
+    node = _composed(f"{before}{(value or '').removeprefix(':')}{after}") or _composed(f"{before}{after}")
+    for item in _walk(node, whole, whole):
         yield Found(item.path, item.known, line, item.siblings)
 
 
@@ -249,11 +247,6 @@ def _composed(text: str) -> yaml.Node | None:
         return yaml.compose(text)
     except yaml.YAMLError:
         return None
-
-
-def _scalar(text: str) -> yaml.ScalarNode:
-    mark = yaml.Mark("", 0, 0, 0, None, None)
-    return yaml.ScalarNode("tag:yaml.org,2002:str", text, mark, mark)
 
 
 def _unknown(name: str, found: Iterable[Found]) -> Iterator[str]:

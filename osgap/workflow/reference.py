@@ -11,9 +11,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
@@ -103,8 +105,13 @@ class _SchemaOfSections(GenerateJsonSchema):
 
 
 def schema() -> Schema:
-    """The JSON schema of a config file; every key may be left out, none may be added."""
-    made = Config.model_json_schema(schema_generator=_SchemaOfSections)
+    """The JSON schema of a config file: every key may be left out, none may be added. Not to be changed."""
+    return _schema_of(Config)
+
+
+@cache
+def _schema_of(model: type[BaseModel]) -> Schema:
+    made = model.model_json_schema(schema_generator=_SchemaOfSections)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
@@ -178,7 +185,7 @@ def type_text(node: Schema) -> str:
     bounds = [f"{sign} {_power_of_two(node[word])}" for word, sign in signs.items() if word in node]
     if "multipleOf" in node:
         bounds.append(f"a multiple of {node['multipleOf']}")
-    kind = {"boolean": "true or false"}.get(node["type"], node["type"])
+    kind = "true or false" if node["type"] == "boolean" else node["type"]
     return " ".join([kind, ", ".join(bounds)]).rstrip()
 
 
