@@ -31,7 +31,7 @@ class Flame(Section):
     """The head model."""
 
     assets: HeadAssets | None = None
-    """FLAME's three files. Default is the synthetic head, only with a `synthetic` section."""
+    """FLAME's three files. None takes the synthetic head (only with a `synthetic` section)."""
 
 
 class Subjects(Section):
@@ -93,7 +93,7 @@ class Config(Section):
     flame: Flame = Flame()
     capture: CaptureConfig = CaptureConfig()
     synthetic: SyntheticConfig | None = None
-    """Procedural people in place of licensed data. Default is none: a real run."""
+    """Procedural people in place of licensed data. None in a real run."""
     interop: InteropConfig = InteropConfig()
     fit: FitConfig = FitConfig()
     prior: PriorConfig = PriorConfig()
