@@ -213,10 +213,10 @@ def _names(file: Path, name: Path) -> Iterator[str]:
 def _in_markdown(text: str, whole: Schema) -> Iterator[Found]:
     """Keys in code spans (`fit.uv_size: 300`), in fenced YAML that is a config, and after `--set`."""
     sections = children(whole, whole) or {}
-    dotted = re.compile(rf"(?<![\w./-])((?:{'|'.join(sections)})(?:\.\w+)+)(: *\{{.*\}})?", re.DOTALL)
+    dotted = re.compile(rf"(?<![\w./-])((?:{'|'.join(sections)})(?:\.\w+)+)(: *\{{ *\w+:.*\}})?", re.DOTALL)
     for block in _FENCED.finditer(text):
         node = _composed(block[2]) if block[1] in ("yaml", "yml") else None
-        if isinstance(node, yaml.MappingNode) and {key.value for key, _ in node.value} & set(sections):
+        if isinstance(node, yaml.MappingNode) and any(key.value in tuple(sections) for key, _ in node.value):
             yield from _walk(node, whole, whole, line=_line(text, block.start(2)))
     # Without the blocks, whose backticks and names are code of any kind.
     prose = _FENCED.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), text)
@@ -258,7 +258,7 @@ def _unknown(name: str, found: Iterable[Found]) -> Iterator[str]:
 def _walk(
     node: Any, at: Schema, whole: Schema, path: tuple[str, ...] = (), known: tuple[str, ...] = (), line: int = 1
 ) -> Iterator[Found]:
-    """All keys of a YAML mapping, each followed by those within it; nothing within an unknown one.
+    """All keys of a YAML mapping, each followed by those within it; nothing within an unknown one. A value has none.
 
     Args:
         node: as `yaml.compose` gives it.
@@ -267,9 +267,9 @@ def _walk(
         path, known: of the mapping.
         line: of the file, where the YAML begins.
     """
-    fields = children(at, whole)
-    if fields is None or not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode):
         return
+    fields = children(at, whole) or {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             continue

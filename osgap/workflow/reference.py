@@ -1,7 +1,7 @@
 """What the config's model says to others: the JSON schema for editors, and `docs/config.md` for readers.
 
 Both come from the sections' types, constraints and docstrings (`osgap/**/config.py`). A docstring says what a key means
-and, in square brackets, its unit: `\"""Image width [pixels].\"""`. `osgap.workflow.config_check` sees to it that
+and, in square brackets, its unit: "Image width [pixels]." `osgap.workflow.config_check` sees to it that
 `config.yaml` and the documentation say the same.
 """
 
