@@ -59,7 +59,8 @@ from torch.profiler import ProfilerActivity
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
 from benchmarks import people, plain
-from osgap.capture.batches import Batch, Decoded, FrameStore, batches
+from osgap.capture.batches import Batch, batches
+from osgap.capture.prefetch import Decoded, FrameStore
 from osgap.capture.store import CaptureStore
 from osgap.fit.config import FitConfig, LossWeights
 from osgap.fit.measure import measure

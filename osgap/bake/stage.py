@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from osgap.fit.config import MAX_UV_SIZE
+from osgap.fit.summary import read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import TexelBinding, bind_texels
@@ -52,7 +51,7 @@ def run(inputs: BakeInputs, outputs: BakeOutputs, *, subject: str, seed: int) ->
     """
     head_files = inputs.head.files
     avatar_files = [inputs.avatar / POINT_CLOUD, inputs.avatar / FLAME_PARAM, inputs.metrics]
-    uv_size = _uv_size(inputs.metrics)
+    uv_size = read_uv_size(inputs.metrics)
     avatar = Avatar.load(inputs.avatar)
     provenance = Provenance.collect(
         "bake",
@@ -91,15 +90,3 @@ def canonical(rotation: Tensor) -> Tensor:
     """
     unit = functional.normalize(rotation, dim=-1)
     return torch.where(unit[..., :1] < 0, -unit, unit)
-
-
-def _uv_size(metrics: Path) -> int:
-    try:
-        size = int(json.loads(metrics.read_text())["uv_size"])
-        if not 1 <= size <= MAX_UV_SIZE:
-            raise ValueError(f"found {size}")
-        return size
-    except FileNotFoundError:
-        raise UserError(f"{metrics}: no such file; it comes with a fitted avatar. Run the stage `fit` first.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{metrics}: does not say the `uv_size` of a fit ({error!r}). Fit anew.") from error

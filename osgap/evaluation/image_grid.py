@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 BACKGROUND = 255
 INK = (32, 32, 32)
 GAP = 6  # px between tiles
 _OVERSAMPLING = 4
-
-
-def to_uint8(images: Tensor) -> np.ndarray:
-    """`[..., H, W, 3]` float RGB in [0, 1] (clamped) to uint8."""
-    return (images.detach().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -164,11 +164,6 @@ def cross_motion(avatar: Avatar, store: CaptureStore, driver: CaptureStore, time
     return avatar.params.driven_by(driven.replace(translation=driven.translation + shift))
 
 
-def spread(frames: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` rows, evenly spaced from the first to the last."""
-    return frames[np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64))]
-
-
 def most_different(frames: np.ndarray, params: FlameParams, count: int) -> np.ndarray:
     """At most `count` of the frames `[M, 2]`, in order of time, whose faces differ as much as possible.
 

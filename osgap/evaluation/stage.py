@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from osgap.capture.batches import read_ahead
+from osgap.capture.choice import evenly_spaced
 from osgap.capture.config import SourceFrame
+from osgap.capture.pairs import rendered_and_captured
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid as canvas
+from osgap.evaluation import image_grid
 from osgap.evaluation.avatars import avatar_files, load_avatar, open_store
 from osgap.evaluation.config import EvaluationConfig
 from osgap.evaluation.lpips_networks import BACKBONES, Net, load_networks, why_missing
 from osgap.evaluation.measure import DEFINITIONS, METRICS, average, average_by, measure
-from osgap.evaluation.rendering import frames_at_once, render_all, render_frames
 from osgap.evaluation.splits import (
     SPLITS,
     EvaluationSplit,
@@ -30,7 +31,6 @@ from osgap.evaluation.splits import (
     held_out_frames,
     motion,
     select,
-    spread,
 )
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -38,9 +38,11 @@ from osgap.head.model import HeadModel
 from osgap.prior.photo import load_photo
 from osgap.runtime.artifacts import write_json, write_png
 from osgap.runtime.gpus import lease_gpu
+from osgap.runtime.pixels import to_bytes
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance
 from osgap.splat.avatar import Avatar
+from osgap.splat.sequence import frames_at_once, posed_once, render_frames
 
 if TYPE_CHECKING:
     from torch import nn
@@ -152,15 +154,13 @@ def _measure_split(
     """Metrics of one split, with everything that says what was measured; on the device of the head."""
     frames = select(store, split)
     timesteps, rows = np.unique(frames[:, 0], return_inverse=True)
-    cameras = store.cameras[torch.from_numpy(frames[:, 1])]
-    params = motion(avatar, store, timesteps, split, method)
+    cameras = store.cameras[torch.from_numpy(frames[:, 1])].to(head.device)
+    pose = posed_once(avatar.to(head.device), head, motion(avatar, store, timesteps, split, method))
     count = frames_at_once(cameras, head.device)
-    chunks = [frames[start : start + count] for start in range(0, len(frames), count)]
-    rendered_parts = render_all(avatar.to(head.device), head, params, torch.from_numpy(rows), cameras)
-    pairs = zip(rendered_parts, read_ahead(store, chunks, head.device), strict=True)
+    pairs = rendered_and_captured(pose, torch.from_numpy(rows), cameras, store, frames, count)
     parts = [
-        measure(rendered, truth.to(rendered) / 255, networks)
-        for rendered, truth in track(pairs, f"{split.name} of {store.subject}", total=len(chunks))
+        measure(rendered, truth, networks)
+        for rendered, truth in track(pairs, f"{split.name} of {store.subject}", total=math.ceil(len(frames) / count))
     ]
     values = {name: np.concatenate([part[name] for part in parts]) for name in METRICS if name in parts[0]}
     names = [frame_name(store, frame) for frame in frames]
@@ -183,12 +183,13 @@ def _cross_reenact(
     avatar: Avatar, head: HeadModel, store: CaptureStore, driver: CaptureStore, count: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The driver's frames above the avatar that they drive, seen by each capture's held-out camera."""
-    frames = spread(held_out_frames(driver), count)
+    frames = held_out_frames(driver)
+    frames = frames[evenly_spaced(len(frames), count)]
     camera = store.cameras[torch.full((len(frames),), held_out_camera(store))]
     params = cross_motion(avatar, store, driver, frames[:, 0])
-    rendered = canvas.to_uint8(render_frames(avatar, head, params, torch.arange(len(frames)), camera))
-    truth = [canvas.letterbox(image, camera.width, camera.height) for image in driver.images(frames)]
-    strip = canvas.vstack([canvas.hstack(truth), canvas.hstack(list(rendered))])
+    rendered = to_bytes(render_frames(avatar, head, params, torch.arange(len(frames)), camera)).cpu().numpy()
+    truth = [image_grid.letterbox(image, camera.width, camera.height) for image in driver.images(frames)]
+    strip = image_grid.vstack([image_grid.hstack(truth), image_grid.hstack(list(rendered))])
     return strip, {
         "driver": driver.subject,
         "camera": store.serials[held_out_camera(store)],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from osgap.metrics.image_metrics import check_images, ssim
+from osgap.metrics.definitions import check_images
+from osgap.metrics.image_metrics import ssim
+from osgap.runtime.pixels import to_float
 from osgap.splat.cameras import Cameras
 
 _SIGMAS = 3.0  # a Gaussian reaches this many standard deviations, as in 3D Gaussian splatting
@@ -31,7 +33,7 @@ def photometric_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Ten
 
         return ssim_triton.photometric_loss(images, targets, ssim_weight)
     if targets.dtype == torch.uint8:
-        targets = targets.to(images.dtype) / 255
+        targets = to_float(targets, images.dtype)
     l1 = (images - targets).abs().mean()
     if ssim_weight == 0:
         return l1

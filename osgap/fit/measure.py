@@ -8,12 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.capture.batches import FrameStore, read_ahead
+from osgap.capture.choice import evenly_spaced
+from osgap.capture.pairs import rendered_and_captured
+from osgap.capture.prefetch import FrameStore
 from osgap.head.model import HeadModel
 from osgap.metrics.image_metrics import psnr, ssim
+from osgap.runtime.pinned import upload
+from osgap.runtime.pixels import tiled
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
-from osgap.splat.render import render
+from osgap.splat.gaussians import Gaussians
 
 _FRAMES_AT_ONCE = 8
 _ERROR_GAIN = 4.0  # an error of a quarter of the range is black
@@ -31,8 +35,8 @@ def measure(
         frames: `[M, 2]` int64 (timestep, camera).
     """
     values = [
-        torch.stack((psnr(rendered, targets), ssim(rendered, targets)))
-        for rendered, targets in rendered_and_targets(avatar, head, store, cameras, frames)
+        torch.stack((psnr(rendered, captured), ssim(rendered, captured)))
+        for rendered, captured in _pairs(avatar, head, store, cameras, frames)
     ]
     if not values:
         return {"psnr": None, "ssim": None, "frames": 0}
@@ -40,16 +44,16 @@ def measure(
     return {"psnr": means[0], "ssim": means[1], "frames": len(frames)}
 
 
-@torch.no_grad()
-def rendered_and_targets(
+def _pairs(
     avatar: Avatar, head: HeadModel, store: FrameStore, cameras: Cameras, frames: np.ndarray
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of `[b, H, W, 3]` renderings and captured images in 0..1, a few frames at a time."""
-    parts = [frames[start : start + _FRAMES_AT_ONCE] for start in range(0, len(frames), _FRAMES_AT_ONCE)]
-    for part, targets in zip(parts, read_ahead(store, parts, cameras.world_to_camera.device), strict=True):
-        gaussians = avatar.gaussians(head, torch.from_numpy(part[:, 0]))
-        rendered = render(gaussians, cameras[torch.from_numpy(part[:, 1])], background=gaussians.means.new_ones(3)).rgb
-        yield rendered.clamp(0, 1), targets.to(rendered) / 255
+    timesteps, seen_by = torch.from_numpy(frames).unbind(dim=1)
+
+    # Every frame is posed by itself, as in the fit: posing a timestep once for several frames rounds otherwise.
+    def pose(timesteps: Tensor) -> Gaussians:
+        return avatar.gaussians(head, upload(timesteps, head.device))
+
+    return rendered_and_captured(pose, timesteps, cameras[seen_by], store, frames, _FRAMES_AT_ONCE)
 
 
 def preview(avatar: Avatar, head: HeadModel, store: FrameStore, cameras: Cameras, frames: np.ndarray) -> np.ndarray:
@@ -58,12 +62,12 @@ def preview(avatar: Avatar, head: HeadModel, store: FrameStore, cameras: Cameras
     Returns:
         `[3 H, M W, 3]` uint8.
     """
-    columns = []
-    for rendered, targets in rendered_and_targets(avatar, head, store, cameras, frames):
-        error = (1 - _ERROR_GAIN * (rendered - targets).abs()).clamp_min(0)
-        columns.append(torch.cat((targets, rendered, error), dim=1))
-    grid = torch.cat(list(torch.cat(columns)), dim=1)
-    return (grid * 255).round().byte().cpu().numpy()
+    rows: tuple[list[Tensor], ...] = ([], [], [])
+    for rendered, captured in _pairs(avatar, head, store, cameras, frames):
+        error = 1 - _ERROR_GAIN * (rendered - captured).abs()
+        for row, images in zip(rows, (captured, rendered, error), strict=True):
+            row.extend(images)
+    return tiled(rows)
 
 
 def preview_frames(cameras: Cameras, val: np.ndarray, test: np.ndarray, count: int = 3) -> np.ndarray:
@@ -78,20 +82,16 @@ def preview_frames(cameras: Cameras, val: np.ndarray, test: np.ndarray, count: i
     Returns:
         `[at most 2 count, 2]`.
     """
-    held_out = val[_spread(len(val), count)]
+    held_out = val[evenly_spaced(len(val), count)]
     sides = _by_side(cameras, np.unique(test[:, 1]))
     times = np.unique(test[:, 0])
     chosen = [
-        (times[t], sides[c]) for t, c in zip(_spread(len(times), count), _spread(len(sides), count), strict=False)
+        (times[t], sides[c])
+        for t, c in zip(evenly_spaced(len(times), count), evenly_spaced(len(sides), count), strict=False)
     ]
     present = {tuple(frame) for frame in test.tolist()}
     turned = np.array([frame for frame in chosen if tuple(map(int, frame)) in present], np.int64).reshape(-1, 2)
     return np.concatenate((held_out, turned))
-
-
-def _spread(length: int, count: int) -> np.ndarray:
-    """Up to `count` different indices, evenly spaced from first to last."""
-    return np.unique(np.linspace(0, length - 1, count).round().astype(np.int64)) if length else np.zeros(0, np.int64)
 
 
 def _by_side(cameras: Cameras, indices: np.ndarray) -> np.ndarray:

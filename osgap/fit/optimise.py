@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.capture.batches import Batch, FrameStore, batches
+from osgap.capture.batches import Batch, batches
+from osgap.capture.prefetch import FrameStore
 from osgap.fit.adam import ColumnAdam
 from osgap.fit.config import FitConfig, LearningRates
 from osgap.fit.initial import initial_attributes

@@ -19,10 +19,11 @@ from osgap.capture.store import CaptureStore
 from osgap.fit.config import FitConfig
 from osgap.fit.measure import measure, preview, preview_frames
 from osgap.fit.optimise import Fit, Subject, optimise
+from osgap.fit.summary import write_summary
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import bind_texels
-from osgap.runtime.artifacts import write_json, write_png
+from osgap.runtime.artifacts import write_png
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
 from osgap.runtime.gpus import lease_gpu
@@ -95,16 +96,16 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
         source = provenance.as_dict()
         avatar.save(outputs.avatar, source)
         write_png(outputs.preview, preview(avatar, head, store, cameras, frames), source)
-        summary = {
-            "subject": subject,
-            "gaussians": len(binding),
-            "uv_size": config.uv_size,
-            "iterations": config.iterations,
-            "train_frames": len(splits["train"]),
-            "metrics": metrics,
-            "loss": loss_curve(losses),
-        }
-        write_json(outputs.metrics, summary, source)
+        write_summary(
+            outputs.metrics,
+            source,
+            subject=subject,
+            binding=binding,
+            iterations=config.iterations,
+            train_frames=len(splits["train"]),
+            metrics=metrics,
+            loss=loss_curve(losses),
+        )
         checkpoints.clear()
     logger.info(
         "fitted %s on %s: %d Gaussians, %d steps, PSNR %s dB on the held-out camera, %s dB on the held-out sequences; "

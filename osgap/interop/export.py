@@ -6,7 +6,6 @@ what the colours of a foreign one are.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from osgap import __version__
+from osgap.fit.summary import read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
@@ -255,8 +255,8 @@ def _check_folder(folder: Path) -> None:
 
 def _likely_sizes(folder: Path) -> list[int]:
     try:
-        return [int(json.loads((folder / "fit.json").read_text())["uv_size"])]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [read_uv_size(folder / "fit.json")]
+    except (OSError, UserError):  # an avatar from elsewhere says nothing
         return list(USUAL_SIZES)
 
 

@@ -6,7 +6,6 @@ function returns one number per image, `[...]`; callers choose how to average.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-SSIM_WINDOW = 11  # taps
-SSIM_SIGMA = 1.5  # px
-SSIM_C1 = 0.01**2
-SSIM_C2 = 0.03**2
+from osgap.metrics.definitions import SSIM_C1, SSIM_C2, SSIM_WINDOW, check_images, gaussian_window
 
 _PERFECT_MSE = 1e-10  # equal images get 100 dB rather than infinity, which JSON and averages cannot hold
 
@@ -138,20 +134,3 @@ def _blur(planes: Tensor) -> Tensor:
     flat = functional.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, SSIM_WINDOW // 2))
     flat = functional.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(SSIM_WINDOW // 2, 0))
     return flat.reshape(planes.shape)
-
-
-@functools.lru_cache(maxsize=8)
-def gaussian_window(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The window of SSIM in one direction, `[11]`, symmetric, of sum 1."""
-    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
-    weights = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
-    return (weights / weights.sum()).to(device, dtype)
-
-
-def check_images(images: Tensor, targets: Tensor) -> None:
-    """Raise ValueError unless both are `[..., H, W, C]` of one shape."""
-    if images.shape != targets.shape or images.ndim < 3:
-        raise ValueError(
-            f"expected two batches of images [..., H, W, C] of one shape, got {tuple(images.shape)} and "
-            f"{tuple(targets.shape)}"
-        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from osgap.metrics.definitions import LPIPS_EPSILON
 from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile, read_weights
 
@@ -18,9 +19,6 @@ Net = Literal["alex", "vgg"]
 
 BACKBONES: dict[Net, str] = {"alex": "AlexNet", "vgg": "VGG-16"}
 """The networks, by the name that LPIPS gives them."""
-
-EPSILON = 1e-8
-"""Added to squared lengths of features."""
 
 
 def load_network(net: Net, file: WeightFile, key: str) -> nn.Module:
@@ -119,4 +117,4 @@ def difference_in_torch(found: Tensor, wanted: Tensor, weights: Tensor) -> Tenso
 
 def _unit(features: Tensor, dtype: torch.dtype) -> Tensor:
     length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=dtype)
-    return features * (length.square() + EPSILON).rsqrt()
+    return features * (length.square() + LPIPS_EPSILON).rsqrt()

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from osgap.metrics.lpips import EPSILON
+from osgap.metrics.definitions import LPIPS_EPSILON
 
 _TILE = 4096  # values of a program
 
@@ -63,7 +63,7 @@ class _Difference(torch.autograd.Function):
 def _constants(channels: int) -> dict[str, Any]:
     width = triton.next_power_of_2(channels)
     # Products are added in one rounding: not every version of Triton does so unless told.
-    return {"CHANNELS": width, "PIXELS": max(1, _TILE // width), "EPSILON": EPSILON, "enable_fp_fusion": True}
+    return {"CHANNELS": width, "PIXELS": max(1, _TILE // width), "EPSILON": LPIPS_EPSILON, "enable_fp_fusion": True}
 
 
 def _grid(pixels: int, channels: int) -> tuple[int]:

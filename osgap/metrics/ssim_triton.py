@@ -35,7 +35,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from osgap.metrics.image_metrics import SSIM_C1, SSIM_C2, check_images, gaussian_window
+from osgap.metrics.definitions import SSIM_C1, SSIM_C2, check_images, gaussian_window
 
 _ROWS = 64
 _BLOCK = 128  # columns: one per thread, whose sums take 40 registers

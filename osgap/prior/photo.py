@@ -14,8 +14,9 @@ from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
 from osgap.head.params import FlameParams
 from osgap.prior.config import SUPERVISIONS, Supervision
-from osgap.prior.source import from_side_to_side, near_frontal, to_float
+from osgap.prior.source import from_side_to_side, near_frontal
 from osgap.runtime.errors import UserError
+from osgap.runtime.pixels import to_float
 from osgap.splat.cameras import Cameras
 
 

@@ -28,11 +28,6 @@ def prepare_source(image: Tensor, size: int) -> Tensor:
     return batch.reshape(*image.shape[:-3], 3, size, size)
 
 
-def to_float(image: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float32 in 0..1."""
-    return image.to(torch.float32) / 255
-
-
 def near_frontal(cameras: Cameras, params: FlameParams, frames: np.ndarray, count: int) -> list[int]:
     """The cameras of `frames` that look most directly at the face, the most frontal one first.
 

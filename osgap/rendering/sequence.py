@@ -1,13 +1,10 @@
-"""Rendering of many frames: batched, and copied to the host while the next batch is rendered."""
+"""The frames of a clip: bytes in host memory, copied there while the next ones are rendered."""
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,16 +12,15 @@ from torch import Tensor
 
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
+from osgap.runtime.pixels import to_bytes
 from osgap.splat.animation import Animation
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
-from osgap.splat.render import Rendered, render
+from osgap.splat.render import Rendered
+from osgap.splat.sequence import Pose, frames_at_once, render_parts
 
-_AT_ONCE = 16
-_PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 23}  # 16 frames of 550x802 are 7 million
-
-T = TypeVar("T")
+_AT_ONCE = 16  # frames, or less where these have too many pixels: 16 of 550x802 are few enough on a GPU
 
 
 def frames(
@@ -68,27 +64,31 @@ def frames(
 def _render(
     avatar: Avatar, head: HeadModel, params: FlameParams, cameras: Cameras, background: Tensor | None, count: int
 ) -> Iterator[Tensor]:
-    size = max(1, min(_AT_ONCE, _PIXELS_AT_ONCE[head.device.type] // (cameras.width * cameras.height)))
-    opacities, colors = avatar.attributes.opacities(), avatar.attributes.colors()  # these do not move
-    animation = Animation(avatar, head, params)
+    timesteps = torch.arange(count) if params.timesteps > 1 else torch.zeros(count, dtype=torch.int64)
+    size = min(_AT_ONCE, frames_at_once(cameras, head.device))
     to_host = _ToHost(head.device)
-    still: Gaussians | None = None
     copies: deque[_Copy] = deque()
-    for start in range(0, count, size):
-        part = slice(start, start + size)
-        gaussians = still
-        if gaussians is None:
-            shown = range(count)[part] if params.timesteps > 1 else range(1)
-            posed = animation.gaussians(torch.tensor(shown))
-            gaussians = Gaussians(posed.means, posed.rotations, posed.scales, opacities, colors)
-        if params.timesteps == 1:
-            still = gaussians
-        views = cameras[part] if len(cameras) > 1 else cameras
-        copies.append(to_host.copy(_bytes(render(gaussians, views, background), background is None)))
+    for rendered in render_parts(_posing(avatar, head, params), timesteps, cameras, background, size):
+        copies.append(to_host.copy(_bytes(rendered, background is None)))
+        del rendered  # its memory is the next part's
         if len(copies) > 1 or copies[0].event is None:
             yield copies.popleft().arrived()
     while copies:
         yield copies.popleft().arrived()
+
+
+def _posing(avatar: Avatar, head: HeadModel, params: FlameParams) -> Pose:
+    animation = Animation(avatar, head, params)
+    opacities, colors = avatar.attributes.opacities(), avatar.attributes.colors()  # these do not move
+
+    def pose(timesteps: Tensor) -> Gaussians:
+        posed = animation.gaussians(timesteps)
+        return Gaussians(posed.means, posed.rotations, posed.scales, opacities, colors)
+
+    if params.timesteps > 1:
+        return pose
+    still = pose(torch.zeros(1, dtype=torch.int64))
+    return lambda timesteps: still
 
 
 def _bytes(rendered: Rendered, transparent: bool) -> Tensor:
@@ -96,7 +96,7 @@ def _bytes(rendered: Rendered, transparent: bool) -> Tensor:
     if transparent:  # rendered over black, colours are multiplied by alpha
         alpha = rendered.alpha[..., None]
         pixels = torch.cat([pixels / alpha.clamp_min(1e-6), alpha], dim=-1)
-    return pixels.clamp(0, 1).mul_(255).round_().to(torch.uint8)
+    return to_bytes(pixels)
 
 
 @dataclass(frozen=True)
@@ -137,58 +137,3 @@ def singly(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
     for batch in batches:
         yield from batch.numpy()
         del batch  # before the next one is asked for, so that its memory can be that one's
-
-
-@dataclass(frozen=True)
-class _Made(Generic[T]):
-    item: T
-
-
-def ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
-    """Iterate in a thread of its own, so that the next items are made while the consumer is busy with one.
-
-    An error of the producer is raised here, in its turn. When the consumer stops, for whatever reason, the producer is
-    closed after the item that it is at, and its thread has ended when the generator is closed; use `closing`, because
-    the traceback of an error keeps generators open.
-
-    Args:
-        items: whatever makes them is run in the thread.
-        depth: how many items may be made and wait.
-    """
-    made: SimpleQueue[_Made[T] | BaseException | None] = SimpleQueue()
-    free = threading.Semaphore(depth)
-    stopped = threading.Event()
-
-    def produce() -> None:
-        end: BaseException | None = None
-        iterator = iter(items)
-        try:
-            while True:
-                free.acquire()
-                if stopped.is_set():
-                    break
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    break
-                made.put(_Made(item))
-                del item  # it is the consumer's: here it would outlive the use of it
-            if (close := getattr(iterator, "close", None)) is not None:
-                close()
-        except BaseException as error:
-            end = error
-        made.put(end)
-
-    thread = threading.Thread(target=produce, name="render-ahead", daemon=True)
-    thread.start()
-    try:
-        while isinstance(found := made.get(), _Made):
-            free.release()
-            yield found.item
-            del found
-        if found is not None:
-            raise found
-    finally:
-        stopped.set()
-        free.release()
-        thread.join()

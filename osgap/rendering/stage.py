@@ -25,12 +25,13 @@ from osgap.interop.viewers import load_foreign_avatar
 from osgap.rendering import camera_paths as views
 from osgap.rendering.keyframes import CameraList, Keyframes, read_path
 from osgap.rendering.motion import load_motion, motion_file, parse_timesteps, played
-from osgap.rendering.sequence import ahead, frames, singly
+from osgap.rendering.sequence import frames, singly
 from osgap.rendering.settings import Clip, Motion, View
 from osgap.rendering.writers import check_folder, write_frames, write_video
 from osgap.runtime.artifacts import read_provenance, write_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.gpus import lease_gpu
+from osgap.runtime.prefetch import ahead
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import file_digest
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from osgap.runtime.artifacts import atomic_folder, atomic_path, encode_png, read_provenance, write_json
 from osgap.runtime.errors import UserError
+from osgap.runtime.prefetch import in_threads, processors
 
 RECORD = "render.json"
 """What a folder of frames says about itself."""
@@ -87,20 +87,11 @@ def write_frames(
     Raises:
         UserError: see `check_folder`, also when something came into the folder while the frames were made.
     """
-    workers = os.cpu_count() or 1
-    pending: deque[Future[int]] = deque()
-    count = 0
+    workers = processors()
     with atomic_folder(folder) as temporary:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="write-png")
-        try:
-            for count, frame in enumerate(frames, start=1):
-                if len(pending) >= 2 * workers:
-                    pending.popleft().result()
-                pending.append(pool.submit(_write_frame, temporary / f"{count - 1:05d}.png", frame))
-            for future in pending:
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        tasks = (partial(_write_frame, temporary / f"{index:05d}.png", frame) for index, frame in enumerate(frames))
+        with closing(in_threads(tasks, depth=2 * workers, workers=workers, name="write-png")) as written:
+            count = sum(1 for _ in written)
         write_json(temporary / RECORD, {**about, "frames": count}, provenance)
         check_folder(folder)  # again: rendering takes long, and what came there meanwhile is not ours to remove
 

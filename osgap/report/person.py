@@ -11,10 +11,8 @@ import torch
 
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid as canvas
 from osgap.evaluation.avatars import avatar_files, load_avatar, open_store
 from osgap.evaluation.methods import METHODS
-from osgap.evaluation.rendering import render_frames
 from osgap.evaluation.splits import (
     NOVEL_VIEW,
     SELF_REENACTMENT,
@@ -29,7 +27,9 @@ from osgap.head.model import HeadModel
 from osgap.prior.config import SUPERVISIONS
 from osgap.prior.photo import SourcePhoto, load_photo
 from osgap.runtime.errors import UserError
+from osgap.runtime.pixels import to_bytes
 from osgap.splat.avatar import Avatar
+from osgap.splat.sequence import render_frames
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Person:
 
     def photo(self) -> np.ndarray:
         """The source photograph, `[H, W, 3]` uint8."""
-        return canvas.to_uint8(self.photograph.image)
+        return to_bytes(self.photograph.image).numpy()
 
     def photo_frame(self) -> np.ndarray:
         """`[1, 2]` the frame of the photograph: (timestep, camera index)."""
@@ -101,7 +101,8 @@ class Person:
         avatar = self.avatars[method]
         params = motion(avatar, self.store, frames[:, 0], split, method)
         cameras = self.store.cameras[torch.from_numpy(frames[:, 1])]
-        return list(canvas.to_uint8(render_frames(avatar, self.head, params, torch.arange(len(frames)), cameras)))
+        images = render_frames(avatar, self.head, params, torch.arange(len(frames)), cameras)
+        return list(to_bytes(images).cpu().numpy())
 
     def novel_view(self) -> np.ndarray:
         """`[1, 2]` a frame of the held-out camera."""

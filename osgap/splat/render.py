@@ -92,14 +92,7 @@ def render(
     backend = _backend(gaussians, cameras, background)
 
     size = 1 if batch is None else batch
-    gaussians = Gaussians(
-        _set(gaussians.means.to(dtype), 2, size),
-        _set(gaussians.rotations.to(dtype), 2, size),
-        _set(gaussians.scales.to(dtype), 2, size),
-        _set(gaussians.opacities.to(dtype), 1, size),
-        _set(gaussians.colors.to(dtype), 2, size),
-        _set(gaussians.features.to(dtype), 2, size) if features and gaussians.features is not None else None,
-    )
+    gaussians = _sets(gaussians, dtype, size, features)
     cameras = Cameras(
         cameras.world_to_camera.to(dtype).expand(size, 4, 4),
         cameras.intrinsics.to(dtype).expand(size, 3, 3),
@@ -121,6 +114,18 @@ def _batch(gaussians: Gaussians, cameras: Cameras) -> int | None:
             f"or as many sets as cameras"
         )
     return max(sizes, default=None)
+
+
+def _sets(gaussians: Gaussians, dtype: torch.dtype, batch: int, features: bool) -> Gaussians:
+    """The Gaussians as backends get them; without features where these are not asked for."""
+    return Gaussians(
+        _set(gaussians.means.to(dtype), 2, batch),
+        _set(gaussians.rotations.to(dtype), 2, batch),
+        _set(gaussians.scales.to(dtype), 2, batch),
+        _set(gaussians.opacities.to(dtype), 1, batch),
+        _set(gaussians.colors.to(dtype), 2, batch),
+        _set(gaussians.features.to(dtype), 2, batch) if features and gaussians.features is not None else None,
+    )
 
 
 def _set(field: Tensor, dims: int, batch: int) -> Tensor:

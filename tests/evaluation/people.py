@@ -15,18 +15,18 @@ import numpy as np
 import torch
 
 from osgap.capture.store import Capture, write_store
-from osgap.evaluation import image_grid as canvas
-from osgap.evaluation.rendering import render_frames
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
 from osgap.report.person import PersonFiles
+from osgap.runtime.pixels import to_bytes
 from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
+from osgap.splat.sequence import render_frames
 from osgap.splat.uv_maps import save_uv_gt
 
 UV_SIZE = 24
@@ -164,7 +164,7 @@ class World:
         truth = Avatar(attributes(self.head, np.random.default_rng(seed)), self._faces, params)
         rig = cameras()
         frames = torch.tensor([(t, c) for t in range(params.timesteps) for c in range(len(SERIALS))])
-        images = canvas.to_uint8(render_frames(truth, self.head, params, frames[:, 0], rig[frames[:, 1]]))
+        images = to_bytes(render_frames(truth, self.head, params, frames[:, 0], rig[frames[:, 1]])).numpy()
         mask = _png(np.full((HEIGHT, WIDTH), 255, np.uint8))
         encoded = [(_png(image[..., ::-1]), mask) for image in images]
         capture = Capture(

@@ -12,7 +12,7 @@ import torch
 
 from evaluation.people import HEIGHT, SEQUENCES, WIDTH, World
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid as canvas
+from osgap.evaluation import image_grid
 from osgap.evaluation.methods import METHODS
 from osgap.report.config import ReportConfig
 from osgap.report.figures import stage as figures
@@ -37,7 +37,7 @@ def _draw(
 
 def _tiles(picture: np.ndarray, rows: int, columns: int) -> list[list[np.ndarray]]:
     """The pictures of a labelled grid: they are its last rows and columns, inside the margin."""
-    margin, gap = 12, canvas.GAP
+    margin, gap = 12, image_grid.GAP
     grid = []
     for row in range(rows):
         bottom = picture.shape[0] - margin - (rows - 1 - row) * (HEIGHT + gap)
@@ -58,9 +58,9 @@ def test_person_figure_has_every_method_in_every_frame(world: World, anna: Perso
         assert camera.std() > 20
     assert np.abs(truth[2] - truth[3]).mean() > 5  # left and right
     # Titles are above and beside the pictures.
-    top = picture.shape[0] - 12 - (1 + len(METHODS)) * HEIGHT - len(METHODS) * canvas.GAP
+    top = picture.shape[0] - 12 - (1 + len(METHODS)) * HEIGHT - len(METHODS) * image_grid.GAP
     assert (picture[:top] < 128).any()
-    assert (picture[top:, : picture.shape[1] - 12 - 6 * WIDTH - 5 * canvas.GAP] < 128).any()
+    assert (picture[top:, : picture.shape[1] - 12 - 6 * WIDTH - 5 * image_grid.GAP] < 128).any()
 
 
 def test_figures_have_the_methods_of_the_run(world: World, anna: PersonFiles, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_overview_grows_with_the_people(world: World, anna: PersonFiles, bert: P
     one = _draw(world, tmp_path, "overview", anna)
     both = _draw(world, tmp_path, "overview", anna, bert)
     assert both.shape[1] == one.shape[1]
-    assert both.shape[0] - one.shape[0] == 2 * HEIGHT + canvas.GAP + 3 * canvas.GAP
+    assert both.shape[0] - one.shape[0] == 2 * HEIGHT + image_grid.GAP + 3 * image_grid.GAP
     truth, avatar = _tiles(one, 2, 4)
     for a, b in zip(truth, avatar, strict=True):
         assert 1 < np.abs(a - b).mean() < 0.3 * np.abs(255 - a).mean()
@@ -175,11 +175,11 @@ def test_replay_goes_there_and_back(anna: PersonFiles) -> None:
 
 
 def test_text_is_drawn_and_broken_into_lines() -> None:
-    assert canvas.wrap("one two three", 10_000, 12) == ["one two three"]
-    lines = canvas.wrap("held-out sequence, left side", 100, 14)
+    assert image_grid.wrap("one two three", 10_000, 12) == ["one two three"]
+    lines = image_grid.wrap("held-out sequence, left side", 100, 14)
     assert len(lines) > 1
     assert " ".join(lines) == "held-out sequence, left side"
-    short, tall = canvas.label("a b", 80, 14), canvas.label("a b", 80, 14, lines=3)
+    short, tall = image_grid.label("a b", 80, 14), image_grid.label("a b", 80, 14, lines=3)
     assert tall.shape[0] > short.shape[0]
     assert short.shape[1] == 80
     assert short.min() < 100
@@ -187,7 +187,7 @@ def test_text_is_drawn_and_broken_into_lines() -> None:
 
 def test_letterbox_keeps_proportions() -> None:
     black = np.zeros((20, 40, 3), np.uint8)
-    boxed = canvas.letterbox(black, 40, 40)
+    boxed = image_grid.letterbox(black, 40, 40)
     assert boxed.shape == (40, 40, 3)
     assert (boxed[:10] == 255).all()
     assert (boxed[10:30] == 0).all()

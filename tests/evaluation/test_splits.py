@@ -20,7 +20,6 @@ from osgap.evaluation.splits import (
     most_different,
     motion,
     select,
-    spread,
 )
 from osgap.prior.photo import load_photo
 from osgap.report.person import PersonFiles
@@ -129,12 +128,6 @@ def test_cross_motion_takes_pose_but_not_place(anna: PersonFiles, bert: PersonFi
     own = store.params.translation.mean(dim=0)
     torch.testing.assert_close(driven.translation.mean(dim=0), own, atol=1e-6, rtol=0)
     torch.testing.assert_close(driven.translation.diff(dim=0), driver.params.translation.diff(dim=0), atol=1e-6, rtol=0)
-
-
-def test_spread() -> None:
-    frames = np.stack([np.arange(10), np.zeros(10, int)], axis=1)
-    assert spread(frames, 4)[:, 0].tolist() == [0, 3, 6, 9]
-    assert spread(frames, 99)[:, 0].tolist() == list(range(10))
 
 
 def test_the_most_different_faces_are_found(anna: PersonFiles) -> None:

@@ -32,7 +32,7 @@ def main(world: str, output: str, name: str, moment: str) -> None:
     avatar = folder / "avatar"
     outputs = stage.FitOutputs(avatar, avatar / "fit.json", avatar / "preview.png", folder / "checkpoints")
 
-    do_step, write_json = optimise.Fit.step, stage.write_json
+    do_step, write_summary = optimise.Fit.step, stage.write_summary
 
     def step(self: optimise.Fit, batch: Batch) -> torch.Tensor:
         if moment == str(batch.step):
@@ -40,13 +40,13 @@ def main(world: str, output: str, name: str, moment: str) -> None:
         print(batch.step, flush=True)
         return do_step(self, batch)
 
-    def write(path: Path | str, content: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> None:
-        if Path(path).name == moment:
+    def write(path: Path, provenance: Mapping[str, Any], **content: Any) -> None:
+        if path.name == moment:
             os.kill(os.getpid(), getattr(signal, name))
-        write_json(path, content, provenance)
+        write_summary(path, provenance, **content)
 
     optimise.Fit.step = step  # type: ignore[method-assign]
-    stage.write_json = write
+    stage.write_summary = write
     stage.run(config(), inputs, outputs, subject=SUBJECT, seed=7)
 
 

@@ -19,7 +19,7 @@ from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.prior.mean import load_maps, mean_avatar
 from osgap.prior.network.decoder import residual_scales
 from osgap.prior.network.model import GaussianPrior, save_prior
-from osgap.prior.personalisation.optimise import Personalisation, Views, contribution, islands, spread
+from osgap.prior.personalisation.optimise import Personalisation, Views, carry_to_unseen, contribution, islands
 from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run, turned
 from osgap.prior.photo import load_photo
 from osgap.prior.posing import Rig, white
@@ -269,22 +269,22 @@ def test_contribution_is_the_pixels_that_a_gaussian_fills() -> None:
     torch.testing.assert_close(contribution(gaussians, camera, left).sum(), alpha[:, :8].sum(), rtol=1e-4, atol=1e-3)
 
 
-def test_spread_keeps_what_is_known_and_fills_in_the_rest() -> None:
+def test_carrying_to_the_unseen_keeps_what_is_known_and_fills_in_the_rest() -> None:
     everything = torch.ones(1, 9, 9, dtype=torch.bool)
     change, confidence = torch.zeros(9, 9, 1), torch.zeros(9, 9)
     change[:, :4], change[:, 6] = 1, -1  # left of the middle, and one column near the right border
     confidence[:, 1:4] = confidence[:, 6] = 1
-    near = spread(change, confidence, everything, mirror=0)[..., 0]
+    near = carry_to_unseen(change, confidence, everything, mirror=0)[..., 0]
     assert torch.equal(near[:, 1:4], torch.ones(9, 3)), "known texels stay as they are"
     assert torch.equal(near[:, 6], -torch.ones(9))
     assert (near[:, 0] > 0.9).all()
     assert (near[:, 8] < -0.4).all()
-    mirrored = spread(change, confidence, everything, mirror=1)[..., 0]
+    mirrored = carry_to_unseen(change, confidence, everything, mirror=1)[..., 0]
     torch.testing.assert_close(mirrored[:, 7], torch.ones(9), msg="across the middle, in spite of the neighbours")
     assert torch.equal(mirrored[:, 6], -torch.ones(9)), "what is seen wins"
 
 
-def test_spread_stays_within_a_part_and_needs_enough_to_go_by() -> None:
+def test_carrying_to_the_unseen_stays_within_a_part_and_needs_enough_to_go_by() -> None:
     mask = torch.ones(10, 10, dtype=torch.bool)
     mask[6] = False
     parts = islands(mask)
@@ -293,7 +293,7 @@ def test_spread_stays_within_a_part_and_needs_enough_to_go_by() -> None:
     change, confidence = torch.zeros(10, 10, 1), torch.zeros(10, 10)
     change[:3], confidence[:3] = 1, 1  # half of the upper part is known
     change[9, 0], confidence[9, 0] = 5, 1  # and one texel of the lower
-    out = spread(change, confidence, parts, mirror=0.8)[..., 0]
+    out = carry_to_unseen(change, confidence, parts, mirror=0.8)[..., 0]
     assert (out[3:6] > 0.9).all()
     assert out[9, 0] == 5
     lower = out[7:].clone()

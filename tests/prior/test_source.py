@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from osgap.head.params import FlameParams
-from osgap.prior.source import near_frontal, prepare_source, to_float
+from osgap.prior.source import near_frontal, prepare_source
 from osgap.splat.cameras import Cameras
 
 
@@ -32,10 +32,6 @@ def test_resizing_is_bilinear_without_antialiasing() -> None:
 def test_an_image_of_the_right_size_is_untouched() -> None:
     image = torch.rand(2, 6, 6, 3)
     assert torch.equal(prepare_source(image, 6), image.permute(0, 3, 1, 2))
-
-
-def test_uint8_to_unit_range() -> None:
-    assert to_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [0, 1]
 
 
 def test_near_frontal_follows_the_heads_rotation() -> None:

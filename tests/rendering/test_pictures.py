@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
-from osgap.rendering.sequence import ahead
 from osgap.rendering.writers import RECORD, check_folder, write_frames, write_video
 from osgap.runtime.artifacts import read_provenance, write_png
 from osgap.runtime.errors import UserError
+from osgap.runtime.prefetch import ahead
 
 PROVENANCE = {"stage": "render", "subject": "anna"}
 

@@ -5,15 +5,12 @@ Threads decode, scale and encode a few frames ahead of the one that is written; 
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,12 +19,12 @@ from osgap.capture.encoded import check_frame, check_mask, decode_frame, decode_
 from osgap.capture.tracking.recording import Clip, Pictures, Recording
 from osgap.capture.video import decode, rgb
 from osgap.runtime.errors import UserError
+from osgap.runtime.prefetch import in_threads, processors
 from osgap.runtime.progress import track
 
 if TYPE_CHECKING:
     import av
 
-T = TypeVar("T")
 Encoded = tuple[bytes, bytes]
 """Image and mask; an empty mask is the image's alpha channel."""
 
@@ -82,7 +79,8 @@ def encoded_frames(recording: Recording, width: int, height: int, description: s
         order = [(t, clip.camera) for clip in frames for t in clip.timesteps]
         size = None
         tasks = (task for clip in frames for task in _of_clip(clip, recording, (width, height), person))
-    contents = track(_ahead(tasks), f"{description} import", total=len(order))
+    encoded = in_threads(tasks, depth=_AHEAD * _workers(), workers=_workers())
+    contents = track(encoded, f"{description} import", total=len(order))
     return EncodedFrames(order, size, _with_somebody(contents, recording, person))
 
 
@@ -93,25 +91,7 @@ def _with_somebody(contents: Iterable[Encoded], recording: Recording, person: Ev
 
 
 def _workers() -> int:
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(count, _MOST_WORKERS)
-
-
-def _ahead(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """Results in the order of the tasks, which threads work on a few ahead."""
-    workers = _workers()
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(task))
-                if len(waiting) > _AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    return min(processors(), _MOST_WORKERS)
 
 
 def _file_size(path: Path) -> int:

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from osgap.capture.choice import evenly_spaced
 from osgap.capture.store import CaptureStore
 from osgap.fit.measure import measure, preview, preview_frames
+from osgap.fit.summary import write_summary
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
@@ -25,7 +27,7 @@ from osgap.interop.config import InteropConfig
 from osgap.interop.resample import resample_maps
 from osgap.interop.texel_layout import USUAL_SIZES, find_layout
 from osgap.interop.viewers import load_foreign_avatar
-from osgap.runtime.artifacts import write_json, write_png
+from osgap.runtime.artifacts import write_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes
@@ -109,14 +111,8 @@ def run(
     avatar.save(outputs.avatar, provenance)
     write_png(outputs.preview, preview(avatar, head, store, store.cameras, frames), provenance)
     motion = "own" if kept else "tracked"
-    summary = {
-        "subject": subject,
-        "gaussians": len(binding),
-        "uv_size": uv_size,
-        "adopted": {"uv_size": source.size, "timesteps": given.params.timesteps, "motion": motion},
-        "metrics": metrics,
-    }
-    write_json(outputs.metrics, summary, provenance)
+    adopted = {"uv_size": source.size, "timesteps": given.params.timesteps, "motion": motion}
+    write_summary(outputs.metrics, provenance, subject=subject, binding=binding, adopted=adopted, metrics=metrics)
     logger.info(
         "adopted %s: %d Gaussians (UV size %d, from %d), %s motion",
         subject, len(binding), uv_size, source.size, motion,
@@ -181,7 +177,7 @@ def motion_on(own: FlameParams, tracked: FlameParams, head: HeadModel) -> tuple[
     """
     if own.timesteps == tracked.timesteps:
         shift = (tracked.translation - own.translation).mean(dim=0)
-        some = np.unique(np.linspace(0, own.timesteps - 1, min(_COMPARED, own.timesteps)).astype(np.int64))
+        some = evenly_spaced(own.timesteps, _COMPARED)
         expected = head.vertices(tracked, some)
         for candidate in (own, own.replace(translation=own.translation + shift)):
             if float((head.vertices(candidate, some) - expected).norm(dim=-1).mean()) < _SAME_MOTION:

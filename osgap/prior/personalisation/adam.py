@@ -17,6 +17,9 @@ class GroupAdam:
 
     Tensors of a group have gradients in the same steps, or never.
 
+    Apart from `osgap.fit.adam.ColumnAdam`, which has a rate for each column of a table, does without the gradients of
+    hundreds of tensors at once, and rounds in another order: one of the two would get other numbers.
+
     The first use of `torch.optim` imports torch's compiler: on a GPU that takes as long as all steps of an avatar.
 
     Args:

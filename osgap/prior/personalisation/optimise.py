@@ -75,12 +75,12 @@ def islands(mask: Tensor) -> Tensor:
     return torch.from_numpy(labels == np.arange(1, count + 1)[:, None, None]).to(mask.device)
 
 
-def spread(change: Tensor, confidence: Tensor, parts: Tensor, mirror: float) -> Tensor:
-    """Carry what is known of a map to where confidence is low.
+def carry_to_unseen(change: Tensor, confidence: Tensor, parts: Tensor, mirror: float) -> Tensor:
+    """Carry what is known of a map to where confidence is low: texels that no photograph shows change as others do.
 
-    Known are confident texels and, less so, the texels opposite to confident ones. They are spread within each part
+    Known are confident texels and, less so, the texels opposite to confident ones. They are carried on within each part
     by a pyramid of weighted means (the pull-push of Gortler et al. 1996, sec. 3.4): the finest level that knows
-    anything decides. In a part of which little is known (teeth between closed lips) nothing is spread.
+    anything decides. In a part of which little is known (teeth between closed lips) nothing is carried on.
 
     Args:
         change: `[U, U, C]`.
@@ -100,9 +100,9 @@ def spread(change: Tensor, confidence: Tensor, parts: Tensor, mirror: float) -> 
         known = known + unknown * (values * weights).flip(-1)
         total = total + unknown * weights.flip(-1)
     inside = parts[:, None].to(change.dtype)
-    spread_out = _pull_push(known * inside, total * inside)
+    filled = _pull_push(known * inside, total * inside)
     enough = (total * inside).sum(dim=(2, 3), keepdim=True) >= _ENOUGH * inside.sum(dim=(2, 3), keepdim=True)
-    return (torch.where(enough, spread_out, values * weights) * inside).sum(dim=0).movedim(0, -1)
+    return (torch.where(enough, filled, values * weights) * inside).sum(dim=0).movedim(0, -1)
 
 
 def _pull_push(weighted: Tensor, weights: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ class Personalisation:
         geometry = base[..., _GEOMETRY] + self.scale[_GEOMETRY] * self.geometry * self.confidence[..., None]
         colors = base[..., color]
         if self._has("color"):
-            change = spread(self.color, self.confidence, self.parts, self.config.mirror)
+            change = carry_to_unseen(self.color, self.confidence, self.parts, self.config.mirror)
             colors = self.first[..., color] + self.scale[color] * change
         return torch.cat([geometry, colors], dim=-1) * self.rig.binding.mask[..., None]
 

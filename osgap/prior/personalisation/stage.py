@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.capture.batches import batches, chosen
+from osgap.capture.batches import batches
+from osgap.capture.choice import chosen
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
@@ -21,17 +22,16 @@ from osgap.head.config import HeadAssets
 from osgap.head.model import PersonHead
 from osgap.head.texels import bind_texels
 from osgap.prior.config import OneShotConfig, Supervision
-from osgap.prior.image_grid import image_grid
 from osgap.prior.network.model import load_prior
 from osgap.prior.personalisation.optimise import Personalisation, Views
 from osgap.prior.photo import ShownCapture, SourcePhoto, show
 from osgap.prior.posing import Rig, white
-from osgap.prior.source import to_float
 from osgap.runtime.artifacts import write_json, write_png
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
 from osgap.runtime.gpus import lease_gpu
 from osgap.runtime.pinned import upload
+from osgap.runtime.pixels import tiled, to_float
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance
 from osgap.runtime.seeds import derive_seed
@@ -282,7 +282,7 @@ def _preview(photos: list[SourcePhoto], rig: Rig, maps: list[Tensor]) -> np.ndar
         for shown, camera in zip([*maps, maps[-1]], views, strict=True):
             images.append(render(rig.pose(shown[None], [0], [params]), camera.to(device), white(shown)).rgb[0])
         rows.append(images)
-    return image_grid(rows)
+    return tiled(rows)
 
 
 def turned(cameras: Cameras, center: Tensor, degrees: float) -> Cameras:

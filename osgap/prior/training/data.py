@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from osgap.capture.batches import chosen
+from osgap.capture.choice import chosen
 from osgap.capture.store import CaptureStore
 from osgap.head.params import FlameParams
 from osgap.prior.augment import ColorChange, Framing, draw_color_change, draw_framing, reframed
 from osgap.prior.config import PriorConfig
-from osgap.prior.source import near_frontal, prepare_source, to_float
+from osgap.prior.source import near_frontal, prepare_source
 from osgap.runtime.errors import UserError
 from osgap.runtime.pinned import upload
+from osgap.runtime.pixels import to_float
 from osgap.runtime.seeds import derive_seed
 from osgap.splat.cameras import Cameras
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from osgap.prior.image_grid import image_grid
 from osgap.prior.network.model import Predictor
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Plan
+from osgap.runtime.pixels import tiled
 
 _PEOPLE = 4
 
@@ -29,4 +29,4 @@ def training_preview(predictor: Predictor, assembly: Assembly, rig: Rig) -> np.n
         maps = predictor.predict(batch.sources).float()
         drawn = predictor.render(rig.pose(maps, batch.people, batch.params), batch.cameras).rgb
         rows.append([batch.images[0], drawn[0], batch.images[1], drawn[1], drawn[2]])
-    return image_grid(rows)
+    return tiled(rows)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osgap.capture.choice import evenly_spaced
 from osgap.head.model import HeadModel
 from osgap.head.texels import TexelBinding
 from osgap.metrics.image_metrics import psnr
@@ -45,8 +46,7 @@ class Validation:
         frames = self.samples.frames[person]
         others = frames[frames[:, 0] != source[0]]
         pool = others if len(others) else frames
-        chosen = np.unique(np.linspace(0, len(pool) - 1, _TARGETS).round().astype(np.int64))
-        return Plan(person, source, pool[chosen], seed=None)
+        return Plan(person, source, pool[evenly_spaced(len(pool), _TARGETS)], seed=None)
 
     @torch.no_grad()
     def measure(self, predictor: Predictor) -> dict[str, float]:

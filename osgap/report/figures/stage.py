@@ -22,8 +22,7 @@ import numpy as np
 import torch
 
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid as canvas
-from osgap.evaluation.rendering import render_frames
+from osgap.evaluation import image_grid
 from osgap.evaluation.splits import (
     NOVEL_VIEW,
     SELF_REENACTMENT,
@@ -39,7 +38,9 @@ from osgap.report.person import Person, PersonFiles
 from osgap.report.tables.stage import METHOD_NAMES
 from osgap.runtime.artifacts import write_png
 from osgap.runtime.errors import UserError
+from osgap.runtime.pixels import to_bytes
 from osgap.runtime.provenance import Provenance
+from osgap.splat.sequence import render_frames
 
 Kind = Literal["person", "cross", "overview"]
 
@@ -123,12 +124,12 @@ def cross_figure(config: ReportConfig, person: Person, driver: CaptureStore) -> 
     frames = most_different(held_out_frames(driver), driver.params, config.expressions)
     own = person.photo_frame()
     camera = person.store.cameras[torch.full((len(frames),), held_out_camera(person.store))]
-    truth = [canvas.letterbox(image, camera.width, camera.height) for image in driver.images(frames)]
+    truth = [image_grid.letterbox(image, camera.width, camera.height) for image in driver.images(frames)]
     rows = [("Camera images", _enlarged([person.photo(), *truth], config.figure_scale))]
     for method, avatar in person.avatars.items():
         params = cross_motion(avatar, person.store, driver, frames[:, 0])
         driven = render_frames(avatar, person.head, params, torch.arange(len(frames)), camera)
-        pictures = [*person.render(method, own, NOVEL_VIEW), *canvas.to_uint8(driven)]
+        pictures = [*person.render(method, own, NOVEL_VIEW), *to_bytes(driven).cpu().numpy()]
         rows.append((METHOD_NAMES[method], _enlarged(pictures, config.figure_scale)))
     columns = [f"{person.store.subject}: source photograph"]
     return _labelled_grid(rows, columns + [f"motion of {driver.subject}"] * len(frames))
@@ -143,33 +144,33 @@ def overview(config: ReportConfig, people: Sequence[Person]) -> np.ndarray:
     for person in people:
         left, right = person.sides()
         frames = np.concatenate([left[None], person.expressions(config.expressions), right[None]])
-        truth = canvas.hstack(_enlarged(person.store.images(frames), scale))
+        truth = image_grid.hstack(_enlarged(person.store.images(frames), scale))
         (method,) = person.avatars
-        drawn = canvas.hstack(_enlarged(person.render(method, frames, SELF_REENACTMENT), scale))
-        pair = canvas.vstack([truth, drawn])
-        photo = canvas.to_height(person.photo(), pair.shape[0])
+        drawn = image_grid.hstack(_enlarged(person.render(method, frames, SELF_REENACTMENT), scale))
+        pair = image_grid.vstack([truth, drawn])
+        photo = image_grid.to_height(person.photo(), pair.shape[0])
         blocks.append((photo, pair))
     height, width = truth.shape[0], truth.shape[1] // len(frames)
     font = _font_size(width)
     avatar = "avatar of all frames" if method == "all_frames" else f"{METHOD_NAMES[method].lower()} avatar"
-    sign = canvas.vstack([canvas.sideways(text, height, font) for text in ("camera images", avatar)])
+    sign = image_grid.vstack([image_grid.sideways(text, height, font) for text in ("camera images", avatar)])
     titles = [
-        canvas.label("one photograph" if method == "one_shot" else "a photograph", blocks[0][0].shape[1], font),
-        canvas.blank(1, sign.shape[1]),
-        canvas.label("views and expressions that the avatar never saw", blocks[0][1].shape[1], font),
+        image_grid.label("one photograph" if method == "one_shot" else "a photograph", blocks[0][0].shape[1], font),
+        image_grid.blank(1, sign.shape[1]),
+        image_grid.label("views and expressions that the avatar never saw", blocks[0][1].shape[1], font),
     ]
-    head = canvas.hstack(titles, gap=2 * canvas.GAP)
-    body = [canvas.hstack([photo, sign, pair], gap=2 * canvas.GAP) for photo, pair in blocks]
-    return canvas.margin(canvas.vstack([head, canvas.vstack(body, gap=3 * canvas.GAP)]), _MARGIN)
+    head = image_grid.hstack(titles, gap=2 * image_grid.GAP)
+    body = [image_grid.hstack([photo, sign, pair], gap=2 * image_grid.GAP) for photo, pair in blocks]
+    return image_grid.margin(image_grid.vstack([head, image_grid.vstack(body, gap=3 * image_grid.GAP)]), _MARGIN)
 
 
 def _enlarged(images: Sequence[np.ndarray] | np.ndarray, scale: int) -> list[np.ndarray]:
-    return [canvas.enlarge(image, scale) for image in images]
+    return [image_grid.enlarge(image, scale) for image in images]
 
 
 def _labelled_grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]], columns: Sequence[str]) -> np.ndarray:
     font = _font_size(rows[0][1][0].shape[1])
-    return canvas.margin(canvas.grid(rows, columns, label_width=7 * font, font=font), _MARGIN)
+    return image_grid.margin(image_grid.grid(rows, columns, label_width=7 * font, font=font), _MARGIN)
 
 
 def _font_size(tile_width: int) -> int:

@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osgap.evaluation import image_grid as canvas
+from osgap.evaluation import image_grid
 from osgap.evaluation.splits import held_out_camera, held_out_frames
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.params import FlameParams
 from osgap.rendering.camera_paths import orbit, scaled
-from osgap.rendering.sequence import ahead, frames, singly
+from osgap.rendering.sequence import frames, singly
 from osgap.rendering.writers import write_video
 from osgap.report.config import ReportConfig
 from osgap.report.person import Person, PersonFiles
 from osgap.report.tables.stage import METHOD_NAMES
+from osgap.runtime.prefetch import ahead
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance
 from osgap.splat.cameras import Cameras
@@ -62,7 +63,7 @@ def run(config: ReportConfig, inputs: VideoInputs, outputs: VideoOutputs, *, sub
         for avatar in person.avatars.values()
     ]
     names = [METHOD_NAMES[method] for method in person.avatars]
-    photo = canvas.resize(person.photo(), cameras.width, cameras.height)
+    photo = image_grid.resize(person.photo(), cameras.width, cameras.height)
     titles = _titles(["source photograph", *names], cameras.width)
     composed = (_compose([photo, *pictures], titles) for pictures in zip(*panels, strict=True))
 
@@ -106,11 +107,13 @@ def swing(person: Person, params: FlameParams, config: ReportConfig, count: int)
 def _titles(texts: Sequence[str], width: int) -> np.ndarray:
     """A bar of titles above the panels, of even height."""
     font = max(11, width // 12)
-    bar = canvas.hstack([canvas.label(text, width, font) for text in texts], gap=0)
-    return canvas.vstack([canvas.blank(font // 2, bar.shape[1]), bar, canvas.blank(font // 2, bar.shape[1])], gap=0)
+    bar = image_grid.hstack([image_grid.label(text, width, font) for text in texts], gap=0)
+    space = image_grid.blank(font // 2, bar.shape[1])
+    return image_grid.vstack([space, bar, space], gap=0)
 
 
 def _compose(pictures: Sequence[np.ndarray], titles: np.ndarray) -> np.ndarray:
     """One video frame of even width and height (yuv420p halves both)."""
-    frame = canvas.vstack([titles, canvas.hstack(pictures, gap=0)], gap=0)
-    return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), constant_values=canvas.BACKGROUND)
+    frame = image_grid.vstack([titles, image_grid.hstack(pictures, gap=0)], gap=0)
+    odd = (0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)
+    return np.pad(frame, odd, constant_values=image_grid.BACKGROUND)

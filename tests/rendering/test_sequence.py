@@ -1,10 +1,6 @@
-"""Rendered frames: the right ones, in order, as bytes; and a producer in a thread that always ends."""
+"""The frames of a clip: the right ones, in order, as bytes."""
 
 from __future__ import annotations
-
-import threading
-import time
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,16 +8,12 @@ from torch import Tensor
 
 from osgap.head.model import HeadModel, PersonHead
 from osgap.rendering import sequence as module
-from osgap.rendering.sequence import ahead, frames
+from osgap.rendering.sequence import frames
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import render
 from rendering.people import World, cameras
 
 GREY = torch.tensor([0.25, 0.5, 0.75])
-
-
-def threads() -> int:
-    return sum(thread.name == "render-ahead" for thread in threading.enumerate())
 
 
 def one(world: World, timestep: int, camera: int) -> Tensor:
@@ -88,75 +80,6 @@ def test_identity_is_folded_once(world: World, monkeypatch: pytest.MonkeyPatch) 
     params = world.anna.avatar.params.replace(shape=world.anna.avatar.params.shape.clone())
     assert len(list(frames(world.anna.avatar, world.head, params, cameras()[0], GREY))) == 7
     assert len(folded) == 1
-
-
-def count_to(last: int, log: list[str] | None = None, fail_at: int | None = None) -> Iterator[int]:
-    try:
-        for number in range(last):
-            if number == fail_at:
-                raise RuntimeError("the renderer failed")
-            yield number
-    finally:
-        if log is not None:
-            log.append(f"closed in {threading.current_thread().name}")
-
-
-def test_items_arrive_in_order_and_are_made_ahead() -> None:
-    assert list(ahead(range(100))) == list(range(100))
-    made: list[int] = []
-
-    def slow() -> Iterator[int]:
-        for number in range(20):
-            made.append(number)
-            yield number
-
-    consumed = ahead(slow(), depth=3)
-    assert next(consumed) == 0
-    deadline = time.monotonic() + 5
-    while len(made) < 4 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.05)
-    assert made == [0, 1, 2, 3]  # one in use, three that wait: no more, however slow the consumer is
-    consumed.close()
-    assert threads() == 0
-
-
-def test_an_error_of_the_producer_is_raised_in_its_turn() -> None:
-    seen: list[int] = []
-    log: list[str] = []
-    with pytest.raises(RuntimeError, match="the renderer failed"):
-        for number in ahead(count_to(9, log, fail_at=3)):
-            seen.append(number)
-    assert seen == [0, 1, 2]
-    assert log == ["closed in render-ahead"]
-    assert threads() == 0
-
-
-def test_a_consumer_that_stops_ends_the_producer() -> None:
-    log: list[str] = []
-    with pytest.raises(KeyError):
-        for number in ahead(count_to(10**9, log), depth=2):
-            if number == 5:
-                raise KeyError(number)
-    deadline = time.monotonic() + 5  # the generator is closed when nobody refers to it any more
-    while threads() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert threads() == 0
-    assert log == ["closed in render-ahead"]
-
-
-def test_an_error_while_closing_does_not_hang() -> None:
-    def stubborn() -> Iterator[int]:
-        try:
-            yield 1
-            yield 2
-        finally:
-            raise RuntimeError("will not close")
-
-    consumed = ahead(stubborn(), depth=1)
-    assert next(consumed) == 1
-    consumed.close()
-    assert threads() == 0
 
 
 @pytest.mark.gpu

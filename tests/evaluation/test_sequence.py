@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from evaluation.people import HELD_OUT, World, cameras
-from osgap.evaluation import rendering
-from osgap.evaluation.rendering import render_all, render_frames
 from osgap.rendering.camera_paths import scaled
 from osgap.report.person import PersonFiles
 from osgap.splat.avatar import Avatar
+from osgap.splat.sequence import images_on_white, posed_once, render_frames
 
 
-def test_batches_change_nothing(world: World, anna: PersonFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_change_nothing(world: World, anna: PersonFiles) -> None:
     avatar, rig = Avatar.load(anna.avatars["fit"]), cameras()
     rows, views = torch.tensor([0, 0, 3, 2, 3]), rig[torch.tensor([0, 1, 2, 3, 0])]
     whole = render_frames(avatar, world.head, avatar.params, rows, views)
-    monkeypatch.setattr(rendering, "_PIXELS_AT_ONCE", {"cpu": 2 * rig.width * rig.height})
-    parts = list(render_all(avatar, world.head, avatar.params, rows, views))
+    parts = list(images_on_white(posed_once(avatar, world.head, avatar.params), rows, views, at_once=2))
     assert [len(part) for part in parts] == [2, 2, 1]
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
     one = render_frames(avatar, world.head, avatar.params.select(2), torch.tensor([0]), views[[3]])
