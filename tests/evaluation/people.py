@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from osgap.capture.store import Capture, write_store
+from osgap.capture.store_writing import Capture, write_store
 from osgap.evaluation import image_grid as canvas
 from osgap.evaluation.rendering import render_frames
 from osgap.head.assets import load_head
