@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from capture.server import TOKEN, Fault, Server
-from osgap.capture.download.transfer import Client, Stamp, Stop, StoppedError, TransferSettings, exclusive
+from osgap.capture.download.locks import exclusive
+from osgap.capture.download.partial import Stamp
+from osgap.capture.download.stop import Stop, StoppedError
+from osgap.capture.download.transfer import Client, TransferSettings
 from osgap.runtime.errors import UserError
 
 NAME = "030/cam.bin"
