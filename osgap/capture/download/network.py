@@ -123,6 +123,8 @@ class Network:
             self._stop.check()
             raise _rewritten(error, name) from None
         with contextlib.closing(response):
+            if response.length_remaining == 0:
+                response.drain_conn()  # keeps the connection, which a body that was not read to its end does not
             yield response
 
 
