@@ -204,8 +204,8 @@ def _paint(
     painted: Painted,
     index: int,
 ) -> None:
-    from osgap.capture.store import Capture as Tables
-    from osgap.capture.store import write_store
+    from osgap.capture.store_writing import Capture as Tables
+    from osgap.capture.store_writing import write_store
     from osgap.runtime.provenance import Provenance
     from osgap.splat.avatar import Avatar
     from osgap.splat.uv_maps import save_uv_gt

@@ -25,7 +25,7 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.spatial.transform import Rotation, RotationSpline
 
 from osgap.capture.nersemble import read_json, rigid_problem
-from osgap.capture.tracking.vhap import read_camera
+from osgap.capture.tracking.vhap.cameras import read_camera
 from osgap.rendering.camera_paths import LARGEST
 from osgap.runtime.errors import UserError
 from osgap.splat.cameras import Cameras

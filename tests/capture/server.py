@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import re
 import threading
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,8 @@ class Served:
     start: int
     sent: int
     """Bytes of the body that were to be written."""
+    headers: dict[str, str]
+    """Of the request, in lower case."""
 
 
 class Server:
@@ -74,13 +77,24 @@ class Server:
         self.etags = True
         self.credentials: str | None = None
         """`user:password` that a request must carry."""
+        self.keeps = False
+        """Whether connections stay open after an answer."""
+        self.connections = 0
+        self.dropped = 0
+        """Requests that are to be dropped unanswered, beside all faults."""
         self.released = threading.Event()
         """Ends all stalls."""
         self._lock = threading.Lock()
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            def setup(self) -> None:
+                super().setup()
+                with server._lock:
+                    server.connections += 1
+
             def do_GET(self) -> None:
+                self.path = urllib.parse.urlsplit(self.path).path  # a proxy is asked for a whole URL
                 name = self.path.removeprefix(f"/{TOKEN}/")
                 with server._lock:
                     queue = server.faults.get(name)
@@ -91,11 +105,15 @@ class Server:
                 self.answer("HEAD", self.path.removeprefix(f"/{TOKEN}/"), Fault())
 
             def answer(self, method: str, name: str, fault: Fault) -> None:
-                self.close_connection = True
+                self.close_connection = not server.keeps or bool(server.dropped)
+                if server.dropped:
+                    server.dropped -= 1
+                    return
                 status, headers, start, content = self.plan(name, fault)
                 content = b"" if method == "HEAD" or fault.silent else content[: fault.cut]
+                sent = {key.lower(): value for key, value in self.headers.items()}
                 with server._lock:
-                    server.log.append(Served(method, name, start, len(content)))
+                    server.log.append(Served(method, name, start, len(content), sent))
                 with contextlib.suppress(ConnectionError):
                     if not fault.silent:
                         self.head(status, headers)

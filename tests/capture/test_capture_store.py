@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from capture.exports import Exporter, TrackingExport, import_export
-from osgap.capture.store import VERSION, Capture, CaptureStore, write_store
+from osgap.capture.store import VERSION, CaptureStore
+from osgap.capture.store_writing import Capture, write_store
 from osgap.capture.tracking import frame_sources as frames
 from osgap.capture.tracking.stage import ImportInputs
 from osgap.runtime.errors import UserError

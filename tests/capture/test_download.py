@@ -29,10 +29,10 @@ from osgap.capture.download.stage import (
     DownloadOutputs,
     check_reachable,
     check_url,
-    inspect_video,
     run,
 )
 from osgap.capture.download.transfer import TransferSettings
+from osgap.capture.download.verify import inspect_video
 from osgap.capture.nersemble import (
     CATALOGUE,
     participant_of,
@@ -166,7 +166,7 @@ def test_complete_files_are_not_decoded_again(
     def decoded(*_: Any) -> None:
         raise AssertionError("a verified video was decoded again")
 
-    monkeypatch.setattr("osgap.capture.download.stage.inspect_video", decoded)
+    monkeypatch.setattr("osgap.capture.download.verify.inspect_video", decoded)
     check_download(fetch(server.url), tree)
     (manifest.parents[2] / video_path(30, SEQUENCE, tree.serials[0])).unlink()
     with pytest.raises(AssertionError, match="decoded again"):

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from capture.server import TOKEN, Fault, Server
-from osgap.capture.download.transfer import Client, Stamp, Stop, StoppedError, TransferSettings, exclusive
+from osgap.capture.download.locks import exclusive
+from osgap.capture.download.partial import Stamp
+from osgap.capture.download.stop import Stop, StoppedError
+from osgap.capture.download.transfer import Client, TransferSettings
 from osgap.runtime.errors import UserError
 
 NAME = "030/cam.bin"
@@ -287,6 +290,53 @@ def test_a_url_with_wrong_credentials(fetch: Callable[..., bytes], server: Serve
     server.credentials = "us er:p@ss"
     with pytest.raises(UserError, match=r"the server refuses .*401"):
         fetch(url=server.url.replace("://", "://us%20er:other@"))
+
+
+def test_credentials_are_not_redirected_to_another_host(
+    fetch: Callable[..., bytes], server: Server, content: bytes, tmp_path: Path
+) -> None:
+    other = Server(tmp_path / "source")
+    try:
+        server.always[NAME] = Fault(302, {"Location": f"{other.url}/{NAME}"})
+        assert fetch(url=server.url.replace("://", "://user:pass@")) == content
+        assert "authorization" in server.log[0].headers
+        assert "authorization" not in other.log[0].headers
+    finally:
+        other.close()
+
+
+def test_the_proxy_of_the_environment(
+    fetch: Callable[..., bytes], server: Server, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url.replace("://", "://user:p%40ss@").removesuffix(f"/{TOKEN}"))
+    monkeypatch.setenv("no_proxy", "example.org")
+    assert fetch(url=f"http://there.invalid/{TOKEN}") == content
+    headers = server.log[0].headers
+    assert headers["host"] == "there.invalid"
+    assert headers["proxy-authorization"] == "Basic dXNlcjpwQHNz"
+    monkeypatch.setenv("no_proxy", "there.invalid")
+    with pytest.raises(UserError, match="no connection"):
+        Client(f"http://there.invalid/{TOKEN}", HURRIED, Stop()).probe(NAME)
+
+
+def test_a_proxy_that_is_none(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"socks5://{TOKEN}@127.0.0.1")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(UserError, match="the environment's http_proxy is no proxy") as caught:
+        Client(server.url, HURRIED, Stop())
+    assert TOKEN not in str(caught.value)
+
+
+def test_connections_are_kept_and_replaced_when_stale(server: Server) -> None:
+    """The server drops the fourth request on the kept connection unanswered; that is no failed attempt."""
+    server.keeps = True
+    client = Client(server.url, replace(HURRIED, attempts=1), Stop())
+    for _ in range(3):
+        assert client.head(NAME).total == SIZE
+    assert server.connections == 1
+    server.dropped = 1
+    assert client.head(NAME).total == SIZE
+    assert server.connections == 2
 
 
 def test_an_empty_file(fetch: Callable[..., bytes], tmp_path: Path) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
 import hashlib
 import json
 import logging
 import os
 import re
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,6 +167,11 @@ class World:
         assert not kept & before.keys(), "an input has changed"
         return message
 
+    def refuses_case(self, case: Case, *arguments: str) -> None:
+        """The run fails as it should on one broken input."""
+        case.damage(self)
+        self.refuses(*arguments, *case.options, file=case.file, finding=case.finding)
+
     def refuses_aloud(self, *arguments: str) -> None:
         """With `--traceback` the same failure shows where in the code it was raised."""
         outcome = self.run(*arguments, "--traceback")
@@ -206,111 +208,3 @@ class Case:
 def cases(table: Mapping[str, Case]) -> pytest.MarkDecorator:
     """Parametrise a test with a table of cases by what is broken."""
     return pytest.mark.parametrize("case", list(table.values()), ids=list(table))
-
-
-# breaking ----------------------------------------------------------------------------------------------------
-
-
-def write(path: str, content: bytes | str) -> Callable[[World], object]:
-    """Replace a file."""
-    data = content.encode() if isinstance(content, str) else content
-
-    def damage(world: World) -> None:
-        file = world / path
-        if file.is_dir():
-            shutil.rmtree(file)
-        file.unlink(missing_ok=True)
-        file.write_bytes(data)
-
-    return damage
-
-
-def cut(path: str, keep: float = 0.5) -> Callable[[World], object]:
-    """Keep the beginning of a file only."""
-
-    def damage(world: World) -> None:
-        data = (world / path).read_bytes()
-        (world / path).write_bytes(data[: int(len(data) * keep)])
-
-    return damage
-
-
-def delete(path: str) -> Callable[[World], object]:
-    def damage(world: World) -> None:
-        shutil.rmtree(world / path) if (world / path).is_dir() else (world / path).unlink()
-
-    return damage
-
-
-def folder_in_place_of(path: str) -> Callable[[World], object]:
-    def damage(world: World) -> None:
-        (world / path).unlink()
-        (world / path).mkdir()
-
-    return damage
-
-
-def dangling_link_in_place_of(path: str) -> Callable[[World], object]:
-    def damage(world: World) -> None:
-        (world / path).unlink()
-        (world / path).symlink_to("gone")
-
-    return damage
-
-
-def copy_of(source: str, path: str) -> Callable[[World], object]:
-    """Put a copy of one file in place of another."""
-
-    def damage(world: World) -> None:
-        (world / path).write_bytes((world / source).read_bytes())
-
-    return damage
-
-
-class Runs:
-    """Unpickling it makes a file."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return os.system, (f"touch {self.mark}",)
-
-
-HTML = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body><form>…</form></body></html>\n"
-"""What a licence portal answers to a download without a login."""
-
-
-@contextlib.contextmanager
-def bound_by_permissions() -> Iterator[None]:
-    """Take from root the right to read what its permissions forbid, in this thread and those that it starts.
-
-    Skips the test where that cannot be done.
-    """
-    if os.geteuid() != 0:
-        yield
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
-    sets = (ctypes.c_uint32 * 6)()  # (effective, permitted, inheritable), low and high words
-    if libc.capget(header, sets) != 0:
-        pytest.skip("runs as root, on a system without capabilities, where permissions do not bind")
-    kept = sets[0]
-    sets[0] = kept & ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-    assert libc.capset(header, sets) == 0
-    try:
-        yield
-    finally:
-        sets[0] = kept
-        assert libc.capset(header, sets) == 0
-
-
-@contextlib.contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """No file may grow beyond `limit` bytes: writing fails as on a full disk or an exhausted quota."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

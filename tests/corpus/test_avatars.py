@@ -11,20 +11,9 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
-from corpus.harness import (
-    HTML,
-    Case,
-    Runs,
-    World,
-    bound_by_permissions,
-    cases,
-    copy_of,
-    cut,
-    delete,
-    folder_in_place_of,
-    full_disk,
-    write,
-)
+from corpus.damage import HTML, Runs, copy_of, cut, delete, folder_in_place_of, write
+from corpus.harness import Case, World, cases
+from corpus.limits import bound_by_permissions, full_disk
 from corpus.world import AVATAR, ENCODER, OTHER, PRIOR, STORE, SUBJECT, TIMESTEPS, UV_SIZE, VERTICES, npz
 
 CLOUD, PARAM, FIT = f"{AVATAR}/point_cloud.ply", f"{AVATAR}/flame_param.npz", f"{AVATAR}/fit.json"
@@ -290,30 +279,22 @@ def test_control_oneshot(trained: World) -> None:
 
 @cases(BAKES)
 def test_bake(fitted: World, case: Case) -> None:
-    case.damage(fitted)
-    fitted.refuses("bake", SUBJECT, file=case.file, finding=case.finding)
-    assert not (fitted / "ran").exists()
+    fitted.refuses_case(case, "bake", SUBJECT)
 
 
 @cases(EVALUATIONS)
 def test_evaluate(fitted: World, case: Case) -> None:
-    case.damage(fitted)
-    fitted.refuses("evaluate", "fit", SUBJECT, "--driver", OTHER, file=case.file, finding=case.finding)
-    assert not (fitted / "ran").exists()
+    fitted.refuses_case(case, "evaluate", "fit", SUBJECT, "--driver", OTHER)
 
 
 @cases(MEANS)
 def test_evaluate_mean(trained: World, case: Case) -> None:
-    case.damage(trained)
-    trained.refuses("evaluate", "mean_avatar", SUBJECT, "--driver", OTHER, file=case.file, finding=case.finding)
-    assert not (trained / "ran").exists()
+    trained.refuses_case(case, "evaluate", "mean_avatar", SUBJECT, "--driver", OTHER)
 
 
 @cases(PRIORS)
 def test_oneshot(trained: World, case: Case) -> None:
-    case.damage(trained)
-    trained.refuses("oneshot", SUBJECT, file=case.file, finding=case.finding)
-    assert not (trained / "ran").exists()
+    trained.refuses_case(case, "oneshot", SUBJECT)
 
 
 @pytest.mark.parametrize("path", [CLOUD, PARAM, FIT])

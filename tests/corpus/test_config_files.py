@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from corpus.harness import HTML, Case, World, bound_by_permissions, cases, write
+from corpus.damage import HTML, write
+from corpus.harness import Case, World, cases
+from corpus.limits import bound_by_permissions
 from corpus.world import STORE, SUBJECT, picture, png
 
 CONFIG = "config.yaml"

@@ -10,19 +10,9 @@ from typing import Any
 import av
 import numpy as np
 
-from corpus.harness import (
-    HTML,
-    Case,
-    World,
-    bound_by_permissions,
-    cases,
-    copy_of,
-    cut,
-    delete,
-    folder_in_place_of,
-    full_disk,
-    write,
-)
+from corpus.damage import HTML, copy_of, cut, delete, folder_in_place_of, write
+from corpus.harness import Case, World, cases
+from corpus.limits import bound_by_permissions, full_disk
 from corpus.world import HEIGHT, RAW, SEQUENCE, SERIALS, SOURCE, SUBJECT, WIDTH, calibration, picture, png, video
 from osgap.capture.nersemble import CATALOGUE, calibration_path, color_calibration_path, video_path
 

@@ -10,19 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corpus.harness import (
-    HTML,
-    Case,
-    World,
-    bound_by_permissions,
-    cases,
-    copy_of,
-    cut,
-    dangling_link_in_place_of,
-    delete,
-    folder_in_place_of,
-    write,
-)
+from corpus.damage import HTML, copy_of, cut, dangling_link_in_place_of, delete, folder_in_place_of, write
+from corpus.harness import Case, World, cases
+from corpus.limits import bound_by_permissions
 from corpus.world import SUBJECT, VERTICES, head_model, npz
 
 MODEL, MASKS, TEMPLATE = "head/head.pkl", "head/masks.pkl", "head/head.obj"
@@ -181,9 +171,7 @@ def test_control_line_ends_and_comments_of_another_system(tracked: World) -> Non
 
 @cases(BROKEN)
 def test_broken(tracked: World, case: Case) -> None:
-    case.damage(tracked)
-    tracked.refuses("fit", SUBJECT, file=case.file, finding=case.finding)
-    assert not (tracked / "ran").exists()  # what a pickle would have made
+    tracked.refuses_case(case, "fit", SUBJECT)
 
 
 @pytest.mark.parametrize("path", [MODEL, MASKS, TEMPLATE])

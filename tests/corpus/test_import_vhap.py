@@ -16,21 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corpus.harness import (
-    HTML,
-    Case,
-    Runs,
-    World,
-    bound_by_permissions,
-    cases,
-    copy_of,
-    cut,
-    dangling_link_in_place_of,
-    delete,
-    folder_in_place_of,
-    full_disk,
-    write,
-)
+from corpus.damage import HTML, Runs, copy_of, cut, dangling_link_in_place_of, delete, folder_in_place_of, write
+from corpus.harness import Case, World, cases
+from corpus.limits import bound_by_permissions, full_disk
 from corpus.world import EXPORT, HEIGHT, STORE, SUBJECT, UNION, VERTICES, WIDTH, mask, npz, picture, png
 from osgap.head.params import MOTION_WIDTHS
 
@@ -493,15 +481,12 @@ def test_control_of_files_written_otherwise(world: World) -> None:
 
 @cases(BROKEN)
 def test_broken(world: World, case: Case) -> None:
-    case.damage(world)
-    world.refuses("import", SUBJECT, file=case.file, finding=case.finding)
-    assert not (world / "ran").exists()
+    world.refuses_case(case, "import", SUBJECT)
 
 
 @cases(BROKEN_UNIONS)
 def test_broken_union(world: World, case: Case) -> None:
-    case.damage(as_union(world))
-    world.refuses("import", SUBJECT, file=case.file, finding=case.finding)
+    as_union(world).refuses_case(case, "import", SUBJECT)
 
 
 def test_an_old_store_survives(tracked: World) -> None:

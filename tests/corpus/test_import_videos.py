@@ -11,21 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from corpus.harness import (
-    HTML,
-    Case,
-    Runs,
-    World,
-    bound_by_permissions,
-    cases,
-    copy_of,
-    cut,
-    dangling_link_in_place_of,
-    delete,
-    folder_in_place_of,
-    full_disk,
-    write,
-)
+from corpus.damage import HTML, Runs, copy_of, cut, dangling_link_in_place_of, delete, folder_in_place_of, write
+from corpus.harness import Case, World, cases
+from corpus.limits import bound_by_permissions, full_disk
 from corpus.world import (
     BENCHMARK,
     DOWNLOADS,
@@ -363,28 +351,23 @@ def test_control_width(benchmark: World, width: int) -> None:
 
 @cases(CHECKED)
 def test_checked_against_raw(downloaded: World, case: Case) -> None:
-    case.damage(downloaded)
-    downloaded.refuses("import", SUBJECT, file=case.file, finding=case.finding)
+    downloaded.refuses_case(case, "import", SUBJECT)
 
 
 @cases(RAW_VIDEOS)
 def test_raw_videos(downloaded: World, case: Case) -> None:
-    case.damage(from_videos(downloaded))
-    downloaded.refuses("import", SUBJECT, file=case.file, finding=case.finding)
+    from_videos(downloaded).refuses_case(case, "import", SUBJECT)
 
 
 @cases(BENCHMARKS)
 def test_benchmark(benchmark: World, case: Case) -> None:
-    case.damage(benchmark)
-    benchmark.refuses("import", SUBJECT, file=case.file, finding=case.finding)
-    assert not (benchmark / "ran").exists()
+    benchmark.refuses_case(case, "import", SUBJECT)
 
 
 @cases({name: RAW_VIDEOS[name] for name in ("video has a hole", "mask is truncated")})
 def test_raw_videos_of_another_width(downloaded: World, case: Case) -> None:
     from_videos(downloaded).settings["capture"] |= {"width": 20}
-    case.damage(downloaded)
-    downloaded.refuses("import", SUBJECT, file=case.file, finding=case.finding)
+    downloaded.refuses_case(case, "import", SUBJECT)
 
 
 def test_videos_that_are_no_part_of_the_run(world: World) -> None:

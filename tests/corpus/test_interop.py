@@ -10,20 +10,9 @@ import numpy as np
 import pytest
 from plyfile import PlyData, PlyElement
 
-from corpus.harness import (
-    HTML,
-    Case,
-    Runs,
-    World,
-    bound_by_permissions,
-    cases,
-    copy_of,
-    cut,
-    delete,
-    folder_in_place_of,
-    full_disk,
-    write,
-)
+from corpus.damage import HTML, Runs, copy_of, cut, delete, folder_in_place_of, write
+from corpus.harness import Case, World, cases
+from corpus.limits import bound_by_permissions, full_disk
 from corpus.world import AVATAR, FOREIGN, OTHER, STORE, SUBJECT, TIMESTEPS, UV_SIZE, VERTICES, npz
 from osgap.head.params import MOTION_WIDTHS
 
@@ -261,34 +250,25 @@ def test_control_export(adopting: World, command: str) -> None:
 
 @cases(ADOPTED_MAPS)
 def test_adopt_maps(adopting: World, case: Case) -> None:
-    case.damage(adopting)
-    adopting.refuses("adopt-maps", SUBJECT, file=case.file, finding=case.finding)
-    assert not (adopting / "ran").exists()
+    adopting.refuses_case(case, "adopt-maps", SUBJECT)
 
 
 @cases(ADOPTED_AVATARS)
 def test_adopt_avatar(adopting_anew: World, case: Case) -> None:
-    case.damage(adopting_anew)
-    adopting_anew.refuses("adopt-avatar", SUBJECT, file=case.file, finding=case.finding)
-    assert not (adopting_anew / "ran").exists()
+    adopting_anew.refuses_case(case, "adopt-avatar", SUBJECT)
 
 
 @pytest.mark.parametrize("command", EXPORTS)
 @cases(EXPORTED)
 def test_export(adopting: World, command: str, case: Case) -> None:
-    case.damage(adopting)
-    adopting.refuses(
-        command, str(adopting / AVATAR), str(adopting / EXPORTS[command]), file=case.file, finding=case.finding
-    )
-    assert not (adopting / "ran").exists()
+    adopting.refuses_case(case, command, str(adopting / AVATAR), str(adopting / EXPORTS[command]))
 
 
 @pytest.mark.parametrize("command", ["export-splats", "export-mesh"])
 @cases(MOVED)
 def test_export_of_motion(adopting: World, command: str, case: Case) -> None:
-    case.damage(adopting)
     arguments = (command, str(adopting / AVATAR), str(adopting / EXPORTS[command]), "--motion", str(adopting / MOTION))
-    adopting.refuses(*arguments, *case.options, file=case.file, finding=case.finding)
+    adopting.refuses_case(case, *arguments)
 
 
 @pytest.mark.parametrize("command", EXPORTS)

@@ -9,21 +9,9 @@ import h5py
 import numpy as np
 import torch
 
-from corpus.harness import (
-    HTML,
-    Case,
-    Runs,
-    World,
-    bound_by_permissions,
-    cases,
-    copy_of,
-    cut,
-    dangling_link_in_place_of,
-    delete,
-    folder_in_place_of,
-    full_disk,
-    write,
-)
+from corpus.damage import HTML, Runs, copy_of, cut, dangling_link_in_place_of, delete, folder_in_place_of, write
+from corpus.harness import Case, World, cases
+from corpus.limits import bound_by_permissions, full_disk
 from corpus.world import HEIGHT, OTHER, SERIALS, STORE, SUBJECT, TIMESTEPS, VERTICES, WIDTH, npz, picture, png
 
 AGAIN = "delete it and run `osgap import` again"
@@ -151,8 +139,7 @@ def test_control_of_edited_stores(tracked: World) -> None:
 
 @cases(BROKEN)
 def test_broken(tracked: World, case: Case) -> None:
-    case.damage(tracked)
-    tracked.refuses("fit", SUBJECT, file=case.file, finding=case.finding)
+    tracked.refuses_case(case, "fit", SUBJECT)
 
 
 def test_unreadable(tracked: World) -> None:
@@ -171,9 +158,7 @@ def test_full_disk(tracked: World) -> None:
 def test_checkpoint(tracked: World, case: Case) -> None:
     """What an earlier run has left is damaged."""
     (tracked / CHECKPOINT).parent.mkdir(parents=True)
-    case.damage(tracked)
-    tracked.refuses("fit", SUBJECT, file=case.file, finding=case.finding)
-    assert not (tracked / "ran").exists()
+    tracked.refuses_case(case, "fit", SUBJECT)
 
 
 def test_traceback_on_request(tracked: World) -> None:

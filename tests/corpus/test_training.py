@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from corpus.harness import HTML, Case, Runs, World, cases, copy_of, cut, delete, write
+from corpus.damage import HTML, Runs, copy_of, cut, delete, write
+from corpus.harness import Case, World, cases
 from corpus.world import ENCODER, FOREIGN, OTHER, SUBJECT, npz
 
 STORE, MAPS = f"results/captures/{OTHER}.h5", f"results/uv_gt/{OTHER}.npz"
@@ -113,15 +114,12 @@ def test_control(training: World) -> None:
 
 @cases(BROKEN)
 def test_broken(training: World, case: Case) -> None:
-    case.damage(training)
-    training.refuses("train", file=case.file, finding=case.finding)
+    training.refuses_case(case, "train")
 
 
 @cases(CHECKPOINTS)
 def test_checkpoints(training: World, case: Case) -> None:
-    case.damage(training)
-    training.refuses("train", file=case.file, finding=case.finding)
-    assert not (training / "ran").exists()
+    training.refuses_case(case, "train")
 
 
 def test_maps_of_two_people(training: World) -> None:
@@ -133,8 +131,7 @@ def test_maps_of_two_people(training: World) -> None:
 @cases(TABLES)
 def test_tables(training: World, case: Case) -> None:
     result(training)
-    case.damage(training)
-    training.refuses("tables", file=case.file, finding=case.finding)
+    training.refuses_case(case, "tables")
 
 
 def test_results_that_are_cut(training: World) -> None:

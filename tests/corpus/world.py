@@ -16,7 +16,8 @@ import torch
 from nersemble_data.constants import SEQUENCE_NAMES
 
 from osgap.capture.nersemble import CATALOGUE, calibration_path, color_calibration_path, video_path
-from osgap.capture.store import Capture, CaptureStore, write_store
+from osgap.capture.store import CaptureStore
+from osgap.capture.store_writing import Capture, write_store
 from osgap.fit.initial import initial_attributes
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets

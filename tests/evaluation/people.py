@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from osgap.capture.store import Capture, write_store
+from osgap.capture.store_writing import Capture, write_store
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel

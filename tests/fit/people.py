@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import torch
 
-from osgap.capture.store import Capture, CaptureStore, write_store
+from osgap.capture.store import CaptureStore
+from osgap.capture.store_writing import Capture, write_store
 from osgap.fit.config import FitConfig
 from osgap.fit.initial import initial_attributes
 from osgap.fit.stage import FitInputs, FitOutputs

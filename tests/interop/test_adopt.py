@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interop.balls import UV_SIZE, Ball, make_ball, motion, rig, write_head
 from osgap.bake import stage as bake
-from osgap.capture.store import Capture, write_store
+from osgap.capture.store_writing import Capture, write_store
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.params import FlameParams

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from osgap.capture.store import Capture, CaptureStore, write_store
+from osgap.capture.store import CaptureStore
+from osgap.capture.store_writing import Capture, write_store
 from osgap.fit.initial import initial_attributes
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets

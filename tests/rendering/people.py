@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osgap.capture.store import Capture, write_store
+from osgap.capture.store_writing import Capture, write_store
 from osgap.fit.initial import initial_attributes
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from osgap.capture.encoded import check_frame, check_mask, decode_frame, decode_mask, encode_png, on_white, read_file
-from osgap.capture.tracking.recording import Clip, Pictures, Recording
+from osgap.capture.tracking.recording import Footage, Pictures, Recording
 from osgap.capture.video import decode, rgb
 from osgap.runtime.errors import UserError
 from osgap.runtime.prefetch import in_threads, processors
@@ -76,9 +76,9 @@ def encoded_frames(recording: Recording, width: int, height: int, description: s
             for image, mask in pairs
         )
     else:
-        order = [(t, clip.camera) for clip in frames for t in clip.timesteps]
+        order = [(t, footage.camera) for footage in frames for t in footage.timesteps]
         size = None
-        tasks = (task for clip in frames for task in _of_clip(clip, recording, (width, height), person))
+        tasks = (task for footage in frames for task in _of_footage(footage, recording, (width, height), person))
     encoded = in_threads(tasks, depth=_AHEAD * _workers(), workers=_workers())
     contents = track(encoded, f"{description} import", total=len(order))
     return EncodedFrames(order, size, _with_somebody(contents, recording, person))
@@ -137,29 +137,31 @@ def _seen(alpha: np.ndarray, person: Event) -> None:
 # from videos -------------------------------------------------------------------------------------------------
 
 
-def _of_clip(clip: Clip, recording: Recording, size: tuple[int, int], person: Event) -> Iterator[Callable[[], Encoded]]:
-    """What is to be done for each frame of a clip, with the decoded frames at hand."""
+def _of_footage(
+    footage: Footage, recording: Recording, size: tuple[int, int], person: Event
+) -> Iterator[Callable[[], Encoded]]:
+    """What is to be done for each frame of the footage, with the decoded frames at hand."""
     threads = _workers()
-    pictures = decode(clip.video, clip.numbers, threads)
-    if isinstance(clip.masks, Path):
-        for picture, alpha in zip(pictures, decode(clip.masks, clip.numbers, threads), strict=True):
-            yield partial(_of_frames, picture, alpha, clip, size, person)
+    pictures = decode(footage.video, footage.numbers, threads)
+    if isinstance(footage.masks, Path):
+        for picture, alpha in zip(pictures, decode(footage.masks, footage.numbers, threads), strict=True):
+            yield partial(_of_frames, picture, alpha, footage, size, person)
     else:
-        for picture, mask in zip(pictures, clip.masks, strict=True):
-            yield partial(_of_frame_and_file, picture, mask, clip, recording, size, person)
+        for picture, mask in zip(pictures, footage.masks, strict=True):
+            yield partial(_of_frame_and_file, picture, mask, footage, recording, size, person)
 
 
 def _of_frames(
-    picture: av.VideoFrame, alpha: av.VideoFrame, clip: Clip, size: tuple[int, int], person: Event
+    picture: av.VideoFrame, alpha: av.VideoFrame, footage: Footage, size: tuple[int, int], person: Event
 ) -> Encoded:
     """A frame from a video of colours and one of alpha, which is grey."""
     mask = _resized(cv2.cvtColor(rgb(alpha), cv2.COLOR_RGB2GRAY), size)
     _seen(mask, person)
-    return encode_png(on_white(_picture(picture, clip, size), mask)), encode_png(mask)
+    return encode_png(on_white(_picture(picture, footage, size), mask)), encode_png(mask)
 
 
 def _of_frame_and_file(
-    picture: av.VideoFrame, mask: Path, clip: Clip, recording: Recording, size: tuple[int, int], person: Event
+    picture: av.VideoFrame, mask: Path, footage: Footage, recording: Recording, size: tuple[int, int], person: Event
 ) -> Encoded:
     """A frame from a video of colours and a mask file."""
     content, alpha = _checked_mask(mask, recording)
@@ -167,17 +169,17 @@ def _of_frame_and_file(
     if size != (recording.width, recording.height):
         alpha = _resized(alpha, size)
         content = encode_png(alpha)
-    return encode_png(on_white(_picture(picture, clip, size), alpha)), content
+    return encode_png(on_white(_picture(picture, footage, size), alpha)), content
 
 
-def _picture(frame: av.VideoFrame, clip: Clip, size: tuple[int, int]) -> np.ndarray:
+def _picture(frame: av.VideoFrame, footage: Footage, size: tuple[int, int]) -> np.ndarray:
     """`[H, W, 3]` uint8 in its final size and colours."""
     pixels = _resized(rgb(frame), size)
-    if clip.correction is None:
+    if footage.correction is None:
         return pixels
     from osgap.capture.tracking.color_correction import correct_color
 
-    return correct_color(pixels, clip.correction)
+    return correct_color(pixels, footage.correction)
 
 
 def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

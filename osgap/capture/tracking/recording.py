@@ -1,7 +1,7 @@
 """A tracked capture as every tracking layout is read: cameras, timesteps, FLAME parameters, split, and where the
 frames are.
 
-`osgap.capture.tracking.vhap` and `osgap.capture.tracking.nersemble_benchmark` make recordings,
+`osgap.capture.tracking.vhap.export` and `osgap.capture.tracking.nersemble_benchmark.reader` make recordings,
 `osgap.capture.tracking.stage` writes them to a store.
 """
 
@@ -56,7 +56,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Footage:
     """Frames of one camera in one sequence that lie in a video."""
 
     video: Path
@@ -94,7 +94,7 @@ class Recording:
     """Of all `T` timesteps."""
     splits: dict[str, np.ndarray]
     """`train`, `val`, `test`: `[M, 2]` int64 (timestep, camera), timestep-major."""
-    frames: Pictures | list[Clip]
+    frames: Pictures | list[Footage]
 
 
 def tested(lengths: Sequence[int], subject: str) -> list[np.ndarray]:

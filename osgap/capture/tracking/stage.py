@@ -24,17 +24,17 @@ from osgap.capture.nersemble import (
     sequence_in,
     video_path,
 )
-from osgap.capture.store import Capture, write_store
+from osgap.capture.store_writing import Capture, write_store
 from osgap.capture.tracking.frame_sources import encoded_frames, scaled_intrinsics, scaled_size
-from osgap.capture.tracking.nersemble_benchmark import (
+from osgap.capture.tracking.nersemble_benchmark.files import (
     CALIBRATION,
     TRACKING,
     benchmark_files,
     find_calibration,
-    read_benchmark,
 )
-from osgap.capture.tracking.recording import Clip, Pictures, Recording
-from osgap.capture.tracking.vhap import read_export, transforms_files
+from osgap.capture.tracking.nersemble_benchmark.reader import read_benchmark
+from osgap.capture.tracking.recording import Footage, Pictures, Recording
+from osgap.capture.tracking.vhap.export import read_export, transforms_files
 from osgap.head.config import HeadAssets
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
@@ -304,7 +304,7 @@ def _with_raw_videos(export: Recording, raw: Path, participant: int) -> Recordin
                     f"{export.folder}: has no mask in fg_masks of {export.frames.images[0][camera].name}, which frames "
                     f"from the raw videos need. Export the masks too."
                 )
-    clips = []
+    footage = []
     for name in dict.fromkeys(timestep.sequence for timestep in export.timesteps):
         rows = [t for t, timestep in enumerate(export.timesteps) if timestep.sequence == name]
         rows.sort(key=lambda t: export.timesteps[t].index)
@@ -317,8 +317,8 @@ def _with_raw_videos(export: Recording, raw: Path, participant: int) -> Recordin
                     f"{export.tables[0]} is no scaled copy of; the export is cropped or of another recording. Export "
                     f"it with the whole pictures."
                 )
-            clips.append(
-                Clip(
+            footage.append(
+                Footage(
                     video=video,
                     camera=camera,
                     timesteps=rows,
@@ -327,7 +327,7 @@ def _with_raw_videos(export: Recording, raw: Path, participant: int) -> Recordin
                     correction=corrections[serial],
                 )
             )
-    return replace(export, tables=[*export.tables, color_file], frames=clips)
+    return replace(export, tables=[*export.tables, color_file], frames=footage)
 
 
 def _only(label: str, serials: set[str]) -> str:

@@ -1,0 +1,1 @@
+"""Reader of FLAME tracking exports in VHAP's layout; begins in `export`."""
