@@ -304,9 +304,7 @@ def performance(head: HeadModel, config: SyntheticConfig) -> tuple[FlameParams, 
     from osgap.synthetic.captures.motion import make_motion
     from osgap.synthetic.people.person import make_person
 
-    motions = [
-        make_motion(sequence, config.timesteps_per_sequence, config.seed).arrays() for sequence in SEQUENCES
-    ]
+    motions = [make_motion(sequence, config.timesteps_per_sequence, config.seed).arrays() for sequence in SEQUENCES]
     moving = {name: torch.from_numpy(np.concatenate([motion[name] for motion in motions])) for name in motions[0]}
     shape = torch.from_numpy(make_person(config.seed, config).shape)
     return FlameParams(shape, torch.zeros(head.vertex_count, 3), **moving), capture_cameras(config)

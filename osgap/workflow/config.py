@@ -106,8 +106,8 @@ class Config(Section):
     def _fill_in_results(cls, content: Any) -> Any:
         if not isinstance(content, Mapping):
             return content
-        results = content.get("results", cls.model_fields["results"].default)
-        return {key: value if key == "results" else _with_results(value, str(results)) for key, value in content.items()}
+        results = str(content.get("results", cls.model_fields["results"].default))
+        return {key: _with_results(value, results) if key != "results" else value for key, value in content.items()}
 
 
 def _with_results(value: Any, results: str) -> Any:

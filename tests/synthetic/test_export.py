@@ -35,9 +35,7 @@ from osgap.synthetic.head.stage import run as run_head
 SUBJECT = "7"
 SEQUENCES = ["EXP-1-head", "EMO-1-shout+laugh"]
 TIMESTEPS = 3
-CONFIG = SyntheticConfig(
-    width=88, height=128, timesteps_per_sequence=TIMESTEPS, samples_per_axis=2, seed=1
-)
+CONFIG = SyntheticConfig(width=88, height=128, timesteps_per_sequence=TIMESTEPS, samples_per_axis=2, seed=1)
 
 
 def outputs_in(folder: Path) -> PersonOutputs:
