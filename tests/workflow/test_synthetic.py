@@ -58,7 +58,8 @@ def test_wildcards_may_stand_for_what_will_be_made() -> None:
 def test_only_a_run_with_synthetic_people_makes_anything(tmp_path: Path) -> None:
     demo = Pipeline(load_config([*DEMO, {"results": str(tmp_path)}]))
     others = Pipeline(load_config([*DEMO, {"results": str(tmp_path), "synthetic": None}]))
-    for path in (*demo.head_files, demo.tracking_pattern("101"), demo.layout.synthetic_nersemble):
+    tracking = Path(demo.tracking_pattern("101"))
+    for path in (*demo.head_files, tracking, demo.layout.synthetic_nersemble):
         assert demo.makes(path)
         assert not others.makes(path)
     for path in (tmp_path, tmp_path / "captures" / "101.h5", tmp_path / "synthetic" / ".." / "head", ROOT):
