@@ -62,7 +62,7 @@ def test_jobs_run_in_the_environment(tmp_path: Path) -> None:
     (interpreter,) = {Path(line.split()[0]) for line in ran if "osgap synthetic-head" in line}
     assert checkout.root / ".snakemake" / "conda" in interpreter.parents
     where = subprocess.run(
-        [interpreter, "-c", "import osgap; print(osgap.__file__)"], capture_output=True, text=True, check=True
+        [interpreter, "-I", "-c", "import osgap; print(osgap.__file__)"], capture_output=True, text=True, check=True
     )
     assert Path(where.stdout.strip()) == checkout.root / "osgap" / "__init__.py"
 
