@@ -3,7 +3,7 @@ from snakemake.utils import min_version
 
 from osgap.runtime.errors import UserError
 from osgap.evaluation.methods import METHODS
-from osgap.workflow.pipeline import Pipeline
+from osgap.workflow.launch import prepare
 
 min_version("9.20")
 
@@ -12,7 +12,7 @@ configfile: "config.yaml"
 
 
 try:
-    pipeline = Pipeline.for_snakemake(config)
+    pipeline = prepare(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -30,7 +30,10 @@ rule all:
         pipeline.targets,
 
 
-if pipeline.synthetic:
+# Every rule calls one `osgap` command. Two of its parameters decide, beside its inputs, when it runs again: `settings`,
+# the part of the config that it uses, and `code`, a digest of the modules that it imports. `settings` is JSON, and
+# always a function, because Snakemake would take the braces of a text for wildcards.
+if pipeline.config.synthetic is not None:
 
     include: "rules/synthetic.smk"
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from osgap.splat.cameras import Cameras
 
 SUBJECT = "101"
+SEQUENCES = ("EXP-1-head", "EMO-1-shout+laugh", "EXP-2-eyes")
 _FRONTAL = 8  # the camera that is kept for validation
 _OVERLAP = 0.4  # added to log scales of Gaussians that just touch: no holes
 _NOISE = 0.05  # of attributes before activation
@@ -110,7 +111,7 @@ def head_assets(folder: Path) -> HeadAssets:
 
 def make(work: Path, config: SyntheticConfig, workers: int) -> None:
     """Render a person and import the capture, unless `person.json`, written last, says that they are there."""
-    made = {"config": config.model_dump(mode="json")}
+    made = {"config": config.model_dump(mode="json"), "sequences": list(SEQUENCES)}
     note = work / "person.json"
     if note.is_file() and json.loads(note.read_text()) == made:
         log(f"{work}: the person is there")
@@ -119,7 +120,7 @@ def make(work: Path, config: SyntheticConfig, workers: int) -> None:
     from osgap.capture.config import CaptureConfig, SubjectEntry
     from osgap.capture.tracking import stage as importer
 
-    images = 16 * len(config.sequences) * config.timesteps_per_sequence
+    images = 16 * len(SEQUENCES) * config.timesteps_per_sequence
     log(f"{work}: rendering {images} images of {config.width}x{config.height} in {workers} processes")
     work.mkdir(parents=True, exist_ok=True)
     write_head(work / "head")
@@ -127,8 +128,8 @@ def make(work: Path, config: SyntheticConfig, workers: int) -> None:
     exports = Path(tempfile.mkdtemp(prefix="exports-", dir=work))
     try:
         outputs = stage.PersonOutputs(exports / "nersemble", exports / "tracking", exports / "manifest.json")
-        stage.run(config, assets, outputs, subject=SUBJECT, seed=0, workers=workers)
-        union = tracking.union_folder(outputs.tracking, SUBJECT, config.sequences)
+        stage.run(config, assets, outputs, subject=SUBJECT, seed=0, sequences=SEQUENCES, workers=workers)
+        union = tracking.union_folder(outputs.tracking, SUBJECT, SEQUENCES)
         inputs = importer.ImportInputs(union, head=assets)
         entry = SubjectEntry()
         importer.run(
@@ -189,7 +190,7 @@ def paint(work: Path, config: SyntheticConfig, count: int, uv_size: int, device:
     start = time.perf_counter()
     for index, name in enumerate(names):
         _paint(name, config.model_copy(update={"seed": config.seed + index}), head, binding, device, painted, index)
-    images = 16 * count * len(config.sequences) * config.timesteps_per_sequence
+    images = 16 * count * len(SEQUENCES) * config.timesteps_per_sequence
     log(f"{work}: painted {count} people, {images} images, in {time.perf_counter() - start:.1f} s")
     write_json(note, made)
     return painted
@@ -215,7 +216,7 @@ def _paint(
     attributes = _skin(head, binding, params, config.seed)
     avatar = Avatar(attributes, binding.faces, params)
     rig = make_cameras(config.width, config.height, config.seed)
-    timesteps = [(sequence, step) for sequence in config.sequences for step in range(config.timesteps_per_sequence)]
+    timesteps = [(sequence, step) for sequence in SEQUENCES for step in range(config.timesteps_per_sequence)]
     training = len(timesteps) - config.timesteps_per_sequence
     views = range(len(cameras))
     tables = Tables(
@@ -303,9 +304,7 @@ def performance(head: HeadModel, config: SyntheticConfig) -> tuple[FlameParams, 
     from osgap.synthetic.captures.motion import make_motion
     from osgap.synthetic.people.person import make_person
 
-    motions = [
-        make_motion(sequence, config.timesteps_per_sequence, config.seed).arrays() for sequence in config.sequences
-    ]
+    motions = [make_motion(sequence, config.timesteps_per_sequence, config.seed).arrays() for sequence in SEQUENCES]
     moving = {name: torch.from_numpy(np.concatenate([motion[name] for motion in motions])) for name in motions[0]}
     shape = torch.from_numpy(make_person(config.seed, config).shape)
     return FlameParams(shape, torch.zeros(head.vertex_count, 3), **moving), capture_cameras(config)

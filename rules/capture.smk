@@ -3,10 +3,7 @@
 
 rule download:
     input:
-        # What lies behind a data URL is no file of the run, except where synthetic people are.
-        lambda w: (
-            [pipeline.layout.synthetic_person(w.subject)] if pipeline.synthetic else []
-        ),
+        lambda w: pipeline.download_sources(w.subject),
     output:
         pipeline.layout.download("{subject}", "{sequence}"),
     log:

@@ -25,7 +25,7 @@ rule train:
         mem_mb=32000,
         runtime="48h",
     params:
-        settings=pipeline.settings("train"),
+        settings=lambda w: pipeline.settings("train"),
         code=pipeline.code("train"),
         subjects=",".join(pipeline.config.subjects.train),
     shell:

@@ -49,33 +49,11 @@ rule tables:
     conda:
         "../envs/osgap.yaml"
     params:
-        settings=pipeline.settings("tables"),
+        settings=lambda w: pipeline.settings("tables"),
         code=pipeline.code("tables"),
         subjects=",".join(pipeline.config.subjects.test),
     shell:
         "exec osgap tables --subjects {params.subjects} --config {params.settings:q} 2> {log}"
-
-
-rule overview:
-    input:
-        [pipeline.shown_files(s) for s in pipeline.config.subjects.test],
-    output:
-        report(
-            pipeline.layout.figure("overview"),
-            caption="captions/figure_overview.rst",
-            category="Figures",
-            labels={"figure": "overview"},
-        ),
-    log:
-        pipeline.layout.log("figure", "overview"),
-    conda:
-        "../envs/osgap.yaml"
-    params:
-        settings=lambda w: pipeline.settings("figure", *pipeline.config.subjects.test),
-        code=pipeline.code("figure"),
-        subjects=",".join(pipeline.config.subjects.test),
-    shell:
-        "exec osgap figure overview {params.subjects} --config {params.settings:q} 2> {log}"
 
 
 rule person_figure:
@@ -93,13 +71,14 @@ rule person_figure:
     conda:
         "../envs/osgap.yaml"
     params:
+        figure=lambda w: f"person {w.subject}",
         settings=lambda w: pipeline.settings("figure", w.subject),
         code=pipeline.code("figure"),
     shell:
-        "exec osgap figure person {wildcards.subject} --config {params.settings:q} 2> {log}"
+        "exec osgap figure {params.figure} --config {params.settings:q} 2> {log}"
 
 
-rule cross_figure:
+use rule person_figure as cross_figure with:
     input:
         lambda w: pipeline.shown_files(w.subject),
         driver=lambda w: pipeline.layout.capture(pipeline.driver(w.subject)),
@@ -112,14 +91,25 @@ rule cross_figure:
         ),
     log:
         pipeline.layout.log("figure", "cross_{subject}"),
-    conda:
-        "../envs/osgap.yaml"
     params:
-        settings=lambda w: pipeline.settings("figure", w.subject),
-        code=pipeline.code("figure"),
-        driver=lambda w: pipeline.driver(w.subject),
-    shell:
-        "exec osgap figure cross {wildcards.subject} --driver {params.driver} --config {params.settings:q} 2> {log}"
+        figure=lambda w: f"cross {w.subject} --driver {pipeline.driver(w.subject)}",
+
+
+use rule person_figure as overview with:
+    input:
+        [pipeline.shown_files(s) for s in pipeline.config.subjects.test],
+    output:
+        report(
+            pipeline.layout.figure("overview"),
+            caption="captions/figure_overview.rst",
+            category="Figures",
+            labels={"figure": "overview"},
+        ),
+    log:
+        pipeline.layout.log("figure", "overview"),
+    params:
+        figure="overview " + ",".join(pipeline.config.subjects.test),
+        settings=lambda w: pipeline.settings("figure", *pipeline.config.subjects.test),
 
 
 rule video:

@@ -1,15 +1,16 @@
-# Procedural people in the formats of the licensed data: a head model, raw captures, tracking exports.
+# Procedural people in the formats of the licensed data: a head model, raw captures, tracking exports. The config names
+# them by the ordinary keys, so that the other rules cannot tell.
 
 
 rule synthetic_head:
     output:
-        pipeline.head_files,
+        pipeline.layout.synthetic_head.files,
     log:
         pipeline.layout.log("synthetic-head"),
     conda:
         "../envs/osgap.yaml"
     params:
-        settings=pipeline.settings("synthetic-head"),
+        settings=lambda w: pipeline.settings("synthetic-head"),
         code=pipeline.code("synthetic-head"),
     shell:
         "exec osgap synthetic-head --config {params.settings:q} 2> {log}"
@@ -26,7 +27,7 @@ rule synthetic_person:
         "../envs/osgap.yaml"
     threads: 2
     params:
-        settings=pipeline.settings("synthetic-person"),
+        settings=lambda w: pipeline.settings("synthetic-person", w.subject),
         code=pipeline.code("synthetic-person"),
     shell:
         "exec osgap synthetic-person {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log}"

@@ -72,9 +72,9 @@ class CaptureConfig(Section):
     """Where captures come from."""
 
     url: str | None = Field(default=None, repr=False, exclude=True)
-    """NeRSemble's data URL (`https://…`, or `file:///folder` for a copy of its tree), from the mail that answers the
-    access form. A secret: it is left out of dumps, logs, errors and provenance. Default is the environment variable
-    NERSEMBLE_DATA_URL."""
+    """NeRSemble's data URL (`https://…`) from the mail that answers the access form; or the folder of a copy of its
+    tree, as a path (a relative one starts at the working directory) or as `file:///folder`. A secret: it is left out
+    of dumps, logs, errors and provenance. Default is the environment variable NERSEMBLE_DATA_URL."""
     download: bool = True
     """Whether the raw videos are part of the run. False: the tracking exports are all there is."""
     sequences: list[str] = Field(default=list(PAPER_SEQUENCES))

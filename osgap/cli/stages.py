@@ -23,7 +23,7 @@ def synthetic_head(common: Options = Common()) -> None:
     """Write the synthetic head model in FLAME's three files."""
     from osgap.synthetic.head import stage
 
-    stage.run(stage.HeadOutputs(common.pipeline().layout.synthetic_head))
+    stage.run(stage.HeadOutputs(common.pipeline().layout.synthetic_head.model.parent))
 
 
 @app.command(name="synthetic-person")
@@ -38,9 +38,17 @@ def synthetic_person(subject: Subject, common: Options = Common()) -> None:
         tracking=layout.synthetic_tracking(subject),
         manifest=layout.synthetic_person(subject),
     )
-    workers = common.threads or os.cpu_count() or 1
-    config = pipeline.synthetic_config
-    stage.run(config, pipeline.head, outputs, subject=subject, seed=pipeline.config.seed, workers=workers)
+    if pipeline.config.synthetic is None:
+        raise UserError("synthetic is not set: this config is about real people; try `make demo` for synthetic people")
+    stage.run(
+        pipeline.config.synthetic,
+        pipeline.head,
+        outputs,
+        subject=subject,
+        seed=pipeline.config.seed,
+        sequences=pipeline.sequences(subject),
+        workers=common.threads or os.cpu_count() or 1,
+    )
 
 
 @app.command(name="download")
@@ -50,7 +58,7 @@ def download(subject: Subject, sequence: Annotated[str, tyro.conf.Positional], c
     from osgap.capture.download import stage
 
     stage.run(
-        pipeline.capture_config,
+        pipeline.config.capture,
         stage.DownloadInputs(),
         stage.DownloadOutputs(pipeline.layout.raw, pipeline.layout.download(subject, sequence)),
         subject=subject,
@@ -67,7 +75,7 @@ def import_tracking(subject: Subject, common: Options = Common()) -> None:
     from osgap.capture.tracking import stage
 
     stage.run(
-        pipeline.capture_config,
+        pipeline.config.capture,
         stage.ImportInputs(
             tracking=pipeline.tracking(subject),
             head=pipeline.head,

@@ -105,7 +105,7 @@ def _gpu(pipeline: Pipeline | None) -> Finding:
         fix = "Full-size training takes long on a CPU: use a machine with an NVIDIA GPU, or a smaller run."
     if pipeline is not None and pipeline.config.prior.accelerator == "cuda":
         return _finding("gpu", "missing", found, f"{fix} Or set prior.accelerator to auto.")
-    small = pipeline is not None and pipeline.synthetic and driver is None
+    small = pipeline is not None and pipeline.config.synthetic is not None and driver is None
     return _finding("gpu", "ok" if small else "warning", found, "" if small else fix)
 
 

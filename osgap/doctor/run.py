@@ -7,19 +7,20 @@ from collections.abc import Callable, Sequence
 
 from osgap.capture.config import URL_VARIABLE
 from osgap.capture.download.stage import check_reachable
-from osgap.capture.tracking.stage import check_tracking
 from osgap.doctor.findings import Finding, Status, gigabytes, some
 from osgap.doctor.space import existing_folder, free_space, space_needed
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import file_digest
 from osgap.runtime.weights import WeightFile
+from osgap.workflow.checks import check_people, check_tracking_of
 from osgap.workflow.config import load_config
 from osgap.workflow.pipeline import Pipeline
+from osgap.workflow.synthetic import check_synthetic
 
 _TIMEOUT_S = 5.0
 _MOST_HASHED = 2e9  # bytes; more would take longer than the rest together
 _SHOWN_LINES = 4
-_SYNTHETIC = "not needed: synthetic people are made here, nothing licensed is needed"
+_MADE = "made by the run: nothing licensed is needed"
 
 
 def read_config(sources: Sequence[str], overrides: Sequence[str]) -> tuple[Pipeline | None, Finding]:
@@ -55,17 +56,16 @@ def _people(pipeline: Pipeline) -> Finding:
     subjects = pipeline.config.subjects
     found = f"{len(subjects.train)} to train on, {len(subjects.test)} to test"
     try:
-        pipeline.check_people()
+        check_people(pipeline)
+        check_synthetic(pipeline)
     except UserError as error:
         problem, _, advice = str(error).rpartition("; ")
         return _finding("subjects", "missing", problem or found, _sentence(advice))
-    return _finding("subjects", "ok", found + (" (synthetic people)" if pipeline.synthetic else ""))
+    return _finding("subjects", "ok", found + (" (synthetic people)" if pipeline.config.synthetic else ""))
 
 
 def _head(pipeline: Pipeline) -> Finding:
     name = "head model"
-    if pipeline.synthetic:
-        return _finding(name, "ok", "the synthetic head, made here: nothing licensed is needed")
     fix = (
         "Register at flame.is.tue.mpg.de, download FLAME 2023 (with jaw rotation) and the vertex masks, and set `flame:"
         " {assets: {model: …/flame2023.pkl, masks: …/FLAME_masks.pkl, template: …/head_template_mesh.obj}}`."
@@ -73,7 +73,9 @@ def _head(pipeline: Pipeline) -> Finding:
     assets = pipeline.config.flame.assets
     if assets is None:
         return _finding(name, "missing", "flame.assets is not set", fix)
-    missing = [str(path) for path in pipeline.head_files if not path.is_file()]
+    if all(map(pipeline.makes, assets.files)):
+        return _finding(name, "ok", _MADE)
+    missing = [str(path) for path in assets.files if not path.is_file()]
     if missing:
         return _finding(name, "missing", f"no such file: {', '.join(missing)}", fix)
 
@@ -101,9 +103,7 @@ def _head(pipeline: Pipeline) -> Finding:
 
 def _url(pipeline: Pipeline) -> Finding:
     name = "data URL"
-    if pipeline.synthetic:
-        return _finding(name, "ok", _SYNTHETIC)
-    if not pipeline.config.capture.download:
+    if not pipeline.downloads:
         return _finding(name, "ok", "not needed: capture.download is false")
     if pipeline.config.capture.url:
         place = "in the config (capture.url)"
@@ -112,7 +112,9 @@ def _url(pipeline: Pipeline) -> Finding:
     else:
         place = "in nersemble-data's own file"
     try:
-        check_reachable(pipeline.capture_config, timeout_s=_TIMEOUT_S)
+        if pipeline.makes_recordings:
+            return _finding(name, "ok", _MADE)
+        check_reachable(pipeline.config.capture, timeout_s=_TIMEOUT_S)
     except UserError as error:
         problem, mark, advice = str(error).partition(". ")
         if not mark:
@@ -125,18 +127,17 @@ def _url(pipeline: Pipeline) -> Finding:
 
 def _tracking(pipeline: Pipeline) -> Finding:
     name = "tracking"
-    if pipeline.synthetic:
-        return _finding(name, "ok", _SYNTHETIC)
     subjects = pipeline.config.subjects.all
     problems: dict[str, str] = {}
     for subject in subjects:
         try:
-            check_tracking(pipeline.config.capture, subject, pipeline.entry(subject))
+            check_tracking_of(pipeline, subject)
         except UserError as error:
             problems[subject] = str(error)
     found = f"{len(subjects) - len(problems)} of {len(subjects)} subjects"
     if not problems:
-        return _finding(name, "ok", found)
+        made = all(pipeline.makes(pipeline.tracking_pattern(subject)) for subject in subjects)
+        return _finding(name, "ok", _MADE if made else found)
     found += f"; missing: {some(list(problems))}"
     unnamed = [s for s in problems if not (pipeline.config.capture.tracking or pipeline.entry(s).tracking)]
     if len(unnamed) == len(problems):

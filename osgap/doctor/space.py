@@ -62,7 +62,7 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
         "prior": 0.0 if (layout.prior / "model.pt").is_file() else 4.0 * _NETWORK_COPIES * _parameters(pipeline),
         "figures": _REPORT_PER_PIXEL * pixels * config.report.figure_scale**2 * len(without_video),
     }
-    if pipeline.synthetic:
+    if config.synthetic:
         new = sum(frames[s] for s in everybody if not layout.synthetic_person(s).is_file())
         needed["synthetic people"] = _SYNTHETIC_PER_PIXEL * pixels * new
         new = sum(frames[s] for s in everybody if not all(path.is_file() for path in pipeline.downloads_of(s)))
@@ -85,15 +85,14 @@ def free_space(folder: Path) -> int:
 
 def _frames(pipeline: Pipeline, subject: str) -> int:
     sequences = len(pipeline.sequences(subject))
-    if pipeline.synthetic:
-        return sequences * pipeline.synthetic_config.timesteps_per_sequence * len(SERIALS)
-    return sequences * _FRAMES_PER_SEQUENCE
+    synthetic = pipeline.config.synthetic
+    return sequences * (synthetic.timesteps_per_sequence * len(SERIALS) if synthetic else _FRAMES_PER_SEQUENCE)
 
 
 def _pixels(pipeline: Pipeline) -> int:
     """Of one stored frame."""
-    if pipeline.synthetic:
-        return pipeline.synthetic_config.width * pipeline.synthetic_config.height
+    if synthetic := pipeline.config.synthetic:
+        return synthetic.width * synthetic.height
     width, height = _EXPORT_SIZE
     scale = (pipeline.config.capture.width or width) / width
     return int(width * height * scale**2)

@@ -8,7 +8,8 @@ from osgap.runtime.section import Section
 
 
 class SyntheticConfig(Section):
-    """Synthetic people: their appearance, and how many pictures of them, of what size, in which motions."""
+    """Synthetic people: their appearance, and how many pictures of them, of what size. What they perform are the
+    sequences that are downloaded and tracked (`capture.sequences`)."""
 
     seed: int = Field(default=0, ge=0)
     """Seed of every random choice (appearance, cameras, motion) [number]."""
@@ -18,7 +19,5 @@ class SyntheticConfig(Section):
     """Image height [pixels]."""
     timesteps_per_sequence: int = Field(default=24, gt=0)
     """Length of every sequence [timesteps]."""
-    sequences: list[str] = Field(default=["EXP-1-head", "EMO-1-shout+laugh", "EXP-2-eyes"], min_length=1)
-    """Names of the sequences, as NeRSemble names them."""
     samples_per_axis: int = Field(default=2, ge=1, le=8)
     """Antialiasing: rays per pixel along each axis [rays]."""

@@ -31,7 +31,7 @@ class Flame(Section):
     """The head model."""
 
     assets: HeadAssets | None = None
-    """FLAME's three files. None takes the synthetic head (only with a `synthetic` section)."""
+    """FLAME's three files."""
 
 
 class Subjects(Section):
@@ -88,12 +88,13 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The seed that all others derive from, with the stage and the subject [number]."""
     results: Path = Path("results")
-    """Folder of everything that the run writes."""
+    """Folder of everything that the run writes. `{results}` in any other text of the config stands for it."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
     capture: CaptureConfig = CaptureConfig()
     synthetic: SyntheticConfig | None = None
-    """Procedural people in place of licensed data. None in a real run."""
+    """Procedural people in place of licensed data, made by the run in `{results}/synthetic`; `flame.assets`,
+    `capture.url` and `capture.tracking` name their files there. None in a real run."""
     interop: InteropConfig = InteropConfig()
     fit: FitConfig = FitConfig()
     prior: PriorConfig = PriorConfig()
@@ -101,18 +102,24 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Config:
-        if self.synthetic is not None and self.flame.assets is not None:
-            raise ValueError(
-                "synthetic and flame.assets are both set; the synthetic people come with their own head model"
-            )
-        if self.synthetic is not None and (self.capture.url or self.capture.tracking):
-            raise ValueError(
-                "synthetic is set, and so is capture.url or capture.tracking; synthetic people are their own data: "
-                "unset one of the two"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_results(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        results = str(content.get("results", cls.model_fields["results"].default))
+        return {key: _with_results(value, results) if key != "results" else value for key, value in content.items()}
+
+
+def _with_results(value: Any, results: str) -> Any:
+    """The value with `{results}` replaced in its texts; other braces are filled in where they are used."""
+    if isinstance(value, str):
+        return value.replace("{results}", results)
+    if isinstance(value, Mapping):
+        return {key: _with_results(item, results) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_results(item, results) for item in value]
+    return value
 
 
 def load_config(sources: Iterable[str | Path | Mapping[str, Any]], overrides: Iterable[str] = ()) -> Config:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from osgap.head.config import HeadAssets
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -17,20 +19,32 @@ class Layout:
 
     # synthetic people -------------------------------------------------------------------------------------
     @property
-    def synthetic_head(self) -> Path:
-        return self.results / "synthetic" / "head"
+    def synthetic(self) -> Path:
+        """Folder of all that is made in place of licensed data."""
+        return self.results / "synthetic"
+
+    @property
+    def synthetic_head(self) -> HeadAssets:
+        """The head model, named as FLAME's."""
+        folder = self.synthetic / "head"
+        return HeadAssets(
+            model=folder / "flame2023.pkl",
+            masks=folder / "FLAME_masks.pkl",
+            template=folder / "head_template_mesh.obj",
+        )
 
     @property
     def synthetic_nersemble(self) -> Path:
-        """Root of the the synthetic people's NeRSemble tree, served through a `file://` URL."""
-        return self.results / "synthetic" / "nersemble"
+        """Root of the NeRSemble tree."""
+        return self.synthetic / "nersemble"
 
     def synthetic_tracking(self, subject: str) -> Path:
-        return self.results / "synthetic" / "tracking" / subject
+        """Folder of one person's exports."""
+        return self.synthetic / "tracking" / subject
 
     def synthetic_person(self, subject: str) -> Path:
-        """Manifest of one synthetic person's files."""
-        return self.results / "synthetic" / "people" / f"{subject}.json"
+        """Manifest of one synthetic person's files; written last."""
+        return self.synthetic / "people" / f"{subject}.json"
 
     # captures --------------------------------------------------------------------------------------------
     @property

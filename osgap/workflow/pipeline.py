@@ -1,63 +1,41 @@
-"""What the Snakefile needs to know of a config: settings and code of each job, and checks before the first one."""
+"""What a config means for the workflow: who and what is in the run, which files each job reads, what it is told."""
 
 from __future__ import annotations
 
 import glob
 import json
-import os
 import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from osgap.capture.config import URL_VARIABLE, CaptureConfig, SubjectEntry
+from osgap.capture.config import SubjectEntry
 from osgap.capture.nersemble import participant_of
 from osgap.evaluation.methods import METHODS, SPLIT_TABLES
 from osgap.head.config import HeadAssets
-from osgap.prior.config import SUPERVISIONS, Supervision, check_validation
+from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import code_digest
 from osgap.runtime.weights import WeightFile
-from osgap.synthetic.config import SyntheticConfig
-from osgap.workflow.config import Config, validate
+from osgap.workflow.config import Config
 from osgap.workflow.layout import Layout
 from osgap.workflow.stages import STAGES
 
-_SHOWN_PROBLEMS = 12  # with hundreds of subjects, one mistake is found hundreds of times
-
 
 class Pipeline:
-    """One validated config with its paths.
-
-    Raises:
-        UserError: the config is wrong, or a file that it names is missing.
-    """
+    """One validated config with its paths."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.layout = Layout(config.results)
 
-    @classmethod
-    def for_snakemake(cls, merged: Mapping[str, Any]) -> Pipeline:
-        """Validate what Snakemake merged, check what can be checked before any job, and prepare the jobs' environment.
-
-        The data URL is a secret, so it reaches the jobs through the environment and never through a command line.
-        """
-        pipeline = cls(validate(merged))
-        pipeline.check()
-        if url := pipeline.url:
-            os.environ[URL_VARIABLE] = url
-        # Jobs run the `osgap` of the interpreter that runs Snakemake, whether or not its environment is activated.
-        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        return pipeline
-
     # what a job is told ----------------------------------------------------------------------------------
     def settings(self, stage: str, *subjects: str, supervision: Supervision | None = None) -> str:
         """The part of the config that a job uses, as JSON for `osgap STAGE --config`.
 
-        As a rule's parameter it makes Snakemake run the job again when, and only when, that part changes.
+        As a rule's parameter it makes Snakemake run the job again when, and only when, that part changes. The data URL
+        is in no dump of the config; it reaches the jobs through the environment.
 
         Args:
             subjects: whose entries belong to it.
@@ -71,19 +49,16 @@ class Pipeline:
         part: dict[str, Any] = {"seed": self.config.seed, "results": str(self.config.results)}
         for name in spec.sections:
             section, _, key = name.partition(".")
-            used = dump.get(section, {}) if not key else {k: v for k, v in dump.get(section, {}).items() if k == key}
-            if used:
+            used = dump.get(section)
+            if used is None:
+                continue
+            if not key:
                 part[section] = used
-        part.get("capture", {}).pop("url", None)
-        if self.synthetic:
-            # The people's looks and motion concern the stages that make them; the others need to know that the
-            # head model is the synthetic one, and what was performed.
-            sequences = {"sequences": list(self.synthetic_config.sequences)}
-            part["synthetic"] = dump["synthetic"] if "synthetic" in spec.sections else sequences
-        elif self.config.flame.assets:
-            part["flame"] = {"assets": self.config.flame.assets.model_dump(mode="json")}
+            elif key in used:
+                part.setdefault(section, {})[key] = used[key]
         entries = dump.get("subjects", {}).get("entries", {})
-        if spec.entry and (own := {name: entries[name] for name in subjects if name in entries}):
+        own = {s: {key: entries[s][key] for key in spec.entry if key in entries[s]} for s in subjects if s in entries}
+        if own := {subject: entry for subject, entry in own.items() if entry}:
             part["subjects"] = {"entries": own}
         return json.dumps(part, sort_keys=True)
 
@@ -93,10 +68,6 @@ class Pipeline:
         return code_digest(STAGES[stage].module)
 
     # subjects --------------------------------------------------------------------------------------------
-    @property
-    def synthetic(self) -> bool:
-        return self.config.synthetic is not None
-
     def entry(self, subject: str) -> SubjectEntry:
         """What the config says of a subject.
 
@@ -116,8 +87,6 @@ class Pipeline:
 
     def sequences(self, subject: str) -> list[str]:
         """Sequences that are imported for a subject."""
-        if self.config.synthetic is not None:
-            return list(self.config.synthetic.sequences)
         return list(self.entry(subject).sequences or self.config.capture.sequences)
 
     def driver(self, subject: str) -> str:
@@ -126,67 +95,84 @@ class Pipeline:
         later = [s for s in others if s > subject]
         return (later or others)[0]
 
-    @property
-    def synthetic_config(self) -> SyntheticConfig:
-        """Settings of the synthetic people."""
+    # where things are read ---------------------------------------------------------------------------------
+    def makes(self, path: Path | str) -> bool:
+        """Whether the run itself makes a file or folder that its config names, so that it need not be there before.
+
+        So it is with all below `{results}/synthetic`, when the config has the section `synthetic`.
+        """
         if self.config.synthetic is None:
-            raise UserError(
-                "synthetic is not set: this config is about real people; try `make demo` for synthetic people"
-            )
-        return self.config.synthetic
+            return False
+        return Path(path).resolve().is_relative_to(self.layout.synthetic.resolve())
 
-    @property
-    def capture_config(self) -> CaptureConfig:
-        """Settings of download and import, with the data URL and the sequences that hold in this run."""
-        update: dict[str, Any] = {"url": self.url}
-        if self.synthetic:
-            update["sequences"] = list(self.synthetic_config.sequences)
-        return self.config.capture.model_copy(update=update)
-
-    # files that the run does not make --------------------------------------------------------------------
     @property
     def head(self) -> HeadAssets:
         """The head model's three files."""
-        if self.config.flame.assets is not None:
-            return self.config.flame.assets
-        if self.synthetic:
-            folder = self.layout.synthetic_head
-            return HeadAssets(
-                model=folder / "flame2023.pkl",
-                masks=folder / "FLAME_masks.pkl",
-                template=folder / "head_template_mesh.obj",
+        if self.config.flame.assets is None:
+            raise UserError(
+                "flame.assets is not set: give the paths of FLAME's model, masks and template (`flame: assets: {model: "
+                ".../flame2023.pkl, masks: .../FLAME_masks.pkl, template: .../head_template_mesh.obj}`), or try the "
+                "synthetic people with `make demo`"
             )
-        raise UserError(
-            "flame.assets is not set: give the paths of FLAME's model, masks and template (`flame: assets: {model: "
-            ".../flame2023.pkl, masks: .../FLAME_masks.pkl, template: .../head_template_mesh.obj}`), or try the "
-            "synthetic people with `make demo`"
-        )
+        return self.config.flame.assets
 
     @property
     def head_files(self) -> list[Path]:
         return self.head.files
 
     @property
-    def url(self) -> str | None:
-        """Where the captures come from: the the synthetic people's own folder, the config, or the environment."""
-        if self.synthetic:
-            return self.layout.synthetic_nersemble.resolve().as_uri()
-        return self.config.capture.url or os.environ.get(URL_VARIABLE)
+    def url(self) -> str:
+        """Where raw captures come from, as the config or the environment says; empty where neither does."""
+        from osgap.capture.download.sources import data_url
+
+        return data_url(self.config.capture)
 
     @property
     def downloads(self) -> bool:
         """Whether raw captures are part of the run."""
-        return self.synthetic or self.config.capture.download
+        return self.config.capture.download
+
+    @property
+    def makes_recordings(self) -> bool:
+        """Whether the data URL is a folder that the run itself fills.
+
+        Raises:
+            UserError: the URL is none that can be used.
+        """
+        from osgap.capture.download.sources import local_folder
+
+        folder = local_folder(self.url) if self.url else None
+        return folder is not None and self.makes(folder)
+
+    def download_sources(self, subject: str) -> list[Path]:
+        """Files of the run that a download of a subject reads: none, except where the run makes the recordings."""
+        return [self.layout.synthetic_person(subject)] if self.makes_recordings else []
+
+    def downloads_of(self, subject: str) -> list[Path]:
+        """Manifests of the raw sequences that an import checks its tracking against."""
+        if not self.downloads:
+            return []
+        return [self.layout.download(subject, sequence) for sequence in self.sequences(subject)]
+
+    def tracking_pattern(self, subject: str) -> str:
+        """Path of a subject's FLAME tracking export, in which wildcards may stand."""
+        from osgap.capture.tracking.stage import tracking_pattern
+
+        return tracking_pattern(self.config.capture, subject, self.entry(subject))
 
     def tracking(self, subject: str) -> Path:
         """The FLAME tracking export of a subject."""
-        if self.synthetic:
-            from osgap.synthetic.captures.tracking import union_folder
-
-            return union_folder(self.layout.synthetic_tracking(subject), subject, self.sequences(subject))
         from osgap.capture.tracking.stage import find_tracking
 
         return find_tracking(self.config.capture, subject, self.entry(subject))
+
+    def tracking_files(self, subject: str) -> list[Path]:
+        """What an import depends on: the tracking's tables (a change there means that the tracking was made anew)."""
+        from osgap.capture.tracking.stage import tracking_files
+
+        if self.makes(self.tracking_pattern(subject)):
+            return [self.layout.synthetic_person(subject)]
+        return tracking_files(self.tracking(subject), self.entry(subject).sequences)
 
     def adopted(self, key: Literal["avatars", "uv_gt"], subject: str) -> Path | None:
         """What another program has already made of a subject; None where it has not.
@@ -229,14 +215,6 @@ class Pipeline:
     def one_of(subjects: Iterable[str]) -> str:
         """A wildcard's pattern that fits these subjects only."""
         return "|".join(map(re.escape, subjects)) or "(?!)"
-
-    def tracking_files(self, subject: str) -> list[Path]:
-        """What an import depends on: the tracking's tables (a change there means that the tracking was made anew)."""
-        if self.synthetic:
-            return [self.layout.synthetic_person(subject)]
-        from osgap.capture.tracking.stage import tracking_files
-
-        return tracking_files(self.tracking(subject), self.entry(subject).sequences)
 
     @property
     def methods(self) -> list[str]:
@@ -294,12 +272,6 @@ class Pipeline:
         avatars = [file for method in self.methods for file in self.avatar_files(method, subject)]
         return [*self.head_files, self.layout.capture(subject), *avatars]
 
-    def downloads_of(self, subject: str) -> list[Path]:
-        """Manifests of the raw sequences that an import checks its tracking against."""
-        if not self.downloads:
-            return []
-        return [self.layout.download(subject, sequence) for sequence in self.sequences(subject)]
-
     # targets ---------------------------------------------------------------------------------------------
     @property
     def fitted(self) -> list[str]:
@@ -328,76 +300,3 @@ class Pipeline:
     def table_files(self) -> dict[tuple[str, str], Path]:
         """(evaluation split, suffix) -> file."""
         return {(p, suffix): self.layout.table(p, suffix) for p in SPLIT_TABLES for suffix in ("csv", "md", "tex")}
-
-    # before the first job --------------------------------------------------------------------------------
-    def check(self) -> None:
-        """Everything that would stop the run later and can be seen now, all findings at once."""
-        problems: list[str] = []
-
-        def attempt(check: Any, *arguments: Any) -> None:
-            try:
-                check(*arguments)
-            except UserError as error:
-                problems.append(str(error))
-
-        attempt(self.check_people)
-        attempt(lambda: self.adopted_avatars)
-        attempt(lambda: self.adopted_maps)
-        if not self.synthetic:
-            attempt(self._check_head)
-            if self.config.capture.download:
-                from osgap.capture.download.stage import check_url
-
-                attempt(check_url, self.config.capture)
-            for subject in self.config.subjects.all:
-                attempt(self._check_tracking, subject)
-        attempt(self._check_prior_weights)
-        attempt(check_validation, self.config.prior.validation, self.config.subjects.train)
-        if len(problems) > _SHOWN_PROBLEMS:
-            problems[_SHOWN_PROBLEMS:] = [f"… and {len(problems) - _SHOWN_PROBLEMS} more of this kind"]
-        if problems:
-            raise UserError("\n".join(problems))
-
-    def check_people(self) -> None:
-        """Whether the lists of subjects make a run.
-
-        Raises:
-            UserError: an empty list, an entry of nobody, one participant in both lists.
-        """
-        subjects = self.config.subjects
-        for name, listed in (("train", subjects.train), ("test", subjects.test)):
-            if not listed:
-                raise UserError(f'subjects.{name} is empty; list at least one subject, such as ["017"]')
-        unknown = sorted(set(subjects.entries) - set(subjects.all))
-        if unknown:
-            raise UserError(
-                f"subjects.entries has {', '.join(unknown)}, in neither subjects.train nor subjects.test; "
-                f"add the subject to one of them or remove the entry"
-            )
-        if self.downloads:
-            train = {self.participant(s): s for s in subjects.train}
-            for subject in subjects.test:
-                twin = train.get(self.participant(subject))
-                if twin is not None:
-                    raise UserError(
-                        f"test subject {subject} and train subject {twin} are the same NeRSemble participant "
-                        f"{self.participant(subject)}; a test person must be unseen: remove one of the two"
-                    )
-
-    def _check_head(self) -> None:
-        missing = [str(path) for path in self.head_files if not path.is_file()]
-        if missing:
-            raise UserError(
-                f"flame.assets: no such file: {', '.join(missing)}; FLAME is licensed: register with its makers, "
-                f"download FLAME 2023 and give the files' paths, or try the synthetic people with `make demo`"
-            )
-
-    def _check_prior_weights(self) -> None:
-        for key, file in self.prior_weights.items():
-            if not file.path.is_file():
-                raise UserError(f"{key}: no such file: {file.path}; correct the path, or leave the key out")
-
-    def _check_tracking(self, subject: str) -> None:
-        from osgap.capture.tracking.stage import check_tracking
-
-        check_tracking(self.config.capture, subject, self.entry(subject))

@@ -405,7 +405,8 @@ def test_no_server(fetch: Callable[..., Path], tmp_path: Path, url: str) -> None
     ("url", "expected"),
     [
         (f"ftp://host/{SECRET}", "expected https://… or file:///…"),
-        (f"/plain/{SECRET}", "expected https://… or file:///…"),
+        (f"/plain/{SECRET}", "names a local folder that does not exist"),
+        (f"relative/{SECRET}", "names a local folder that does not exist"),
         (f"http://[{SECRET}", "expected https://… or file:///…"),
         (f"https:///{SECRET}", "expected https://… or file:///…"),
         (f"file://{SECRET}/x", "write three slashes"),

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 from osgap.capture.config import URL_VARIABLE
@@ -61,9 +62,10 @@ def inline(content: dict[str, Any]) -> str:
 
 
 def synthetic(tmp_path: Path, **changes: Any) -> str:
-    return inline(
-        {"results": str(tmp_path / "results"), "synthetic": {}, "subjects": {"train": ["1"], "test": ["2"]}} | changes
-    )
+    demo = yaml.safe_load((ROOT / "profiles/demo/demo.yaml").read_text())
+    data = {key: demo[key] for key in ("synthetic", "flame", "capture")}
+    subjects = {"train": ["1"], "test": ["2"]}
+    return inline({"results": str(tmp_path / "results"), "subjects": subjects} | data | changes)
 
 
 def real(tmp_path: Path, **changes: Any) -> str:
@@ -81,7 +83,8 @@ def test_the_demo_is_ready(tmp_path: Path) -> None:
     assert time.monotonic() - start < 10
     assert [finding.name for finding in report.findings] == MACHINE + CONFIG
     assert report.ready, screen(report)
-    assert "nothing licensed is needed" in find(report, "head model").found
+    for name in ("head model", "data URL", "tracking"):
+        assert "nothing licensed is needed" in find(report, name).found
     assert find(report, "gpu").status == "ok"  # the CPU is all that the demo needs
     assert "Ready." in screen(report)
 
@@ -99,6 +102,12 @@ def test_the_full_run_lacks_what_is_licensed(tmp_path: Path) -> None:
     shown = screen(report)
     assert "Not ready: " in shown
     assert "→ Register at flame" in shown
+
+
+def test_synthetic_people_under_another_name_are_missing(tmp_path: Path) -> None:
+    found = find(examine([synthetic(tmp_path)], ["capture.tracking=elsewhere/{subject}"]), "subjects")
+    assert found.status == "missing"
+    assert "found elsewhere/1" in found.found
 
 
 def test_json_has_a_fixed_schema(tmp_path: Path) -> None:

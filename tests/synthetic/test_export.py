@@ -35,9 +35,7 @@ from osgap.synthetic.head.stage import run as run_head
 SUBJECT = "7"
 SEQUENCES = ["EXP-1-head", "EMO-1-shout+laugh"]
 TIMESTEPS = 3
-CONFIG = SyntheticConfig(
-    width=88, height=128, timesteps_per_sequence=TIMESTEPS, sequences=SEQUENCES, samples_per_axis=2, seed=1
-)
+CONFIG = SyntheticConfig(width=88, height=128, timesteps_per_sequence=TIMESTEPS, samples_per_axis=2, seed=1)
 
 
 def outputs_in(folder: Path) -> PersonOutputs:
@@ -81,7 +79,7 @@ class Export:
 @pytest.fixture(scope="module")
 def export(assets: HeadAssets, tmp_path_factory: pytest.TempPathFactory) -> Export:
     outputs = outputs_in(tmp_path_factory.mktemp("person"))
-    run(CONFIG, assets, outputs, subject=SUBJECT, seed=5)
+    run(CONFIG, assets, outputs, subject=SUBJECT, seed=5, sequences=SEQUENCES)
     return Export(outputs, union_folder(outputs.tracking, SUBJECT, SEQUENCES))
 
 
@@ -302,7 +300,7 @@ def test_manifest_lists_every_file_and_says_where_they_come_from(export: Export)
 
 @pytest.mark.slow
 def test_two_workers_make_the_same_bytes(export: Export, assets: HeadAssets, tmp_path: Path) -> None:
-    run(CONFIG, assets, outputs_in(tmp_path), subject=SUBJECT, seed=5, workers=2)
+    run(CONFIG, assets, outputs_in(tmp_path), subject=SUBJECT, seed=5, sequences=SEQUENCES, workers=2)
     assert outputs_in(tmp_path).manifest.read_bytes() == export.outputs.manifest.read_bytes()
 
 
@@ -318,7 +316,8 @@ def test_a_killed_run_shows_nothing_and_is_repeated_to_the_same_bytes(
         f"    run(SyntheticConfig.model_validate_json({CONFIG.model_dump_json()!r}),\n"
         f"        HeadAssets.model_validate_json({assets.model_dump_json()!r}),\n"
         f"        PersonOutputs(Path({str(outputs.nersemble)!r}), Path({str(outputs.tracking)!r}),\n"
-        f"                      Path({str(outputs.manifest)!r})), subject={SUBJECT!r}, seed=5, workers=2)\n"
+        f"                      Path({str(outputs.manifest)!r})), subject={SUBJECT!r}, seed=5,\n"
+        f"        sequences={SEQUENCES!r}, workers=2)\n"
     )
     (tmp_path / "person.py").write_text(script)
     process = subprocess.Popen([sys.executable, str(tmp_path / "person.py")], start_new_session=True)
@@ -335,7 +334,7 @@ def test_a_killed_run_shows_nothing_and_is_repeated_to_the_same_bytes(
     assert not outputs.manifest.exists()
     assert not [path for root in (outputs.nersemble, outputs.tracking) for path in root.glob("[!.]*")]
     _wait_for_group_to_end(process.pid)
-    run(CONFIG, assets, outputs, subject=SUBJECT, seed=5)
+    run(CONFIG, assets, outputs, subject=SUBJECT, seed=5, sequences=SEQUENCES)
     assert outputs.manifest.read_bytes() == export.outputs.manifest.read_bytes()
     assert not list(tmp_path.glob("*/.synthetic-*.tmp-*"))
 
@@ -356,9 +355,9 @@ def _wait_for_group_to_end(group: int) -> None:
 def test_a_second_run_replaces_the_first(assets: HeadAssets, tmp_path: Path) -> None:
     outputs = outputs_in(tmp_path)
     small = CONFIG.model_copy(update={"timesteps_per_sequence": 1, "width": 22, "height": 32, "samples_per_axis": 1})
-    run(small, assets, outputs, subject=SUBJECT, seed=5)
+    run(small, assets, outputs, subject=SUBJECT, seed=5, sequences=SEQUENCES)
     before = json.loads(outputs.manifest.read_text())["files"]
-    run(small, assets, outputs, subject=SUBJECT, seed=6)
+    run(small, assets, outputs, subject=SUBJECT, seed=6, sequences=SEQUENCES)
     after = json.loads(outputs.manifest.read_text())["files"]
     picture = f"tracking/7_{SEQUENCES[0]}/images/00000_08.png"
     assert before.keys() == after.keys()
@@ -372,23 +371,23 @@ def test_one_process_per_person(assets: HeadAssets, tmp_path: Path) -> None:
         FileLock(outputs.tracking / f".synthetic-{SUBJECT}.lock"),
         pytest.raises(UserError, match="another process is making synthetic person 7"),
     ):
-        run(CONFIG, assets, outputs, subject=SUBJECT, seed=5)
+        run(CONFIG, assets, outputs, subject=SUBJECT, seed=5, sequences=SEQUENCES)
 
 
 @pytest.mark.parametrize(
-    ("subject", "changes", "message"),
+    ("subject", "width", "sequences", "message"),
     [
-        ("anna", {}, "'anna'.*digits"),
-        ("7", {"width": 87}, "87 and 128.*even"),
-        ("7", {"sequences": ["EXP-1-head", "yoga"]}, "'yoga' is no NeRSemble sequence"),
+        ("anna", 88, SEQUENCES, "'anna'.*digits"),
+        ("7", 87, SEQUENCES, "87 and 128.*even"),
+        ("7", 88, ["EXP-1-head", "yoga"], "'yoga' is no NeRSemble sequence"),
     ],
 )
 def test_bad_requests_leave_nothing_behind(
-    assets: HeadAssets, tmp_path: Path, subject: str, changes: dict, message: str
+    assets: HeadAssets, tmp_path: Path, subject: str, width: int, sequences: list[str], message: str
 ) -> None:
     outputs = outputs_in(tmp_path)
     with pytest.raises(UserError, match=message):
-        run(CONFIG.model_copy(update=changes), assets, outputs, subject=subject, seed=5)
+        run(CONFIG.model_copy(update={"width": width}), assets, outputs, subject=subject, seed=5, sequences=sequences)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 

@@ -15,7 +15,7 @@ from .conftest import Checkout
 
 pytestmark = pytest.mark.slow
 
-EXCHANGE = "exchange={avatars: 'theirs/{subject}/point_cloud/iteration_*', uv_gt: 'theirs/{subject}/gs_attrs_uv_*.npz'}"
+INTEROP = "interop={avatars: 'theirs/{subject}/point_cloud/iteration_*', uv_gt: 'theirs/{subject}/gs_attrs_uv_*.npz'}"
 
 
 def test_given_maps_and_avatars_are_not_made_again(checkout: Checkout) -> None:
@@ -27,7 +27,7 @@ def test_given_maps_and_avatars_are_not_made_again(checkout: Checkout) -> None:
     for name in ("avatars/101", "avatars/102", "uv_gt", "prior", "oneshot", "metrics", "tables", "figures", "videos"):
         shutil.rmtree(results / name)
 
-    arguments = ("--config", EXCHANGE, "--")
+    arguments = ("--config", INTEROP, "--")
     planned = checkout.planned(*arguments)
     assert (planned["adopt_maps"], planned["adopt_avatar"], planned["bake"]) == (1, 1, 1)
     assert "fit" not in planned, "the test person's fit is there already"
@@ -47,6 +47,6 @@ def test_given_maps_and_avatars_are_not_made_again(checkout: Checkout) -> None:
 
 
 def test_a_template_that_nobody_has_stops_before_any_job(checkout: Checkout) -> None:
-    done = checkout.snakemake("--dry-run", "--config", "exchange={uv_gt: 'nowhere/{subject}.npz'}", check=False)
+    done = checkout.snakemake("--dry-run", "--config", "interop={uv_gt: 'nowhere/{subject}.npz'}", check=False)
     assert done.returncode
     assert "interop.uv_gt: nobody has nowhere/{subject}.npz" in done.stdout

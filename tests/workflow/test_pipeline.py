@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import operator
 import os
@@ -15,7 +16,9 @@ import pytest
 from osgap.capture.config import URL_VARIABLE
 from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.runtime.errors import UserError
+from osgap.workflow.checks import check
 from osgap.workflow.config import deep_merge, load_config
+from osgap.workflow.launch import prepare
 from osgap.workflow.pipeline import Pipeline
 from osgap.workflow.stages import STAGES
 
@@ -52,7 +55,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_a_complete_config_passes(real: dict[str, Any]) -> None:
-    Pipeline(load_config([real])).check()
+    check(Pipeline(load_config([real])))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_a_complete_config_passes(real: dict[str, Any]) -> None:
 )
 def test_problems_are_found_before_any_job(real: dict[str, Any], change: dict[str, Any], said: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        Pipeline(load_config([deep_merge(real, change)])).check()
+        check(Pipeline(load_config([deep_merge(real, change)])))
     for words in said:
         assert words in str(caught.value)
 
@@ -85,7 +88,7 @@ def test_problems_are_found_before_any_job(real: dict[str, Any], change: dict[st
 def test_all_problems_at_once(real: dict[str, Any]) -> None:
     change = {"flame": {"assets": None}, "capture": {"url": None, "tracking": "/absent"}}
     with pytest.raises(UserError) as caught:
-        Pipeline(load_config([deep_merge(real, change)])).check()
+        check(Pipeline(load_config([deep_merge(real, change)])))
     for words in ("flame.assets", URL_VARIABLE, "/absent"):
         assert words in str(caught.value)
 
@@ -112,13 +115,27 @@ def test_jobs_are_told_what_they_use_and_nothing_else(demo: Pipeline, stage: str
     for section in ("fit", "prior", "oneshot", "evaluation", "report"):
         assert (section in told) <= (section in used), section
     assert "train" not in told.get("subjects", {}), "a new person must not concern the others"
+    assert ("synthetic" in told) == ("synthetic" in used)
     again = Pipeline(load_config([demo.settings(stage)]))
-    assert again.head == demo.head
     assert again.layout == demo.layout
-    assert again.sequences("101") == demo.sequences("101")
     for name in spec.sections:
-        if name != "capture":
-            assert operator.attrgetter(name)(again.config) == operator.attrgetter(name)(demo.config), name
+        expected = operator.attrgetter(name)(demo.config)
+        if name == "capture":
+            expected = expected.model_copy(update={"url": None})
+        assert operator.attrgetter(name)(again.config) == expected, name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_work_of_a_stage_is_the_run_of_a_module_called_stage(stage: str) -> None:
+    module = STAGES[stage].module
+    assert module.rpartition(".")[2] == "stage"
+    assert callable(importlib.import_module(module).run)
+
+
+def test_the_looks_of_synthetic_people_concern_those_who_make_them(demo: Pipeline) -> None:
+    others = Pipeline(load_config([*DEMO, {"synthetic": {"samples_per_axis": 3}}]))
+    changed = {stage for stage in STAGES if others.settings(stage, "101") != demo.settings(stage, "101")}
+    assert changed == {"synthetic-person"}
 
 
 def test_an_entry_reaches_its_own_subject_only() -> None:
@@ -127,6 +144,8 @@ def test_an_entry_reaches_its_own_subject_only() -> None:
     pipeline = Pipeline(config)
     assert json.loads(pipeline.settings("oneshot", "201"))["subjects"] == {"entries": {"201": entry}}
     assert "subjects" not in json.loads(pipeline.settings("oneshot", "202"))
+    for stage in ("synthetic-person", "download", "import", "fit"):
+        assert "subjects" not in json.loads(pipeline.settings(stage, "201")), "a photograph is chosen after the import"
     assert pipeline.settings("fit", "201") == pipeline.settings("fit", "202")
 
 
@@ -195,6 +214,21 @@ def test_the_secret_is_on_no_command_line(real: dict[str, Any], monkeypatch: pyt
     pipeline = Pipeline(load_config([real]))
     for stage in STAGES:
         assert "s3cret" not in pipeline.settings(stage, "017")
+
+
+def test_the_secret_reaches_jobs_through_the_environment(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv(URL_VARIABLE, "")
+    prepare(real)
+    assert os.environ[URL_VARIABLE] == real["capture"]["url"]
+
+
+def test_a_folder_is_a_data_url(real: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("nersemble", str(tmp_path / "nersemble")):
+        check(Pipeline(load_config([deep_merge(real, {"capture": {"url": folder}})])))
+    with pytest.raises(UserError, match=r"capture\.url.*local folder that does not exist"):
+        check(Pipeline(load_config([deep_merge(real, {"capture": {"url": "absent"}})])))
 
 
 def test_drivers_are_somebody_else(demo: Pipeline) -> None:

@@ -38,22 +38,52 @@ class Source(Protocol):
 
 def source_of(config: CaptureConfig, settings: TransferSettings, stop: Stop) -> Source:
     """The source behind the URL of the config or the environment."""
-    url = config.url or os.environ.get(URL_VARIABLE, "").strip() or _stored_url()
+    url = data_url(config) or _stored_url()
     if not url:
         raise UserError(
             f"no NeRSemble data URL is set. Request access with NeRSemble's form ({NERSEMBLE_ACCESS_FORM_URL}), then "
             f"set the environment variable {URL_VARIABLE} (or capture.url) to the URL in the answer; or set "
             f"`capture: {{download: false}}` to work from tracking exports alone."
         )
+    folder = local_folder(url)
+    if folder is None:
+        return _Server(Client(url, settings, stop))
+    if not folder.is_dir():
+        raise UserError(
+            f"{DATA_URL} names a local folder that does not exist (it is not shown: it may be a secret); check it for "
+            f"typing errors, and begin a URL with https://"
+        )
+    if not (folder / CATALOGUE).is_file():
+        raise UserError(
+            f"{DATA_URL} names a local folder without {CATALOGUE}; it should be the root of NeRSemble's tree"
+        )
+    return _Folder(folder)
+
+
+def data_url(config: CaptureConfig) -> str:
+    """The data URL of the config or the environment, or nothing."""
+    return config.url or os.environ.get(URL_VARIABLE, "").strip()
+
+
+def local_folder(url: str) -> Path | None:
+    """The folder that a data URL names, as a path or as `file://`, absolute; None where it names a server.
+
+    Raises:
+        UserError: when it is neither.
+    """
     try:
         parts = urllib.parse.urlsplit(url)
         host = parts.hostname
     except ValueError:
         raise UserError(UNUSABLE) from None
+    if not parts.scheme:
+        return Path(url).absolute()
     if parts.scheme == "file":
-        return _Folder(_folder_of(parts))
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise UserError(f"{DATA_URL} is a file URL without an absolute path; write three slashes: file:///folder")
+        return Path(urllib.parse.unquote(parts.path))
     if parts.scheme in ("http", "https") and host:
-        return _Server(Client(url, settings, stop))
+        return None
     raise UserError(UNUSABLE)
 
 
@@ -66,21 +96,8 @@ def _stored_url() -> str:
     return found.group(1).strip() if found else ""
 
 
-def _folder_of(parts: urllib.parse.SplitResult) -> Path:
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise UserError(f"{DATA_URL} is a file URL without an absolute path; write three slashes: file:///folder")
-    root = Path(urllib.parse.unquote(parts.path))
-    if not root.is_dir():
-        raise UserError(f"{DATA_URL} names a local folder that does not exist; check it for typing errors")
-    if not (root / CATALOGUE).is_file():
-        raise UserError(
-            f"{DATA_URL} names a local folder without {CATALOGUE}; it should be the root of NeRSemble's tree"
-        )
-    return root
-
-
 class _Folder:
-    """A copy of the tree on this machine, from a `file://` URL."""
+    """A copy of the tree on this machine, from a folder's path or a `file://` URL."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

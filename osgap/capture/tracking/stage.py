@@ -153,11 +153,11 @@ def _is_benchmark(folder: Path) -> bool:
     )
 
 
-def find_tracking(config: CaptureConfig, subject: str, entry: SubjectEntry) -> Path:
-    """The folder of a subject's tracking.
+def tracking_pattern(config: CaptureConfig, subject: str, entry: SubjectEntry) -> str:
+    """The path of a subject's tracking as the config has it, in which `*`, `?` and `[…]` may stand.
 
     Raises:
-        UserError: when the config names none, or not exactly one folder fits.
+        UserError: when the config names none.
     """
     template = entry.tracking or config.tracking
     if template is None:
@@ -166,7 +166,16 @@ def find_tracking(config: CaptureConfig, subject: str, entry: SubjectEntry) -> P
             f"'data/tracking/UNION10_{{subject}}_*') or subjects.entries.{subject}.tracking"
         )
     participant = participant_of(subject, entry) if "{participant" in template else 0
-    pattern = template.format(subject=subject, participant=participant)
+    return template.format(subject=subject, participant=participant)
+
+
+def find_tracking(config: CaptureConfig, subject: str, entry: SubjectEntry) -> Path:
+    """The folder of a subject's tracking.
+
+    Raises:
+        UserError: when the config names none, or not exactly one folder fits.
+    """
+    pattern = tracking_pattern(config, subject, entry)
     if Path(pattern).is_dir():
         return Path(pattern)
     matches = map(Path, glob.glob(pattern))  # noqa: PTH207 (Path.glob takes no absolute pattern)

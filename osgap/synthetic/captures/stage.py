@@ -53,18 +53,26 @@ class PersonOutputs:
 
 
 def run(
-    config: SyntheticConfig, inputs: HeadAssets, outputs: PersonOutputs, *, subject: str, seed: int, workers: int = 1
+    config: SyntheticConfig,
+    inputs: HeadAssets,
+    outputs: PersonOutputs,
+    *,
+    subject: str,
+    seed: int,
+    sequences: Sequence[str],
+    workers: int = 1,
 ) -> None:
     """Make one person and photograph them.
 
-    The files depend on the seeds, the subject, the config and the code; not on `workers`.
+    The files depend on the seeds, the subject, the sequences, the config and the code; not on `workers`.
 
     Args:
-        config: pictures and sequences to make.
+        config: pictures to make.
         inputs: the head model's files.
         outputs: see `PersonOutputs`.
         subject: name of the person, in digits: NeRSemble's number.
         seed: seed of the run; `config.seed` makes other people with the same one.
+        sequences: what the person performs, by NeRSemble's names, in the order of the recording.
         workers: processes that trace and encode.
 
     Raises:
@@ -77,14 +85,14 @@ def run(
         STAGE,
         __name__,
         subject=subject,
-        config=config.model_dump(mode="json"),
+        config={**config.model_dump(mode="json"), "sequences": list(sequences)},
         inputs=inputs.files,
         seed=seed,
     )
     with _exclusive(outputs, subject):
         outputs.manifest.unlink(missing_ok=True)
         with _staging(outputs.tracking, subject) as exports, _staging(outputs.nersemble, subject) as recordings:
-            _capture(config, inputs, exports, recordings, subject, participant, seed, workers)
+            _capture(config, inputs, exports, recordings, subject, participant, seed, sequences, workers)
             files = {
                 f"{name}/{path}": file_digest(folder / path)
                 for name, folder in (("nersemble", recordings), ("tracking", exports))
@@ -93,7 +101,7 @@ def run(
             os.sync()  # once: a thousand small files take seconds to sync one by one
             _move_into_place(recordings, outputs.nersemble)
             _move_into_place(exports, outputs.tracking)
-        nersemble.publish(outputs.nersemble, subject, config.sequences)
+        nersemble.publish(outputs.nersemble, subject, sequences)
         write_json(outputs.manifest, {"subject": subject, "files": files}, provenance.as_dict())
     _log.info("%s: %d files of synthetic person %s", outputs.manifest, len(files), subject)
 
@@ -106,6 +114,7 @@ def _capture(
     subject: str,
     participant: int,
     seed: int,
+    sequences: Sequence[str],
     workers: int,
 ) -> None:
     """Fill the two folders with what `outputs.tracking` and `outputs.nersemble` will hold of this person."""
@@ -115,8 +124,7 @@ def _capture(
         return derive_seed(seed, "standin", config.seed, subject, purpose)
 
     motions = {
-        sequence: make_motion(sequence, config.timesteps_per_sequence, seed_of("motion"))
-        for sequence in config.sequences
+        sequence: make_motion(sequence, config.timesteps_per_sequence, seed_of("motion")) for sequence in sequences
     }
     person = make_person(seed_of("person"), config)
     cameras = make_cameras(config.width, config.height, seed_of("rig"))
@@ -140,7 +148,7 @@ def _capture(
             pass
         for _ in track(run_all(_encode_video, videos), f"{subject}: encoding videos", total=len(videos)):
             pass
-    union = tracking.union_folder(exports, subject, config.sequences)
+    union = tracking.union_folder(exports, subject, sequences)
     tracking.write_union_transforms(
         union, cameras, subject, {name: motion.timesteps for name, motion in motions.items()}
     )

@@ -1,0 +1,31 @@
+"""From what Snakemake has merged of config files and options to a run that can start."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from osgap.capture.config import URL_VARIABLE
+from osgap.workflow.checks import check
+from osgap.workflow.config import validate
+from osgap.workflow.pipeline import Pipeline
+
+
+def prepare(merged: Mapping[str, Any]) -> Pipeline:
+    """Validate a config, check what can be checked before any job, and prepare the jobs' environment.
+
+    The data URL is a secret, so it reaches the jobs through the environment and never through a command line.
+
+    Raises:
+        UserError: the config is wrong, or a file that it names is missing.
+    """
+    pipeline = Pipeline(validate(merged))
+    check(pipeline)
+    if pipeline.url:
+        os.environ[URL_VARIABLE] = pipeline.url
+    # Jobs run the `osgap` of the interpreter that runs Snakemake, whether or not its environment is activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return pipeline
