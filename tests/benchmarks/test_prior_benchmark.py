@@ -244,9 +244,7 @@ def test_the_plain_loop_learns(load: Load, cast: Any, monkeypatch: pytest.Monkey
     assert f"motion.{1 - scene.person}.jaw_pose" not in moved
 
 
-def test_a_flush_collects_garbage_after_each_step(
-    load: Load, cast: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flush_collects_garbage_after_each_step(load: Load, cast: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark, plain_prior = load("prior"), load("plain_prior")
     training = benchmark.plain_training(cast, None, 0)
     scene = benchmark.plain_scenes(cast, 0)[0]

@@ -76,9 +76,7 @@ def test_a_loop_with_other_results_is_refused(
         benchmark.measure(50, 20, 24, 2, 3, OPTIONS)
 
 
-def test_a_plain_renderer_of_another_picture_is_refused(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plain_renderer_of_another_picture_is_refused(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     true = benchmark.load(benchmark.REFERENCE).render_reference
 
     def brighter(means: Tensor, rotations: Tensor, scales: Tensor, opacities: Tensor, *others: Any) -> Any:

@@ -112,7 +112,7 @@ def test_items_arrive_in_order_and_are_made_ahead() -> None:
 
     consumed = ahead(slow(), depth=3)
     assert next(consumed) == 0
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(made) < 4 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.05)
@@ -138,7 +138,7 @@ def test_a_consumer_that_stops_ends_the_producer() -> None:
         for number in ahead(count_to(10**9, log), depth=2):
             if number == 5:
                 raise KeyError(number)
-    deadline = time.monotonic() + 5  # the generator is closed when nobody refers to it any more
+    deadline = time.monotonic() + 60  # the generator is closed when nobody refers to it any more
     while threads() and time.monotonic() < deadline:
         time.sleep(0.001)
     assert threads() == 0
