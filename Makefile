@@ -35,6 +35,7 @@ lint: $(READY)
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-cache --no-logo
 	snakefmt --check Snakefile rules
 	snakemake --profile profiles/demo --lint
 	osgap config --check

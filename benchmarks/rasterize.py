@@ -11,7 +11,8 @@ same images and nearly the same gradients; the largest differences are in the re
 two events. `first_call_ms` is the very first call, which compiles or loads the compiled code.
 
 `plain` (on the CPU) is the same picture at toy size by the tests' reference (every Gaussian at every pixel in torch
-operations, float32) and how many times longer it takes; both run one after the other in this process.
+operations, float32), whose gradients must be nearly the same too, and how many times longer it takes; both run one
+after the other in this process.
 """
 
 from __future__ import annotations
@@ -230,12 +231,12 @@ def largest_difference(together: tuple[Tensor, ...], apart: list[tuple[Tensor, .
 
     Fields with a leading dimension get theirs image by image, the others the sum.
     """
-    worst = 0.0
+    errors = []
     for whole, *parts in zip(together, *apart, strict=True):
         own = whole.ndim > parts[0].ndim
         expected = torch.stack(parts) if own else torch.stack(parts).sum(dim=0)
-        worst = max(worst, ((whole - expected).abs().max() / expected.abs().max()).item())
-    return worst
+        errors.append((whole - expected).abs().max() / expected.abs().max())
+    return torch.stack(errors).max().item()  # NaN where one of them is
 
 
 def measure_plain(options: argparse.Namespace) -> dict[str, Any]:
@@ -259,6 +260,9 @@ def measure_plain(options: argparse.Namespace) -> dict[str, Any]:
         ).rgb
         return torch.autograd.grad(image, tensors, gradient[0])
 
+    error = largest_difference(backward(gaussians, cameras, gradient), [plain()])
+    if not error <= SAME_GRADIENT:
+        sys.exit(f"the plain renderer's gradients differ by {error:.1e} (allowed {SAME_GRADIENT}) at toy size")
     repeats = min(3, options.repeats)
     plain_ms = fastest(plain, repeats, "cpu")
     own_ms = fastest(lambda: backward(gaussians, cameras, gradient), options.repeats, "cpu")
@@ -269,6 +273,7 @@ def measure_plain(options: argparse.Namespace) -> dict[str, Any]:
         "forward_backward_ms": own_ms,
         "plain_forward_backward_ms": plain_ms,
         "ratio": plain_ms / own_ms,
+        "largest_difference": {"gradients": error},
     }
 
 

@@ -22,18 +22,34 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference fixtures beside the checkout; tests that need it are skipped where it is absent."""
+    """The folder of the reference's own outputs and of people made elsewhere, beside the checkout.
+
+    What is tested with it is tested without it as well, on data that is made here, so that its absence hides nothing.
+    """
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
-        pytest.skip(f"reference fixtures are not at {folder}")
+        pytest.skip(f"no {folder}: the reference's own outputs are not here (other tests check the same without them)")
     return folder
 
 
 @pytest.fixture(scope="session")
-def fake_flame(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with licence-free assets of FLAME's exact shapes: `flame2023.pkl`, `FLAME_masks.pkl`, the OBJ."""
+def flame_sized(tmp_path_factory: pytest.TempPathFactory) -> tuple[FlameSizedHead, HeadAssets]:
+    """The content and the files of a head with FLAME's counts and nothing licensed in it."""
+    content = FlameSizedHead()
+    return content, content.write(tmp_path_factory.mktemp("flame_sized"))
+
+
+@pytest.fixture(scope="session")
+def fake_flame(flame_sized: tuple[FlameSizedHead, HeadAssets], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of these files under FLAME's names: `flame2023.pkl`, `FLAME_masks.pkl`, the OBJ."""
+    _, assets = flame_sized
     folder = tmp_path_factory.mktemp("flame")
-    subprocess.run([sys.executable, str(shared / "parity" / "make_fake_flame.py"), str(folder), "0"], check=True)
+    for file, name in (
+        (assets.model, "flame2023.pkl"),
+        (assets.masks, "FLAME_masks.pkl"),
+        (assets.template, "head_template_mesh.obj"),
+    ):
+        (folder / name).symlink_to(file)
     return folder
 
 
@@ -54,22 +70,22 @@ def interpret() -> Callable[[str], None]:
     return run
 
 
-class SmallHead:
-    """The raw content of a head model's three files: a bent sheet of 6 x 8 vertices with random blend shapes."""
+class HeadFiles:
+    """The raw content of a head model's three files: random blend shapes and weights on a mesh that is given.
 
-    ROWS, COLUMNS = 6, 8
+    Args:
+        positions: `[V, 3]` metres.
+        faces, uv_faces: `[F, 3]`.
+        uvs: `[VT, 2]`.
+        seed: of all that is random.
+    """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(
+        self, positions: np.ndarray, faces: np.ndarray, uvs: np.ndarray, uv_faces: np.ndarray, seed: int
+    ) -> None:
         random = np.random.default_rng(seed)
-        count = self.ROWS * self.COLUMNS
-        row, column = np.divmod(np.arange(count), self.COLUMNS)
-        angle = column / self.COLUMNS * 2
-        positions = np.stack((0.1 * np.sin(angle), 0.15 - 0.05 * row, 0.1 * np.cos(angle)), axis=-1)
-        corner = (np.arange(self.ROWS - 1)[:, None] * self.COLUMNS + np.arange(self.COLUMNS - 1)).reshape(-1, 1)
-        lower = np.concatenate((corner, corner + self.COLUMNS, corner + 1), axis=-1)
-        upper = np.concatenate((corner + 1, corner + self.COLUMNS, corner + self.COLUMNS + 1), axis=-1)
-        faces = np.concatenate((lower, upper))
-        self.uvs = np.stack(((column + 0.3) / self.COLUMNS, 1 - (row + 0.4) / self.ROWS), axis=-1)
+        count = len(positions)
+        self.uvs = uvs
         self.model: dict[str, Any] = {
             "v_template": positions + random.normal(0, 2e-3, (count, 3)),
             "shapedirs": random.normal(0, 1e-3, (count, 3, 400)),
@@ -79,13 +95,9 @@ class SmallHead:
             "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.uint32),
             "f": faces.astype(np.uint32),
         }
-        self.masks: dict[str, Any] = {
-            "face": np.flatnonzero(row >= 2),
-            "scalp": np.flatnonzero(row < 4),
-            "nose": np.flatnonzero((row >= 3) & (column >= 2) & (column < 5)),
-        }
+        self.masks: dict[str, Any] = {}
         self.obj_vertices = positions
-        self.obj_faces = np.stack((faces, faces), axis=-1)
+        self.obj_faces = np.stack((faces, uv_faces), axis=-1)
 
     def write(self, folder: Path) -> HeadAssets:
         """Write the three files and say where they are."""
@@ -97,6 +109,79 @@ class SmallHead:
         lines += ["f " + " ".join(f"{v + 1}/{vt + 1}" for v, vt in face) for face in self.obj_faces]
         assets.template.write_text("\n".join(lines) + "\n")
         return assets
+
+
+class SmallHead(HeadFiles):
+    """A bent sheet of 6 x 8 vertices."""
+
+    ROWS, COLUMNS = 6, 8
+
+    def __init__(self, seed: int = 0) -> None:
+        row, column = np.divmod(np.arange(self.ROWS * self.COLUMNS), self.COLUMNS)
+        angle = column / self.COLUMNS * 2
+        positions = np.stack((0.1 * np.sin(angle), 0.15 - 0.05 * row, 0.1 * np.cos(angle)), axis=-1)
+        corner = (np.arange(self.ROWS - 1)[:, None] * self.COLUMNS + np.arange(self.COLUMNS - 1)).reshape(-1, 1)
+        lower = np.concatenate((corner, corner + self.COLUMNS, corner + 1), axis=-1)
+        upper = np.concatenate((corner + 1, corner + self.COLUMNS, corner + self.COLUMNS + 1), axis=-1)
+        faces = np.concatenate((lower, upper))
+        uvs = np.stack(((column + 0.3) / self.COLUMNS, 1 - (row + 0.4) / self.ROWS), axis=-1)
+        super().__init__(positions, faces, uvs, faces, seed)
+        self.masks = {
+            "face": np.flatnonzero(row >= 2),
+            "scalp": np.flatnonzero(row < 4),
+            "nose": np.flatnonzero((row >= 3) & (column >= 2) & (column < 5)),
+        }
+
+
+class FlameSizedHead(HeadFiles):
+    """A dome with FLAME's counts: 5023 vertices, 9976 triangles, 5118 UVs.
+
+    A vertex at the top, around it a ring of 58, around that 73 rings of 68. In UV it is a disc; 5 x 19 vertices of it
+    have a second UV, with which the triangles between them lie in a corner that the disc leaves free, clockwise. At the
+    disc's rim, where the rings are close, each is turned so far that every other triangle is folded over its neighbour.
+    """
+
+    RINGS = (1, 58, *[68] * 73)
+    ISLAND = (20, 5, 7, 19)  # first ring and rings, first vertex and vertices
+
+    def __init__(self, seed: int = 0) -> None:
+        starts = np.cumsum((0, *self.RINGS))
+        ring = np.repeat(np.arange(len(self.RINGS)), self.RINGS)
+        place = np.arange(starts[-1]) - starts[ring]
+        angle = 2 * np.pi * (place / np.array(self.RINGS)[ring] + 0.013 * ring)
+        share = ring / (len(self.RINGS) - 1)  # of the way down
+        polar = 0.75 * np.pi * share
+        axes = (np.sin(polar) * np.sin(angle), np.cos(polar), np.sin(polar) * np.cos(angle))
+        positions = np.stack(axes, axis=-1) * (0.09, 0.13, 0.1)
+        faces = np.concatenate([_between_rings(starts, ring) for ring in range(len(self.RINGS) - 1)])
+        disc = 0.5 + 0.47 * np.sqrt(share)[:, None] * np.stack((np.cos(angle), np.sin(angle)), axis=-1)
+
+        first, rings, left, width = self.ISLAND
+        doubled = np.flatnonzero((first <= ring) & (ring < first + rings) & (left <= place) & (place < left + width))
+        island = np.stack((0.01 + 0.006 * (place - left), 0.01 + 0.011 * (ring - first)), axis=-1)[doubled]
+        uv_of = np.arange(len(ring))
+        uv_of[doubled] = len(ring) + np.arange(len(doubled))
+        on_island = np.isin(faces, doubled).all(axis=-1, keepdims=True)
+        uv_faces = np.where(on_island, uv_of[faces], faces)
+
+        super().__init__(positions, faces, np.concatenate((disc, island)), uv_faces, seed)
+        self.masks = {"face": np.flatnonzero(ring >= 30), "scalp": np.flatnonzero(ring < 40), "nose": doubled}
+        self.masks |= {"left_eyeball": doubled[:30], "right_eyeball": doubled[30:60], "neck": np.flatnonzero(ring > 65)}
+
+
+def _between_rings(starts: np.ndarray, ring: int) -> np.ndarray:
+    """Triangles between a ring and the next one, `[n + m, 3]` (n where the inner ring is one vertex)."""
+    inner, outer = starts[ring + 1] - starts[ring], starts[ring + 2] - starts[ring + 1]
+    triangles, i, j = [], 0, 0
+    while i < (inner if inner > 1 else 0) or j < outer:
+        a, b = starts[ring] + i % inner, starts[ring + 1] + j % outer
+        if j * inner <= i * outer or inner == 1:
+            j += 1
+            triangles.append((a, b, starts[ring + 1] + j % outer))
+        else:
+            i += 1
+            triangles.append((a, b, starts[ring] + i % inner))
+    return np.array(triangles)
 
 
 @pytest.fixture

@@ -92,9 +92,8 @@ class Decoded:
     """Frames of a store, decoded once into main memory: as a store that need not decode."""
 
     def __init__(self, store: FrameStore, frames: np.ndarray) -> None:
-        """
-        Args:
-            frames: `[M, 2]` int64 (timestep, camera), M > 0, that will be asked for.
+        """Args:
+        frames: `[M, 2]` int64 (timestep, camera), M > 0, that will be asked for.
         """
         self._pixels = read(store, frames).numpy()
         self._rows = {(timestep, camera): row for row, (timestep, camera) in enumerate(frames.tolist())}

@@ -118,6 +118,7 @@ class Pipeline:
 
     @property
     def head_files(self) -> list[Path]:
+        """The head model's three files."""
         return self.head.files
 
     @property

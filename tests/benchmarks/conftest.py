@@ -11,7 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+
+from osgap.capture.store import CaptureStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = ["--size", "64x88", "--timesteps", "2"]
@@ -24,6 +27,17 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "benchmarks/people.py", str(folder), *SIZE, "--workers", "1"]
     subprocess.run(command, cwd=REPOSITORY, check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def white_psnr(work: Path) -> dict[str, float]:
+    """dB of a white picture in place of that person's held-out frames, by split: what any fit must beat by far."""
+    store = CaptureStore(work / "101.h5")
+    found = {}
+    for split in ("val", "test"):
+        pictures = [store.image(*frame) / 255 for frame in store.split(split).tolist()]
+        found[split] = float(np.mean([-10 * np.log10(np.mean((1 - picture) ** 2)) for picture in pictures]))
+    return found
 
 
 Run = Callable[[str, Sequence[str]], dict[str, Any]]

@@ -28,9 +28,9 @@ REFERENCE = LossWeights(ssim=0.2, position=0.01, position_threshold=1.0, scale=1
 FAST = LearningRates(position=0.1, position_final=0.1, color=0.1, opacity=0.3, scale=0.2, rotation=0.2)
 
 
-def test_all_parts_at_toy_size(run: Run, work: Path) -> None:
+def test_all_parts_at_toy_size(run: Run, work: Path, white_psnr: dict[str, float]) -> None:
     timing = ["--batches", "1", "2", "--images", "2", "--rounds", "3"]
-    over_time = ["--visits", "16", "--plain-seconds", "1.5", "--evaluations", "3", "--evaluation-frames", "2"]
+    over_time = ["--visits", "16", "--plain-seconds", "1.5", "--evaluations", "3", "--evaluation-frames", "4"]
     settings = ["--uv-size", "32", "--fit", '{"images_per_step": 4}', "--seed", "0"]
     arguments = ["--work", str(work), *settings, *timing, *over_time, "--long", "2", "--short", "0.5"]
     arguments += ["--profile-visits", "8"]
@@ -47,9 +47,13 @@ def test_all_parts_at_toy_size(run: Run, work: Path) -> None:
     written = result["command"]
     assert written["gaussians"] == result["person"]["gaussians"]
     assert written["images"] == 16
-    assert written["seconds"] > result["quality"]["fit"]["seconds"]
+    assert set(written["seconds_of"]) == {"optimising", "measuring"}
+    assert written["seconds"] > sum(written["seconds_of"].values())
     assert (written["metrics"]["val"]["frames"], written["metrics"]["test"]["frames"]) == (4, 32)
-    assert written["metrics"]["val"]["psnr"] > 5
+    for split, white in white_psnr.items():
+        fitted = written["metrics"][split]["psnr"]
+        assert fitted > white + 3
+        assert fitted == pytest.approx(result["quality"]["fit"]["final"][split], abs=1)
 
     assert set(result["memory"]) == {"resident", "streamed", "plain"}
     for measured in result["memory"].values():
@@ -59,8 +63,8 @@ def test_all_parts_at_toy_size(run: Run, work: Path) -> None:
     step = result["profile"]
     assert step["images_per_step"] == 4
     assert step["sum_ms"] == pytest.approx(sum(part["ms"] for part in step["parts"].values()))
-    assert 0.3 * step["step_ms"] < step["sum_ms"] < 10 * step["step_ms"]
-    assert any("Rasterize" in name or "Render" in name for name in step["parts"]), list(step["parts"])
+    for name in ("_Rasterize", "_RasterizeBackward"):  # once in a step: calls are of one step, not of all
+        assert step["parts"][name]["calls"] == 1
 
 
 def check_throughput(measured: dict[str, Any]) -> None:
@@ -81,8 +85,8 @@ def check_throughput(measured: dict[str, Any]) -> None:
 
 def check_quality(measured: dict[str, Any]) -> None:
     """Curves go on to the end of their schedules, and all runs are there."""
-    assert measured["evaluated_frames"] == {"val": 2, "test": 2}
-    assert 1.5 <= measured["plain"]["seconds"] < 30
+    assert measured["evaluated_frames"] == {"val": 4, "test": 4}
+    assert measured["plain"]["seconds"] >= 1.5
     for name, images in {"fit": 16, "long": 32, "short": 8}.items():
         assert measured[name]["images"] == images
     for name in ("plain", "fit", "long", "short"):

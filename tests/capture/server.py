@@ -121,7 +121,7 @@ class Server:
                 if fault.then:
                     fault.then()
                 if fault.stall:
-                    server.released.wait(20)
+                    server.released.wait(300)
 
             def plan(self, name: str, fault: Fault) -> tuple[int, dict[str, str], int, bytes]:
                 """Status, headers, where in the file the body begins, and the body."""

@@ -302,12 +302,12 @@ def test_videos_are_fetched_at_once(fetch: Callable[..., Path], tree: Tree, serv
     def come(name: str) -> Callable[[], None]:
         def wait() -> None:
             begun.add(name)
-            wait_for(lambda: len(begun) == 3, 10)
+            wait_for(lambda: len(begun) == 3)
 
         return wait
 
     server.faults = {name: [Fault(cut=1000, then=come(name))] for name in names}
-    check_download(fetch(server.url, connections=3, transfer=replace(HURRIED, timeout_s=15)), tree)
+    check_download(fetch(server.url, connections=3, transfer=replace(HURRIED, timeout_s=120)), tree)
     assert begun == set(names)
 
 
@@ -320,12 +320,12 @@ def test_the_first_error_ends_the_job(fetch: Callable[..., Path], tree: Tree, se
 
     server.faults = {
         first: [Fault(cut=2000, stall=True)],
-        second: [Fault(cut=0, then=lambda: wait_for(half_there, 10)), Fault(404)],
+        second: [Fault(cut=0, then=lambda: wait_for(half_there)), Fault(404)],
     }
     began = time.monotonic()
-    message = refused(fetch, tmp_path, server.url, connections=2, transfer=replace(HURRIED, timeout_s=15))
+    message = refused(fetch, tmp_path, server.url, connections=2, transfer=replace(HURRIED, timeout_s=120))
     assert message.startswith(f"the server has no {second} (404 Not Found)")
-    assert time.monotonic() - began < 12  # without the stop it would be the 15 s of the stalled one
+    assert time.monotonic() - began < 60  # without the stop it would be the 120 s of the stalled one
     assert partial.stat().st_size == 2000
     assert third not in {served.path for served in server.log}
     check_download(fetch(server.url), tree)
@@ -445,7 +445,7 @@ def test_whether_the_url_answers(tree: Tree, server: Server) -> None:
         began = time.monotonic()
         with pytest.raises(UserError, match=expected) as caught:
             check_reachable(CaptureConfig(url=url), timeout_s=0.3)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 60  # nobody waits for the end of the stall, which comes after 300 s
         assert SECRET not in str(caught.value)
         assert "127.0.0.1" not in str(caught.value)
 

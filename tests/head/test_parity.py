@@ -1,7 +1,12 @@
-"""The reference's own numbers on assets of FLAME's shapes, and a model that is not FLAME's."""
+"""The reference's own numbers on assets of FLAME's shapes, and a model that is not FLAME's.
+
+`test_flame_sized.py` checks the same against plain code, wherever these numbers are not at hand.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +32,15 @@ def reference(shared: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def flame(fake_flame: Path) -> HeadModel:
+def flame(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> HeadModel:
+    """The head of FLAME's shapes whose outputs these are."""
+    folder = tmp_path_factory.mktemp("reference")
+    subprocess.run([sys.executable, str(shared / "parity" / "make_fake_flame.py"), str(folder), "0"], check=True)
     return load_head(
         HeadAssets(
-            model=fake_flame / "flame2023.pkl",
-            masks=fake_flame / "FLAME_masks.pkl",
-            template=fake_flame / "head_template_mesh.obj",
+            model=folder / "flame2023.pkl",
+            masks=folder / "FLAME_masks.pkl",
+            template=folder / "head_template_mesh.obj",
         )
     )
 

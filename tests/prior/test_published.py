@@ -22,8 +22,18 @@ from osgap.prior.network.encoder import ImageEncoder
 from osgap.prior.network.published import encoder_weights, layer_names, published_decoder, read_published
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import file_digest
+from osgap.runtime.seeds import derive_seed
 from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import CHANNELS, sh_to_rgb
+
+PARITY = Path(__file__).resolve().parents[1] / "parity"
+"""Made by its `make_encoder.py`."""
+
+FULL = (1024, 5, 4)
+"""Width of the tokens, blocks and heads of the published network."""
+
+CASES = {"square": ((64, 64), 8), "wide": ((64, 96), 24)}
+"""Sizes of the stored outputs' images (height, width), and of how many channels one is stored."""
 
 NARROW = EncoderConfig(input_size=64, token_width=64, attention_blocks=2)
 """The published structure with narrow tokens; everything else is as wide as there."""
@@ -100,24 +110,38 @@ def without_normalisation(module: nn.Module) -> None:
             without_normalisation(child)
 
 
-def randomised(module: nn.Module) -> None:
-    """Weights of which none is as it was initialised; activations keep their size."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, value in module.named_parameters():
-            noise = torch.randn(value.shape, generator=generator)
-            if value.ndim == 1:
-                value.copy_(0.05 * noise if name.endswith("bias") else 1 + 0.1 * noise)
-            else:
-                value.copy_(noise * (1.5 / value[0].numel()) ** 0.5)
-            if name in ("encoder.conv1.weight", "EHigh_encoder.net.0.weight"):
-                value[:, 3:] *= 0.02  # these channels are pixel indices
+def weights_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """A random tensor for each name, by the name alone; activations keep their size."""
+    weights = {}
+    for name, shape in shapes.items():
+        random = np.random.default_rng(derive_seed(3, name))
+        value = random.standard_normal(shape, np.float32)
+        if len(shape) == 1:
+            value = 0.05 * value if name.endswith("bias") else 1 + 0.1 * value
+        else:
+            value *= np.float32((1.5 / np.prod(shape[1:])) ** 0.5)
+        if name in ("encoder.conv1.weight", "EHigh_encoder.net.0.weight"):
+            value[:, 3:] *= np.float32(0.02)  # these channels are pixel indices
+        weights[name] = torch.from_numpy(value.astype(np.float32))
+    return weights
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of a module's tensors by the names of the checkpoints, in which the decoder's parts have numbers."""
+    return older({name: tuple(value.shape) for name, value in module.state_dict().items()})
+
+
+def picture(height: int, width: int) -> Tensor:
+    """A smooth image without chance, `[1, 3, height, width]` in 0..1."""
+    rows, columns = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
+    waves = [np.sin(6 * rows + 4 * columns), np.cos(9 * columns - rows), np.sin(20 * rows * columns)]
+    return torch.from_numpy((0.5 + 0.4 * np.stack(waves))[None].astype(np.float32))
 
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     module = Reference(NARROW.token_width, NARROW.attention_blocks, NARROW.heads)
-    randomised(module)
+    module.load_state_dict(newer(weights_of(shapes_of(module))))
     return module.eval()
 
 
@@ -127,21 +151,14 @@ def ours(state: dict[str, Tensor], size: tuple[int, int]) -> ImageEncoder:
     return encoder.eval()
 
 
-def published_shapes(shared: Path, unused: bool) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for line in (shared / "parity" / "encoder_state_dict.txt").read_text().splitlines():
-        if not line.startswith("#") and (unused or "[unused]" not in line):
-            name, shape = re.match(r"(\S+)\s+\((.*?)\)", line).groups()  # type: ignore[union-attr]
-            shapes[name] = tuple(int(n) for n in shape.split(",") if n.strip())
-    return shapes
+def published_shapes() -> dict[str, tuple[int, ...]]:
+    """What a published checkpoint holds, `encoder.layer3` and `encoder.layer4` included, which it never uses."""
+    lines = (line.split() for line in (PARITY / "encoder_layout.txt").read_text().splitlines())
+    return {name: tuple(map(int, shape)) for name, *shape in lines}
 
 
-def published_weights(shared: Path) -> dict[str, Tensor]:
-    spec = importlib.util.spec_from_file_location("weights", shared / "parity" / "make_encoder_weights.py")
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    weights = module.weights_for(published_shapes(shared, unused=False))
-    return {name: torch.from_numpy(value) for name, value in weights.items()}
+def without_unused(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: v for name, v in tensors.items() if not name.startswith(("encoder.layer3", "encoder.layer4"))}
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
@@ -173,28 +190,30 @@ def test_parts_are_the_other_librarys_parts(reference: Reference) -> None:
         torch.testing.assert_close(own(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_names_are_those_of_the_checkpoints(shared: Path) -> None:
+def test_names_are_those_of_the_checkpoints() -> None:
     """All that are used, each once; and the reference of these tests has the same ones."""
     with torch.device("meta"):
         own = ImageEncoder(EncoderConfig()).state_dict()
-        other = Reference(1024, 5, 4).state_dict()
-    listed = published_shapes(shared, unused=False)
+        other = Reference(*FULL)
     layers = layer_names(EncoderConfig())
     renamed = {}
     for name, value in own.items():
         layer, _, parameter = name.rpartition(".")
         renamed[f"{layers[layer]}.{parameter}"] = tuple(value.shape)
-    assert renamed == listed
+    assert renamed == without_unused(published_shapes())
     assert sum(value.numel() for value in own.values()) == 80_172_736
-    newer = {re.sub(r"^decoder\.0", "decoder.aspp", re.sub(r"^decoder\.1", "decoder.conv", n)): s for n, s in
-             published_shapes(shared, unused=True).items()}  # fmt: skip
-    assert {name: tuple(value.shape) for name, value in other.items()} == newer
+    assert shapes_of(other) == published_shapes()
 
 
-def older(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def older(state: dict[str, Any]) -> dict[str, Any]:
     return {
         n.replace("decoder.aspp.", "decoder.0.").replace("decoder.conv.", "decoder.1."): v for n, v in state.items()
     }
+
+
+def newer(state: dict[str, Any]) -> dict[str, Any]:
+    return {re.sub(r"^decoder\.1", "decoder.conv", re.sub(r"^decoder\.0", "decoder.aspp", n)): v
+            for n, v in state.items()}  # fmt: skip
 
 
 def flame_buffers() -> dict[str, Tensor]:
@@ -212,7 +231,7 @@ def test_every_spelling_is_the_same_network(
     state: dict[str, Any] = spelling(reference.state_dict())
     assert any("layer3" in name for name in state)
     if not unused:
-        state = {n: v for n, v in state.items() if not n.startswith(("encoder.layer3", "encoder.layer4"))}
+        state = without_unused(state)
     state = {prefix + name: value for name, value in state.items()}
     outer = "module." if prefix.startswith("module") else ""
     others = {f"cnn.{i}.weight": torch.zeros(2, 2) for i in range(2)} | {"mlp1s.0.weight": torch.ones(1)}
@@ -261,15 +280,29 @@ def test_files_are_checked_before_they_are_read(reference: Reference, tmp_path: 
 
 
 @torch.no_grad()
-def test_default_is_the_published_encoder(shared: Path) -> None:
-    """With the published network's weights in place of ours, the outputs are its outputs."""
-    published = published_weights(shared)
+def test_default_is_the_published_encoder() -> None:
+    """At full width, with weights that depend on names alone: outputs of the other library's parts, once computed."""
+    encoder = ImageEncoder(EncoderConfig()).eval()
+    weights = weights_of(without_unused(published_shapes()))
+    with np.load(PARITY / "encoder_io.npz") as stored:
+        for key, (size, every) in CASES.items():
+            encoder.load_state_dict(encoder_weights(weights, "parity", EncoderConfig(), size))
+            np.testing.assert_allclose(encoder(picture(*size))[0, ::every].numpy(), stored[key], atol=1e-4)
+
+
+@torch.no_grad()
+def test_outputs_of_the_reference_itself(shared: Path) -> None:
+    """The published code's own outputs, with the weights of its script."""
+    spec = importlib.util.spec_from_file_location("weights", shared / "parity" / "make_encoder_weights.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    weights = {n: torch.from_numpy(v) for n, v in module.weights_for(without_unused(published_shapes())).items()}
     io = np.load(shared / "parity" / "encoder_io.npz")
     encoder = ImageEncoder(EncoderConfig()).eval()
     for case in "ab":
         image = torch.from_numpy(io[f"{case}_x"])
         size = (image.shape[2], image.shape[3])
-        encoder.load_state_dict(encoder_weights(published, "parity", EncoderConfig(), size))
+        encoder.load_state_dict(encoder_weights(weights, "parity", EncoderConfig(), size))
         np.testing.assert_allclose(encoder(image).numpy(), io[f"{case}_y"], atol=1e-4)
 
 

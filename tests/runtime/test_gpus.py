@@ -71,10 +71,8 @@ def test_a_killed_process_frees_its_card(hold: Hold) -> None:
     assert line(holder.stdout) == "GPU-a"
     waiting = hold("GPU-a")
     assert "waiting for one" in line(waiting.stderr)
-    start = time.monotonic()
     os.kill(holder.pid, signal.SIGKILL)
     assert line(waiting.stdout) == "GPU-a"
-    assert time.monotonic() - start < 20
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
