@@ -12,7 +12,7 @@ configfile: "config.yaml"
 
 
 try:
-    pipeline = Pipeline.for_snakemake(config)
+    pipeline = Pipeline.for_snakemake(config, workflow)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

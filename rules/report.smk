@@ -72,7 +72,7 @@ rule overview:
         "../envs/osgap.yaml"
     params:
         settings=lambda w: pipeline.settings("figure", *pipeline.config.subjects.test),
-        code=pipeline.code("figure"),
+        code=pipeline.code("figure", pipeline.layout.figure("overview")),
         subjects=",".join(pipeline.config.subjects.test),
     shell:
         "exec osgap figure overview {params.subjects} --config {params.settings:q} 2> {log}"
@@ -94,7 +94,7 @@ rule person_figure:
         "../envs/osgap.yaml"
     params:
         settings=lambda w: pipeline.settings("figure", w.subject),
-        code=pipeline.code("figure"),
+        code=pipeline.code("figure", pipeline.layout.figure("person_{subject}")),
     shell:
         "exec osgap figure person {wildcards.subject} --config {params.settings:q} 2> {log}"
 
@@ -116,7 +116,7 @@ rule cross_figure:
         "../envs/osgap.yaml"
     params:
         settings=lambda w: pipeline.settings("figure", w.subject),
-        code=pipeline.code("figure"),
+        code=pipeline.code("figure", pipeline.layout.figure("cross_{subject}")),
         driver=lambda w: pipeline.driver(w.subject),
     shell:
         "exec osgap figure cross {wildcards.subject} --driver {params.driver} --config {params.settings:q} 2> {log}"

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,12 @@ from osgap.capture.nersemble import participant_of
 from osgap.evaluation.methods import METHODS, SPLIT_TABLES
 from osgap.head.config import HeadAssets
 from osgap.prior.config import SUPERVISIONS, Supervision, check_validation
+from osgap.runtime.acceptance import Acceptances, read_acceptances
+from osgap.runtime.code import code_digest
 from osgap.runtime.errors import UserError
-from osgap.runtime.provenance import code_digest
 from osgap.runtime.weights import WeightFile
 from osgap.synthetic.config import SyntheticConfig
+from osgap.workflow.accept import Recorded, in_force, record, rule_parameter, snakemake_records
 from osgap.workflow.config import Config, validate
 from osgap.workflow.layout import Layout
 from osgap.workflow.stages import STAGES
@@ -38,15 +40,24 @@ class Pipeline:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.layout = Layout(config.results)
+        self._recorded: Recorded = lambda _: None
 
     @classmethod
-    def for_snakemake(cls, merged: Mapping[str, Any]) -> Pipeline:
+    def for_snakemake(cls, merged: Mapping[str, Any], workflow: Any) -> Pipeline:
         """Validate what Snakemake merged, check what can be checked before any job, and prepare the jobs' environment.
 
         The data URL is a secret, so it reaches the jobs through the environment and never through a command line.
+
+        Args:
+            workflow: Snakemake's own, which knows what it recorded of each output.
         """
         pipeline = cls(validate(merged))
         pipeline.check()
+        pipeline._recorded = snakemake_records(workflow)
+        for sentence in in_force(pipeline.acceptances):
+            from snakemake.logging import logger
+
+            logger.info(f"accepted for {sentence}, see {pipeline.layout.accepted}", extra={"accepted": sentence})
         if url := pipeline.url:
             os.environ[URL_VARIABLE] = url
         # Jobs run the `osgap` of the interpreter that runs Snakemake, whether or not its environment is activated.
@@ -87,10 +98,20 @@ class Pipeline:
             part["subjects"] = {"entries": own}
         return json.dumps(part, sort_keys=True)
 
-    @staticmethod
-    def code(stage: str) -> str:
-        """Digest of the modules that the stage imports: editing one of them runs its jobs again."""
-        return code_digest(STAGES[stage].module)
+    @cached_property
+    def acceptances(self) -> Acceptances:
+        """Which code `osgap accept` lets stand for which."""
+        return read_acceptances(self.layout.accepted)
+
+    def code(self, stage: str, output: Path | None = None) -> str | Callable[[Any], str]:
+        """Digest of the modules that the stage imports: editing one runs its jobs again, unless that was accepted.
+
+        Args:
+            output: the file of the job that has a provenance, with wildcards, where stage and wildcards do not say it.
+        """
+        if stage not in self.acceptances:
+            return code_digest(STAGES[stage].module)
+        return rule_parameter(self.acceptances, stage, output or record(self.layout, stage), self._recorded)
 
     # subjects --------------------------------------------------------------------------------------------
     @property
@@ -340,6 +361,7 @@ class Pipeline:
             except UserError as error:
                 problems.append(str(error))
 
+        attempt(lambda: self.acceptances)
         attempt(self.check_people)
         attempt(lambda: self.adopted_avatars)
         attempt(lambda: self.adopted_maps)
