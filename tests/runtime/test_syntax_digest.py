@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import keyword
 import tokenize
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import osgap
 from osgap.runtime.code import syntax_digest
 
 CORPUS = Path(__file__).with_name("every_syntax.txt")
-SOURCES = sorted(Path(osgap.__file__).parent.rglob("*.py"))
+SOURCES = sorted(p for p in Path(osgap.__file__).parent.rglob("*.py") if p.name != "__init__.py")
 
 
 def test_all_versions_of_python_agree() -> None:
@@ -135,7 +136,7 @@ def test_what_code_does_makes_a_difference(before: str, after: str) -> None:
 def test_printing_a_module_anew_makes_no_difference(path: Path) -> None:
     source = path.read_text()
     printed = ast.unparse(ast.parse(source))
-    assert "#" not in printed or printed != source
+    assert printed != source.rstrip()
     assert syntax_digest(printed) == syntax_digest(source)
 
 
@@ -151,19 +152,33 @@ def test_comments_and_empty_lines_make_no_difference(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [CORPUS, Path(osgap.__file__).parent / "head" / "texels.py"], ids=lambda p: p.name)
 def test_every_number_text_name_and_operator_makes_a_difference(path: Path) -> None:
-    source = path.read_text()
-    digest = syntax_digest(source)
-    changed = {kind: 0 for kind in (tokenize.NUMBER, tokenize.STRING, tokenize.NAME, tokenize.OP)}
-    documents = set(without_effect(source))
-    for token, edited in edits(source):
-        try:
-            found = syntax_digest(edited)
-        except SyntaxError:
-            continue
-        document = token.type == tokenize.STRING and any(first <= token.start < last for first, last in documents)
-        assert (found == digest) == document, token
-        changed[token.type] += not document
-    assert min(changed.values()) > 10
+    changed = dict.fromkeys((tokenize.NUMBER, tokenize.STRING, tokenize.NAME, tokenize.OP), 0)
+    for source in statements(path.read_text()):
+        digest = syntax_digest(source)
+        documents = set(without_effect(source))
+        for token, edited in edits(source):
+            try:
+                found = syntax_digest(edited)
+            except SyntaxError:
+                continue
+            document = token.type == tokenize.STRING and any(first <= token.start < last for first, last in documents)
+            assert (found == digest) == document, token
+            changed[token.type] += not document
+    assert all(changed.values())
+
+
+def statements(source: str) -> Iterator[str]:
+    """Whole lines, as few as make a statement."""
+    lines = source.splitlines(keepends=True)
+    ends: list[int] = []
+    for node in ast.parse(source).body:
+        first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+        if ends and first <= ends[-1]:
+            ends.pop()
+        assert node.end_lineno is not None
+        ends.append(node.end_lineno)
+    for first, last in itertools.pairwise([0, *ends]):
+        yield "".join(lines[first:last])
 
 
 def edits(source: str) -> Iterator[tuple[tokenize.TokenInfo, str]]:
@@ -185,13 +200,7 @@ def edits(source: str) -> Iterator[tuple[tokenize.TokenInfo, str]]:
     }
     for token in tokens(source):
         if token.type == tokenize.NUMBER:
-            text = (
-                f"({token.string}+1)"
-                if token.string[-1] in "jJ"
-                else f"1{token.string}"
-                if "x" not in token.string
-                else "7"
-            )
+            text = "8" if token.string == "7" else "7"
         elif token.type == tokenize.STRING:
             text = f"{token.string} {'b' if 'b' in token.string[:2].lower() else ''}'x'"
         elif token.type == tokenize.NAME and not keyword.iskeyword(token.string):
@@ -209,7 +218,7 @@ def tokens(source: str) -> list[tokenize.TokenInfo]:
 
 
 def without_effect(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """From where to where texts stand that are statements. Columns are those of `ast`, of lines without other letters."""
+    """From where to where texts stand that are statements. Columns are those of `ast`: bytes."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             assert node.end_lineno is not None
