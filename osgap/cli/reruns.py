@@ -56,11 +56,14 @@ def accept(
     from osgap.workflow.stages import STAGES
 
     if undo:
-        for evidence in work.undo(layout, stages or tuple(STAGES)):
+        found = work.undo(layout, stages or tuple(STAGES))
+        for evidence in found:
             if evidence.accepted:
                 print(f"{evidence.stage}: {_count(evidence, evidence.accepted)} no longer accepted")
             elif stages:
                 print(f"{evidence.stage}: nothing was accepted for the present code ({evidence.now})")
+        if not stages and not any(evidence.accepted for evidence in found):
+            print("Nothing was accepted for the present code.")
     elif stages:
         for evidence in work.accept(layout, stages):
             if evidence.pending:

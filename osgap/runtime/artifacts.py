@@ -33,6 +33,8 @@ from typing import Any
 
 import numpy as np
 
+from osgap.runtime.errors import UserError
+
 PROVENANCE_KEY = "provenance"
 _PLY_PREFIX = "osgap-provenance "
 _OBJ_PREFIX = "# osgap-provenance "
@@ -241,7 +243,10 @@ def obj_comment(provenance: Mapping[str, Any]) -> str:
 
 
 def read_provenance(path: Path | str) -> dict[str, Any] | None:
-    """The provenance inside a file that this project wrote; None where there is none or the file is absent."""
+    """The provenance inside a file that this project wrote; None where there is none or the file is absent.
+
+    Damaged files raise what the readers of their formats raise.
+    """
     path = Path(path)
     if not path.is_file():
         return None
@@ -304,8 +309,10 @@ def _from_png(path: Path) -> str | None:
         # Not `Image.open(path).text`, which decodes the picture and refuses large ones: text of ours is in the head.
         with PngImageFile(path) as image:
             return image.info.get(PROVENANCE_KEY)
-    except SyntaxError as error:  # Pillow's word for a file that is no PNG, or a damaged one
-        raise ValueError(f"{path}: not a PNG file, or a damaged one ({error})") from error
+    except (SyntaxError, OSError) as error:  # Pillow's words for what is no PNG, and for one that ends too early
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{path}: not a PNG file, or a damaged one ({error}); have it made again") from error
 
 
 _READERS = {

@@ -1,9 +1,9 @@
 """`osgap accept`: finished outputs stand although their code has changed since, because a user says that they may.
 
 Snakemake compares one parameter of a rule, the digest of the stage's code, with the one that it recorded when it made
-the output. Where something was accepted, each job gets the very digest that was recorded, as long as the output was made
-by the present code or by code that is accepted as equal; otherwise the present digest, and the job runs. What an output
-was made by stands in its provenance.
+the output. Where something was accepted, each job gets the very digest that was recorded, as long as the output was
+made by the present code or by code that is accepted as equal; otherwise the present digest, and the job runs. What an
+output was made by stands in its provenance.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _provenance(path: Path, stage: str) -> dict[str, Any] | None:
     """What a file says of itself; None where it is another stage's, or says nothing that can be read."""
     try:
         provenance = read_provenance(path)
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, UserError, zipfile.BadZipFile):
         return None
     if not isinstance(provenance, dict) or provenance.get("stage") != stage:
         return None

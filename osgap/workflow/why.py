@@ -129,7 +129,7 @@ def _made_by(outputs: Sequence[Path]) -> Iterator[str]:
     for output in outputs:
         try:
             provenance = read_provenance(output)
-        except (OSError, ValueError, zipfile.BadZipFile):
+        except (OSError, ValueError, UserError, zipfile.BadZipFile):
             continue
         if not isinstance(provenance, dict) or provenance.get("stage") not in STAGES:
             continue
