@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from osgap.runtime.errors import UserError
 
@@ -72,7 +73,7 @@ def _canonical(value: object) -> Iterator[str]:
         yield type(value).__name__
         yield "("
         for name in sorted(value._fields):
-            field = getattr(value, name, None)
+            field: Any = getattr(value, name, None)
             if name == "values" and type(value).__name__ in ("JoinedStr", "TemplateStr"):
                 field = _pieces(field)
             elif name == "format_spec" and isinstance(field, ast.JoinedStr) and not _pieces(field.values):
