@@ -12,7 +12,7 @@ configfile: "config.yaml"
 
 
 try:
-    pipeline = prepare(config)
+    pipeline = prepare(config, workflow)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 
 from osgap.head.config import HeadAssets
 from osgap.runtime.artifacts import write_json
-from osgap.runtime.provenance import code_digest
+from osgap.runtime.code import code_digest
 from osgap.synthetic.captures import stage, tracking
 from osgap.synthetic.config import SyntheticConfig
 from osgap.synthetic.head import stage as head_stage

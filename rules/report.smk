@@ -73,7 +73,7 @@ rule person_figure:
     params:
         figure=lambda w: f"person {w.subject}",
         settings=lambda w: pipeline.settings("figure", w.subject),
-        code=pipeline.code("figure"),
+        code=pipeline.code("figure", pipeline.layout.figure("person_{subject}")),
     shell:
         "exec osgap figure {params.figure} --config {params.settings:q} 2> {log}"
 
@@ -93,6 +93,7 @@ use rule person_figure as cross_figure with:
         pipeline.layout.log("figure", "cross_{subject}"),
     params:
         figure=lambda w: f"cross {w.subject} --driver {pipeline.driver(w.subject)}",
+        code=pipeline.code("figure", pipeline.layout.figure("cross_{subject}")),
 
 
 use rule person_figure as overview with:
@@ -110,6 +111,7 @@ use rule person_figure as overview with:
     params:
         figure="overview " + ",".join(pipeline.config.subjects.test),
         settings=lambda w: pipeline.settings("figure", *pipeline.config.subjects.test),
+        code=pipeline.code("figure", pipeline.layout.figure("overview")),
 
 
 rule video:

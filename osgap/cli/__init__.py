@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from osgap.cli import config, stages, tools
+from osgap.cli import config, reruns, stages, tools
 from osgap.cli.common import app
 from osgap.runtime.errors import UserError
 
-__all__ = ["app", "config", "main", "stages", "tools"]
+__all__ = ["app", "config", "main", "reruns", "stages", "tools"]
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if arguments[:1] == ["why"]:  # its arguments are Snakemake's, options and all
-            tools.run_why(arguments[1:])
+            reruns.run_why(arguments[1:])
         else:
             _run(app, arguments)
     except KeyboardInterrupt:

@@ -41,12 +41,15 @@ class Common:
                 os.environ[f"{variable}_NUM_THREADS"] = str(self.threads)
 
     def pipeline(self) -> Pipeline:
-        """Limit threads, then read the config."""
+        """Limit threads, then read the config, and what was accepted in its results folder."""
         self.limit_threads()
+        from osgap.runtime.acceptance import look_through
         from osgap.workflow.config import load_config
         from osgap.workflow.pipeline import Pipeline
 
-        return Pipeline(load_config(self.sources, self.set))
+        pipeline = Pipeline(load_config(self.sources, self.set))
+        look_through(pipeline.layout.accepted)
+        return pipeline
 
 
 Options = tyro.conf.OmitArgPrefixes[Common]

@@ -1,4 +1,4 @@
-"""What there is besides the stages: rendering and exporting avatars, `doctor` and `why`."""
+"""What there is besides the stages: rendering and exporting avatars, and `doctor`."""
 
 from __future__ import annotations
 
@@ -157,29 +157,5 @@ def doctor(json: bool = False, common: Options = Common()) -> None:
     sys.exit(0 if report.ready else 1)
 
 
-@app.command(name="why")
-def why(arguments: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
-    """Say which jobs `snakemake ARGUMENTS` would run, and what made them."""
-    run_why(list(arguments))
-
-
 def _written(paths: list[Path]) -> None:
     print(paths[0] if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}")
-
-
-def run_why(arguments: list[str]) -> None:
-    """`osgap why [SNAKEMAKE ARGUMENTS]`: what Snakemake would run, and why."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(
-            "usage: osgap why [SNAKEMAKE ARGUMENTS]\n\nWhich jobs `snakemake ARGUMENTS` would run, and what made them."
-        )
-        print("Example: osgap why --profile profiles/demo")
-        return
-    from osgap.workflow.why import why
-
-    found = why(arguments)
-    for job in found:
-        print(f"{job.rule}  {job.output}")
-        for reason in job.reasons:
-            print(f"    {reason}")
-    print(f"{len(found)} jobs would run." if found else "Nothing would run: everything is up to date.")

@@ -93,7 +93,7 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
         metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
         frames = preview_frames(cameras, splits["val"], splits["test"])
         measured = time.perf_counter()
-        source = provenance.as_dict()
+        source = provenance.resumed_from(checkpoints.codes).as_dict()
         avatar.save(outputs.avatar, source)
         write_png(outputs.preview, preview(avatar, head, store, cameras, frames), source)
         write_summary(

@@ -11,6 +11,8 @@ the format has a place that other programs ignore:
 `.json`     the top-level key `provenance`
 `.pt`       the top-level key `provenance`
 `.png`      a `tEXt` chunk
+`.obj`      the first line, a comment (written by `osgap.synthetic.head`)
+`.mp4`      the `comment` (written by `osgap.rendering.writers`)
 ==========  =========================================================
 """
 
@@ -18,22 +20,24 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import json
 import os
 import shutil
-import struct
 import tempfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from osgap.runtime.errors import UserError
+
 PROVENANCE_KEY = "provenance"
 _PLY_PREFIX = "osgap-provenance "
+_OBJ_PREFIX = "# osgap-provenance "
 _REPLACED = "-replaced"  # ends the name of a folder that is being replaced
 _umask_lock = threading.Lock()
 
@@ -216,9 +220,16 @@ _PNG_HEADER_END = 33  # 8 bytes of signature and the 25 bytes of the IHDR chunk
 
 
 def _png_with_text(data: bytes, key: str, text: str) -> bytes:
-    body = b"tEXt" + key.encode("latin-1") + b"\0" + text.encode("latin-1", "replace")
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return data[:_PNG_HEADER_END] + chunk + data[_PNG_HEADER_END:]
+    # OpenCV's encoder takes half the time of Pillow's at equal size (800x586: 31 ms, 52 ms), but writes no text.
+    from PIL.PngImagePlugin import PngInfo, putchunk
+
+    info = PngInfo()
+    info.add_text(key, text)
+    head = io.BytesIO()
+    head.write(data[:_PNG_HEADER_END])
+    for kind, content, *_ in info.chunks:
+        putchunk(head, kind, content)
+    return head.getvalue() + data[_PNG_HEADER_END:]
 
 
 def ply_comments(provenance: Mapping[str, Any]) -> list[str]:
@@ -226,8 +237,16 @@ def ply_comments(provenance: Mapping[str, Any]) -> list[str]:
     return [_PLY_PREFIX + json.dumps(provenance, sort_keys=True)]
 
 
+def obj_comment(provenance: Mapping[str, Any]) -> str:
+    """First line of an `.obj`, which `read_provenance` finds."""
+    return f"{_OBJ_PREFIX}{json.dumps(provenance, sort_keys=True)}"
+
+
 def read_provenance(path: Path | str) -> dict[str, Any] | None:
-    """The provenance inside a file that this project wrote; None where there is none or the file is absent."""
+    """The provenance inside a file that this project wrote; None where there is none or the file is absent.
+
+    Damaged files raise what the readers of their formats raise.
+    """
     path = Path(path)
     if not path.is_file():
         return None
@@ -270,17 +289,30 @@ def _from_pt(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(PROVENANCE_KEY)
 
 
+def _from_obj(path: Path) -> str | None:
+    with path.open("rb") as file:
+        line = file.readline().decode("ascii", "replace").strip()
+    return line.removeprefix(_OBJ_PREFIX) if line.startswith(_OBJ_PREFIX) else None
+
+
+def _from_mp4(path: Path) -> str | None:
+    import av
+
+    with av.open(str(path)) as file:
+        return file.metadata.get("comment")
+
+
 def _from_png(path: Path) -> str | None:
-    data = path.read_bytes()
-    position = _PNG_HEADER_END
-    while position + 8 <= len(data):
-        (length,) = struct.unpack(">I", data[position : position + 4])
-        kind = data[position + 4 : position + 8]
-        body = data[position + 8 : position + 8 + length]
-        if kind == b"tEXt" and body.startswith(PROVENANCE_KEY.encode() + b"\0"):
-            return body.split(b"\0", 1)[1].decode("latin-1")
-        position += 12 + length
-    return None
+    from PIL.PngImagePlugin import PngImageFile
+
+    try:
+        # Not `Image.open(path).text`, which decodes the picture and refuses large ones: text of ours is in the head.
+        with PngImageFile(path) as image:
+            return image.info.get(PROVENANCE_KEY)
+    except (SyntaxError, OSError) as error:  # Pillow's words for what is no PNG, and for one that ends too early
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{path}: not a PNG file, or a damaged one ({error}); have it made again") from error
 
 
 _READERS = {
@@ -290,4 +322,6 @@ _READERS = {
     ".json": _from_json,
     ".pt": _from_pt,
     ".png": _from_png,
+    ".obj": _from_obj,
+    ".mp4": _from_mp4,
 }

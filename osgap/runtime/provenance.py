@@ -5,24 +5,18 @@ A provenance holds no time and no absolute path, so that the same computation wr
 
 from __future__ import annotations
 
-import ast
-import functools
 import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from osgap.runtime.acceptance import accepted_for
+from osgap.runtime.code import code_digests, digest_of
 from osgap.runtime.errors import UserError
-
-_PACKAGE = "osgap"
-_ROOT = Path(__file__).parents[1]
-
-# Modules that every stage imports and that cannot change what a stage writes; an edit there reruns nothing.
-_WITHOUT_EFFECT = frozenset({"osgap", "osgap.runtime", "osgap.runtime.errors", "osgap.runtime.progress"})
 
 _VERSIONED = ("osgap", "torch", "numpy", "numba", "opencv-python-headless", "h5py")
 
@@ -38,8 +32,12 @@ class Provenance:
     inputs: dict[str, str]
     """The last parts of each input's path, as many as tell them apart, and the SHA-256 of its content."""
     code: dict[str, str]
-    """Each module that the stage imports, and a digest of its source."""
+    """Each module that the stage imports, and a digest of its syntax."""
     versions: dict[str, str]
+    accepted: tuple[str, ...] = ()
+    """Digests of earlier code of the stage that were accepted as computing the same (`osgap accept`) when it ran."""
+    resumed: tuple[str, ...] = ()
+    """Those of them that made a checkpoint which this computation went on from."""
 
     @classmethod
     def collect(
@@ -61,24 +59,48 @@ class Provenance:
             config: the settings that the stage was given, JSON-serialisable.
             inputs: files (or folders: every file below them) that are read; they must exist.
         """
+        code = code_digests(module)
         return cls(
             stage=stage,
             subject=subject,
             seed=seed,
             config=json.loads(json.dumps(config, default=str)),
             inputs={name: file_digest(path) for name, path in _short_names(inputs).items()},
-            code=code_digests(module),
-            versions=_versions(),
+            code=code,
+            versions=current_versions(),
+            accepted=accepted_for(stage, digest_of(code)),
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-serialisable, the same for the same computation."""
-        return asdict(self)
+        """JSON-serialisable, the same for the same computation. What was not accepted is not mentioned."""
+        content = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in content.items() if value or name not in ("accepted", "resumed")}
 
     @property
-    def key(self) -> str:
-        """One digest of it all: checkpoints of another key belong to another computation."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+    def key(self) -> Key:
+        """Which checkpoints belong to this computation."""
+        known = self.as_dict()
+        # An upgrade of osgap is a change of its code, or none.
+        versions = {name: version for name, version in self.versions.items() if name != "osgap"}
+        rest = {name: known[name] for name in ("stage", "subject", "seed", "config", "inputs")} | {"versions": versions}
+        digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+        return Key(digest, digest_of(self.code), self.accepted)
+
+    def resumed_from(self, codes: Iterable[str]) -> Provenance:
+        """The provenance of what went on from a checkpoint that code of these digests made."""
+        return replace(self, resumed=tuple(sorted(set(codes) - {digest_of(self.code)})))
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which computation a checkpoint belongs to."""
+
+    computation: str
+    """Digest of all that it depends on but for its code."""
+    code: str = ""
+    """Digest of its code."""
+    accepted: tuple[str, ...] = ()
+    """Digests of earlier code, whose checkpoints it goes on from."""
 
 
 def _short_names(inputs: Iterable[Path]) -> dict[str, Path]:
@@ -90,7 +112,8 @@ def _short_names(inputs: Iterable[Path]) -> dict[str, Path]:
     return {"/".join(path.parts[-length:]): path for path in paths}
 
 
-def _versions() -> dict[str, str]:
+def current_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a stage computes."""
     found = {"python": platform.python_version()}
     for name in _VERSIONED:
         try:
@@ -116,69 +139,3 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it first, or check the path") from None
-
-
-def code_digests(module: str) -> dict[str, str]:
-    """Every `osgap` module that `module` imports (transitively, lazily or not), with a digest of its source."""
-    return {
-        name: hashlib.sha256(_source_path(name).read_bytes()).hexdigest()[:16]  # type: ignore[union-attr]
-        for name in sorted(_closure(module) - _WITHOUT_EFFECT)
-    }
-
-
-def code_digest(module: str) -> str:
-    """One digest of `code_digests`: the parameter that makes a rule depend on its code."""
-    text = json.dumps(code_digests(module), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@functools.cache
-def _closure(module: str) -> frozenset[str]:
-    found: set[str] = set()
-    pending = [module]
-    while pending:
-        name = pending.pop()
-        if name not in found:
-            found.add(name)
-            pending.extend(_imports(name))
-    return frozenset(found)
-
-
-@functools.cache
-def _imports(module: str) -> frozenset[str]:
-    """The `osgap` modules that one module's source names in import statements, and its parent packages."""
-    path = _source_path(module)
-    if path is None:
-        raise ModuleNotFoundError(f"{module} is not a module of {_PACKAGE}")
-    found = set(_parents(module))
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names: Sequence[str] = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(module, path, node)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        found.update(name for name in names if name.split(".")[0] == _PACKAGE and _source_path(name) is not None)
-    return frozenset(found)
-
-
-def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
-    if not node.level:
-        return node.module or ""
-    parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    parts = parts[: len(parts) - (node.level - 1)]
-    return ".".join([*parts, *([node.module] if node.module else [])])
-
-
-def _parents(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))]
-
-
-def _source_path(module: str) -> Path | None:
-    relative = Path(*module.split(".")[1:])
-    for candidate in ((_ROOT / relative).with_suffix(".py"), _ROOT / relative / "__init__.py"):
-        if candidate.is_file() and (module != _PACKAGE or candidate.name == "__init__.py"):
-            return candidate
-    return None

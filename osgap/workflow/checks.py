@@ -23,6 +23,7 @@ def check(pipeline: Pipeline) -> None:
     """
     config = pipeline.config
     checks: list[Callable[[], object]] = [
+        lambda: pipeline.acceptances,
         partial(check_people, pipeline),
         partial(check_synthetic, pipeline),
         lambda: pipeline.adopted_avatars,

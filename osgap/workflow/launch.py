@@ -9,21 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from osgap.capture.config import URL_VARIABLE
+from osgap.workflow.accept import in_force, snakemake_records
 from osgap.workflow.checks import check
 from osgap.workflow.config import validate
 from osgap.workflow.pipeline import Pipeline
 
 
-def prepare(merged: Mapping[str, Any]) -> Pipeline:
+def prepare(merged: Mapping[str, Any], workflow: Any) -> Pipeline:
     """Validate a config, check what can be checked before any job, and prepare the jobs' environment.
 
     The data URL is a secret, so it reaches the jobs through the environment and never through a command line.
+
+    Args:
+        workflow: Snakemake's own, which knows what it recorded of each output.
 
     Raises:
         UserError: the config is wrong, or a file that it names is missing.
     """
     pipeline = Pipeline(validate(merged))
     check(pipeline)
+    pipeline.recorded = snakemake_records(workflow)
+    for sentence in in_force(pipeline.acceptances):
+        from snakemake.logging import logger
+
+        logger.info(f"accepted for {sentence}, see {pipeline.layout.accepted}", extra={"accepted": sentence})
     if pipeline.url:
         os.environ[URL_VARIABLE] = pipeline.url
     # Jobs run the `osgap` of the interpreter that runs Snakemake, whether or not its environment is activated.

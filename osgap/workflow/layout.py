@@ -106,6 +106,11 @@ class Layout:
         return self.results / "videos" / f"{subject}.mp4"
 
     # housekeeping ----------------------------------------------------------------------------------------
+    @property
+    def accepted(self) -> Path:
+        """What `osgap accept` writes."""
+        return self.results / "accepted.json"
+
     def checkpoints(self, stage: str, subject: str = "all") -> Path:
         """Undeclared in the rules: Snakemake deletes what it knows."""
         return self.results / "checkpoints" / stage / subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,11 @@ from osgap.capture.nersemble import participant_of
 from osgap.evaluation.methods import METHODS, SPLIT_TABLES
 from osgap.head.config import HeadAssets
 from osgap.prior.config import SUPERVISIONS, Supervision
+from osgap.runtime.acceptance import Acceptances, read_acceptances
+from osgap.runtime.code import code_digest
 from osgap.runtime.errors import UserError
-from osgap.runtime.provenance import code_digest
 from osgap.runtime.weights import WeightFile
+from osgap.workflow.accept import Recorded, record, rule_parameter
 from osgap.workflow.config import Config
 from osgap.workflow.layout import Layout
 from osgap.workflow.stages import STAGES
@@ -29,6 +31,8 @@ class Pipeline:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.layout = Layout(config.results)
+        self.recorded: Recorded = lambda _: None
+        """What Snakemake recorded of an output, where Snakemake asks."""
 
     # what a job is told ----------------------------------------------------------------------------------
     def settings(self, stage: str, *subjects: str, supervision: Supervision | None = None) -> str:
@@ -62,10 +66,20 @@ class Pipeline:
             part["subjects"] = {"entries": own}
         return json.dumps(part, sort_keys=True)
 
-    @staticmethod
-    def code(stage: str) -> str:
-        """Digest of the modules that the stage imports: editing one of them runs its jobs again."""
-        return code_digest(STAGES[stage].module)
+    @cached_property
+    def acceptances(self) -> Acceptances:
+        """Which code `osgap accept` lets stand for which."""
+        return read_acceptances(self.layout.accepted)
+
+    def code(self, stage: str, output: Path | None = None) -> str | Callable[[Any], str]:
+        """Digest of the modules that the stage imports: editing one runs its jobs again, unless that was accepted.
+
+        Args:
+            output: the file of the job that has a provenance, with wildcards, where stage and wildcards do not say it.
+        """
+        if stage not in self.acceptances:
+            return code_digest(STAGES[stage].module)
+        return rule_parameter(self.acceptances, stage, output or record(self.layout, stage), self.recorded)
 
     # subjects --------------------------------------------------------------------------------------------
     def entry(self, subject: str) -> SubjectEntry:

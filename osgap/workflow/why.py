@@ -1,84 +1,110 @@
 """Why would a job run again? Snakemake's own decision, with its digests turned into names.
 
-Snakemake decides; this module asks it for a dry run and explains the two parameters that every rule carries: which
-key of the config changed (`settings`), and which modules changed (`code`), by comparing the modules' digests with
-those in the provenance of the file that would be replaced.
+Snakemake decides; this module asks it for a dry run (`osgap.workflow.planned`) and explains the two parameters that
+every rule carries: which key of the config changed (`settings`), and which modules changed (`code`), by comparing the
+modules' digests with those in the provenance of the file that would be replaced.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.code import code_digests
 from osgap.runtime.errors import UserError
-from osgap.runtime.provenance import code_digests
+from osgap.runtime.provenance import current_versions
 from osgap.workflow.stages import STAGES
 
-_JOB = re.compile(r"^(?:local)?rule (?P<rule>\w+):$")
-_FIELD = re.compile(r"^ {4}(?P<key>\w+): (?P<value>.*)$")
+_PARAMS = "Params have changed since last execution: "
+_LITERAL = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|( now: )""")
+_DIGEST = re.compile(r"[0-9a-f]{16}(?: after .*)?")
 
 
 @dataclass(frozen=True)
-class Reason:
+class Job:
     """One job that would run."""
 
     rule: str
-    output: str
+    outputs: tuple[str, ...]
     reasons: tuple[str, ...]
 
 
-def why(snakemake_arguments: list[str]) -> list[Reason]:
+@dataclass(frozen=True)
+class Plan:
+    """What would run, and what would but for `osgap accept`."""
+
+    jobs: tuple[Job, ...]
+    accepted: tuple[str, ...]
+
+
+def why(snakemake_arguments: Sequence[str]) -> Plan:
     """The jobs that `snakemake ARGUMENTS` would run, in its order, each with its reasons.
 
     Raises:
         UserError: Snakemake refuses (its message is passed on).
     """
-    command = [sys.executable, "-m", "snakemake", *snakemake_arguments, "--dry-run", "--nocolor"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "planned.jsonl"
+        command = [sys.executable, "-m", "osgap.workflow.planned", str(file), *snakemake_arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     if done.returncode:
         raise UserError(f"snakemake stopped with exit code {done.returncode}:\n{done.stdout}{done.stderr}".rstrip())
-    jobs = [job for job in _jobs(done.stdout + done.stderr) if job["rule"] != "all"]
-    return [Reason(job["rule"], job.get("output", ""), tuple(_explain(job))) for job in jobs]
+    jobs = [
+        Job(
+            job["rule"],
+            tuple(job["outputs"]),
+            tuple(_explain(job["reason"], [Path(line["folder"], o) for o in job["outputs"]])),
+        )
+        for line in lines
+        if (job := line.get("job")) and job["outputs"]  # one without outputs only collects
+    ]
+    return Plan(tuple(jobs), tuple(f"accepted for {line['accepted']}" for line in lines if "accepted" in line))
 
 
-def _jobs(text: str) -> Iterator[dict[str, str]]:
-    job: dict[str, str] = {}
-    for line in text.splitlines():
-        if head := _JOB.match(line):
-            job = {"rule": head["rule"]}
-        elif (field := _FIELD.match(line)) and job:
-            job[field["key"]] = field["value"]
-            if field["key"] == "reason":
-                yield job
-                job = {}
+def _explain(reason: str, outputs: Sequence[Path]) -> Iterator[str]:
+    others, changed, params = reason.partition(_PARAMS)
+    for other in filter(None, others.split("; ")):
+        yield other[:1].lower() + other[1:]
+    if not changed:
+        return
+    before, now = _params(params)
+    yield from _settings_changes(_settings(before), _settings(now))
+    yield from _others(before, now)
+    yield from _made_by(outputs)
 
 
-def _explain(job: Mapping[str, str]) -> Iterator[str]:
-    for reason in job["reason"].split("; "):
-        if not reason.startswith("Params have changed"):
-            yield reason[:1].lower() + reason[1:]
-            continue
-        before, _, now = reason.partition(" now: ")
-        yield from _settings_changes(_settings(before), _settings(now))
-        yield from _code_changes(job.get("output", ""))
+def _params(text: str) -> tuple[list[str], list[str]]:
+    """The parameters of text that only were before, and that only are now.
+
+    Snakemake's events have the reason as a text alone; within it, parameters are Python's literals.
+    """
+    sides: tuple[list[str], list[str]] = ([], [])
+    side = 0
+    for match in _LITERAL.finditer(text):
+        if match[1]:
+            sides[side].append(ast.literal_eval(match[1]))
+        else:
+            side = 1
+    return sides
 
 
-def _settings(text: str) -> dict[str, Any]:
-    """The JSON object inside Snakemake's rendering of a rule's parameters, if it stands there."""
-    start = text.find('{"')
-    if start < 0:
-        return {}
-    try:
-        return json.JSONDecoder().raw_decode(text.replace("\\'", "'"), start)[0]
-    except json.JSONDecodeError:
-        return {}
+def _is_settings(param: str) -> bool:
+    return param.startswith("{")
+
+
+def _settings(params: Sequence[str]) -> dict[str, Any]:
+    return next((json.loads(param) for param in params if _is_settings(param)), {})
 
 
 def _settings_changes(before: Any, now: Any, key: str = "") -> Iterator[str]:
@@ -91,10 +117,21 @@ def _settings_changes(before: Any, now: Any, key: str = "") -> Iterator[str]:
         yield f"config {key}: {shown[0]} -> {shown[1]}"
 
 
-def _code_changes(outputs: str) -> Iterator[str]:
-    for output in outputs.split(", "):
-        provenance = read_provenance(Path(output))
-        if provenance is None or provenance.get("stage") not in STAGES:
+def _others(before: Sequence[str], now: Sequence[str]) -> Iterator[str]:
+    """What is neither config nor code: who is trained on, whose motion drives."""
+    shown = [[p for p in side if not _is_settings(p) and not _DIGEST.fullmatch(p)] for side in (before, now)]
+    if any(shown):
+        yield f"parameter {', '.join(shown[0]) or '(none)'} -> {', '.join(shown[1]) or '(none)'}"
+
+
+def _made_by(outputs: Sequence[Path]) -> Iterator[str]:
+    """Which modules are others than those that made the outputs; and, for information, which packages."""
+    for output in outputs:
+        try:
+            provenance = read_provenance(output)
+        except (OSError, ValueError, UserError, zipfile.BadZipFile):
+            continue
+        if not isinstance(provenance, dict) or provenance.get("stage") not in STAGES:
             continue
         before: dict[str, str] = provenance["code"]
         now = code_digests(STAGES[provenance["stage"]].module)
@@ -102,4 +139,8 @@ def _code_changes(outputs: str) -> Iterator[str]:
             if before.get(module) != now.get(module):
                 state = "is new" if module not in before else "is gone" if module not in now else "changed"
                 yield f"code {module} {state}"
+        versions = current_versions()
+        for name, version in provenance.get("versions", {}).items():
+            if version != versions.get(name):
+                yield f"version {name} {version} -> {versions.get(name, '(not installed)')} (reruns nothing by itself)"
         return

@@ -26,6 +26,7 @@ from osgap.head.assets import load_head
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import Key
 from osgap.runtime.termination import AGAIN
 from osgap.splat.avatar import Avatar
 
@@ -200,7 +201,7 @@ def test_decoding_ahead_gives_the_same_avatar(
 
 def test_checkpoints_of_another_config_are_not_used(world: World, tmp_path: Path) -> None:
     outputs = world.outputs(tmp_path)
-    with Checkpoints(outputs.checkpoints, "another computation") as other:
+    with Checkpoints(outputs.checkpoints, Key("another computation")) as other:
         other.save({"done": 60, "losses": torch.zeros(60), "fit": {}})
     stage.run(config(), world.inputs, outputs, subject=SUBJECT, seed=0)
     assert json.loads(outputs.metrics.read_text())["metrics"]["val"]["psnr"] > 20

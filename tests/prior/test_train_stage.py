@@ -29,7 +29,7 @@ from osgap.prior.training.stage import TrainInputs, learning_rate, parameter_gro
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
-from osgap.runtime.provenance import file_digest
+from osgap.runtime.provenance import Key, file_digest
 from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import CHANNELS
 from osgap.splat.avatar import Avatar
@@ -283,7 +283,7 @@ def test_what_is_typed_into_a_terminal_of_srun_is_one_process(monkeypatch: pytes
 
 
 def test_a_checkpoint_of_another_config_is_not_resumed(world: Any, tmp_path: Path) -> None:
-    with Checkpoints(tmp_path / "checkpoints", "of another computation") as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", Key("of another computation")) as checkpoints:
         checkpoints.save({"step": 5})
     run(tiny(2), inputs(world), outputs(tmp_path), seed=7)
     assert len(json.loads((tmp_path / "train.json").read_text())["curve"]) == 2

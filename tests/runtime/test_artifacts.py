@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -15,9 +16,21 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from osgap.rendering.writers import write_video
 from osgap.runtime import artifacts
-from osgap.runtime.artifacts import atomic_folder, atomic_path, read_provenance, write_json, write_npz, write_png
+from osgap.runtime.artifacts import (
+    atomic_folder,
+    atomic_path,
+    encode_png,
+    obj_comment,
+    read_provenance,
+    write_json,
+    write_npz,
+    write_png,
+)
+from osgap.runtime.errors import UserError
 
 PROVENANCE = {"stage": "fit", "subject": "017", "inputs": {"captures/017.h5": "ab" * 32}, "seed": 3}
 
@@ -86,25 +99,51 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
 def test_provenance_survives_in_every_format(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", {"x": np.zeros(2)}, PROVENANCE)
     write_json(tmp_path / "a.json", {"x": 1}, PROVENANCE)
-    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    write_png(tmp_path / "a.png", image, PROVENANCE)
+    write_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), PROVENANCE)
+    (tmp_path / "a.obj").write_text(f"{obj_comment(PROVENANCE)}\nv 0 0 0\n")
+    write_video(tmp_path / "a.mp4", [np.zeros((64, 64, 3), np.uint8)], fps=1, crf=20, provenance=PROVENANCE)
     torch.save({"weights": torch.zeros(2), "provenance": PROVENANCE}, tmp_path / "a.pt")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.attrs["provenance"] = '{"stage": "import"}'
-    for suffix in ("npz", "json", "png", "pt"):
+    for suffix in ("npz", "json", "png", "obj", "mp4", "pt"):
         assert read_provenance(tmp_path / f"a.{suffix}") == PROVENANCE, suffix
     assert read_provenance(tmp_path / "a.h5") == {"stage": "import"}
     assert read_provenance(tmp_path / "absent.npz") is None
-    decoded = cv2.imread(str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("channels", [(3,), (4,), ()])
+def test_a_png_with_provenance_is_the_same_picture(tmp_path: Path, channels: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, *channels), dtype=np.uint8)
+    write_png(tmp_path / "a.png", image, PROVENANCE)
+    write_png(tmp_path / "b.png", image, PROVENANCE)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as opened:  # Pillow checks the sums of all chunks
+        np.testing.assert_array_equal(np.asarray(opened), image)
+        assert opened.text == {"provenance": json.dumps(PROVENANCE, sort_keys=True)}  # type: ignore[attr-defined]
+    decoded = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
     assert decoded is not None
-    np.testing.assert_array_equal(decoded[..., ::-1], image)
+    np.testing.assert_array_equal(decoded[..., [2, 1, 0, *range(3, decoded.shape[-1])]] if channels else decoded, image)
+
+
+def test_the_provenance_of_a_large_png_is_in_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = {**PROVENANCE, "inputs": {f"captures/{i}.h5": "ab" * 32 for i in range(20_000)}, "ünï": "日本"}
+    data = encode_png(np.zeros((2, 2), np.uint8), large)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(data[: data.index(b"IDAT") + 4])  # its picture is missing
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    assert read_provenance(cut) == large
+    for damaged in (b"", b"no picture", data[:20], data[:5000], data[:50] + b"?" + data[51:]):
+        cut.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cut\.png"):
+            read_provenance(cut)
 
 
 def test_files_of_others_have_no_provenance(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros(2))
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, 2, 3), np.uint8))
-    assert read_provenance(tmp_path / "a.npz") is None
-    assert read_provenance(tmp_path / "a.png") is None
+    (tmp_path / "a.obj").write_text("# a template\nv 0 0 0\n")
+    for suffix in ("npz", "png", "obj"):
+        assert read_provenance(tmp_path / f"a.{suffix}") is None, suffix
 
 
 # folders -----------------------------------------------------------------------------------------------------

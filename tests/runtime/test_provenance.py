@@ -1,69 +1,16 @@
-"""A stage depends on the modules that it imports, and on no others."""
+"""What a computation depends on is in its provenance, and what it does not depend on is not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
+from osgap.runtime.acceptance import Acceptance, looking_through, write_acceptances
+from osgap.runtime.code import code_digest
+from osgap.runtime.provenance import Key, Provenance
 
-from osgap.runtime import provenance
-from osgap.runtime.provenance import Provenance, code_digest, code_digests
-from osgap.workflow.stages import STAGES
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_depends_on_the_command_line_or_the_whole_config(stage: str) -> None:
-    modules = set(code_digests(STAGES[stage].module))
-    assert STAGES[stage].module in modules
-    assert not modules & {
-        "osgap.cli",
-        "osgap.workflow.config",
-        "osgap.workflow.pipeline",
-        "osgap.workflow.layout",
-        "osgap.workflow.why",
-    }
-
-
-def test_evaluation_is_above_and_head_is_below_everything() -> None:
-    for stage, spec in STAGES.items():
-        packages = {name.split(".")[1] for name in code_digests(spec.module)}
-        if stage not in ("evaluate", "tables", "figure", "video"):
-            assert "evaluation" not in packages, stage
-        if stage in ("import", "fit", "bake", "train", "oneshot", "evaluate"):
-            assert "head" in packages, stage
-        if stage not in ("synthetic-head", "synthetic-person"):
-            assert "synthetic" not in packages, stage
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A small package in place of osgap's sources: stage -> used -> lazy; other stands alone."""
-    root = tmp_path / "osgap"
-    (root / "sub").mkdir(parents=True)
-    (root / "__init__.py").write_text("")
-    (root / "sub" / "__init__.py").write_text("")
-    (root / "stage.py").write_text("import numpy\nfrom osgap.sub import used\n")
-    (root / "sub" / "used.py").write_text("def f():\n    from . import lazy\n    return lazy\n")
-    (root / "sub" / "lazy.py").write_text("X = 1\n")
-    (root / "other.py").write_text("X = 1\n")
-    monkeypatch.setattr(provenance, "_ROOT", root)
-    for cached in (provenance._imports, provenance._closure):
-        cached.cache_clear()
-    yield root
-    for cached in (provenance._imports, provenance._closure):
-        cached.cache_clear()
-
-
-def test_closure_follows_lazy_and_relative_imports(package: Path) -> None:
-    assert set(code_digests("osgap.stage")) == {"osgap.stage", "osgap.sub", "osgap.sub.used", "osgap.sub.lazy"}
-
-
-@pytest.mark.parametrize(("edited", "changes"), [("sub/lazy.py", True), ("other.py", False), ("sub/__init__.py", True)])
-def test_digest_changes_with_imported_sources_only(package: Path, edited: str, changes: bool) -> None:
-    before = code_digest("osgap.stage")
-    (package / edited).write_text("# edited\n")
-    assert (code_digest("osgap.stage") != before) == changes
+MODULE = "osgap.runtime.artifacts"
 
 
 def test_key_depends_on_content_not_on_place(tmp_path: Path) -> None:
@@ -73,14 +20,12 @@ def test_key_depends_on_content_not_on_place(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "a.h5").write_bytes(b"frames")
         keys.append(
-            Provenance.collect(
-                "fit", "osgap.runtime.provenance", subject="a", config={"x": 1}, inputs=[folder / "a.h5"], seed=0
-            ).key
+            Provenance.collect("fit", MODULE, subject="a", config={"x": 1}, inputs=[folder / "a.h5"], seed=0).key
         )
     assert keys[0] == keys[1]
     (tmp_path / "two" / "captures" / "a.h5").write_bytes(b"others")
     changed = Provenance.collect(
-        "fit", "osgap.runtime.provenance", subject="a", config={"x": 1}, inputs=[tmp_path / "two/captures/a.h5"], seed=0
+        "fit", MODULE, subject="a", config={"x": 1}, inputs=[tmp_path / "two/captures/a.h5"], seed=0
     )
     assert changed.key != keys[0]
     assert str(tmp_path) not in str(changed.as_dict())
@@ -91,7 +36,41 @@ def test_inputs_of_the_same_name_keep_their_digests(tmp_path: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True)
         path.write_text(path.parts[-3])
-    inputs = Provenance.collect(
-        "figure", "osgap.runtime.provenance", subject="101", config={}, inputs=paths, seed=0
-    ).inputs
+    inputs = Provenance.collect("figure", MODULE, subject="101", config={}, inputs=paths, seed=0).inputs
     assert set(inputs) == {"avatars/101/point_cloud.ply", "oneshot/101/point_cloud.ply"}
+
+
+def collect() -> Provenance:
+    return Provenance.collect("fit", MODULE, subject="a", config={"x": 1}, inputs=[], seed=0)
+
+
+def test_an_upgrade_of_osgap_keeps_checkpoints_and_other_changes_do_not() -> None:
+    provenance = collect()
+    for versions, same in ({"osgap": "99"}, True), ({"numpy": "0"}, False):
+        assert (replace(provenance, versions={**provenance.versions, **versions}).key == provenance.key) == same, (
+            versions
+        )
+    for change in ({"seed": 1}, {"subject": "b"}, {"config": {"x": 2}}, {"inputs": {"a": "0"}}, {"stage": "bake"}):
+        assert replace(provenance, **change).key.computation != provenance.key.computation, change
+    edited = replace(provenance, code={**provenance.code, MODULE: "0"}).key
+    assert edited.computation == provenance.key.computation
+    assert edited.code != provenance.key.code
+
+
+def test_acceptances_are_named_where_they_were_looked_through(tmp_path: Path) -> None:
+    now = code_digest(MODULE)
+    assert not {"accepted", "resumed"} & collect().as_dict().keys()
+    accepted = {
+        "fit": [Acceptance("old", now), Acceptance("older", now), Acceptance("other", "past")],
+        "bake": [Acceptance("bakes", now)],
+    }
+    write_acceptances(tmp_path / "accepted.json", accepted)
+    with looking_through(tmp_path / "accepted.json"):
+        provenance = collect()
+    assert provenance.as_dict()["accepted"] == ["old", "older"]
+    assert provenance.key == Key(collect().key.computation, now, ("old", "older"))
+    assert not {"accepted", "resumed"} & collect().as_dict().keys(), "the `with` is over"
+    resumed = provenance.resumed_from({now, "old"}).as_dict()
+    assert resumed["resumed"] == ["old"]
+    assert json.loads(json.dumps(resumed)) == resumed
+    assert "resumed" not in provenance.resumed_from({now}).as_dict()

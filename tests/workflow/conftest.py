@@ -71,7 +71,8 @@ class Checkout:
                 break
         return jobs
 
-    def edit(self, relative: str, text: str = "\n# edited\n") -> None:
+    def edit(self, relative: str, text: str = "\nEDITED = True\n") -> None:
+        """Append something that a digest of code sees, and that changes no result."""
         with (self.root / relative).open("a") as file:
             file.write(text)
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,7 +220,7 @@ def test_the_secret_is_on_no_command_line(real: dict[str, Any], monkeypatch: pyt
 def test_the_secret_reaches_jobs_through_the_environment(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.environ["PATH"])
     monkeypatch.setenv(URL_VARIABLE, "")
-    prepare(real)
+    prepare(real, SimpleNamespace(persistence=None))
     assert os.environ[URL_VARIABLE] == real["capture"]["url"]
 
 

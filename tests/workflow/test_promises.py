@@ -10,13 +10,15 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.code import digest_of
 from osgap.runtime.provenance import file_digest
 
-from .conftest import Checkout
+from .conftest import ARGUMENTS, Checkout
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +97,89 @@ def test_an_edit_of_the_head_reruns_all_that_uses_it(checkout: Checkout) -> None
     assert "synthetic_head" not in planned, "the synthetic head is made of formulas alone"
 
 
+def test_other_words_about_the_head_rerun_nothing(checkout: Checkout) -> None:
+    model = checkout.root / "osgap/head/model.py"
+    text = model.read_text()
+    for old, new in (
+        ('"""The head model: ', '"""What moves a head: '),  # of the module
+        ('    """A head model in FLAME\'s format; ', '    """A head, as FLAME has it; '),  # of a class
+        ('    """`[V, 3]` mean head."""', '    """The mean head, `[V, 3]`."""'),  # of an attribute
+        ("  # keeps the axis of a zero rotation, and", "\n\n# Keeps the axis of a zero rotation, and"),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    model.write_text(text)
+    assert checkout.planned() == {}
+
+
+def test_another_constant_of_the_head_reruns_all_that_uses_it(checkout: Checkout) -> None:
+    model = checkout.root / "osgap/head/model.py"
+    text = model.read_text()
+    assert text.count("_TINY_ANGLE_SQUARED = 1e-16") == 1
+    model.write_text(text.replace("_TINY_ANGLE_SQUARED = 1e-16", "_TINY_ANGLE_SQUARED = 2e-16"))
+    assert set(checkout.planned()) >= {"import_tracking", "fit", "bake", "train", "oneshot", "evaluate", *REPORT_RULES}
+
+
+def test_what_is_accepted_stands_until_it_is_taken_back(checkout: Checkout) -> None:
+    config = [f"--config={name}" for name in ("config.yaml", "profiles/demo/demo.yaml", "profiles/demo/reduced.yaml")]
+
+    def accept(*arguments: str) -> str:
+        return checkout.run("osgap.cli", "accept", *arguments, *config).stdout
+
+    before = digests(checkout.results)
+    checkout.edit("osgap/head/model.py")
+    planned = checkout.planned()
+    listed = accept()
+    assert "fit: 3 outputs made by other code than the present\n    code osgap.head.model changed" in listed
+    assert checkout.planned() == planned, "listing accepts nothing"
+    stages = listed.splitlines()[-1].removeprefix("To let all of it stand: osgap accept ").split()
+    assert {"import", "fit", "train", "video"} <= set(stages)
+
+    accept(*(stage for stage in stages if stage != "figure"))
+    assert set(checkout.planned()) == {"overview", "person_figure", "cross_figure"}
+    accept("figure")
+    assert checkout.planned() == {}
+    text = checkout.run("osgap.cli", "why", *ARGUMENTS).stdout
+    assert "up to date" in text
+    assert "accepted for fit" in text
+
+    # Snakemake makes one output anew, in the place of an accepted one, and one that is missing.
+    (checkout.results / "tables" / "novel_view.csv").unlink()
+    (checkout.results / "figures" / "overview.png").unlink()
+    checkout.snakemake("--forcerun", "person_figure")
+    assert checkout.planned() == {}
+    for name in ("metrics/summary.json", "figures/overview.png", "figures/person_201.png"):
+        provenance = read_provenance(checkout.results / name)
+        assert provenance is not None
+        assert len(provenance["accepted"]) == 1, name
+    # Accepted again on top of it: other code, outputs of two codes.
+    checkout.edit("osgap/head/model.py", "\nEDITED_AGAIN = True\n")
+    assert checkout.planned() == planned
+    accept(*stages)
+    assert checkout.planned() == {}
+
+    assert "no longer accepted" in accept("--undo")
+    assert checkout.planned() == planned
+    (checkout.root / "osgap/head/model.py").write_text(
+        (checkout.root / "osgap/head/model.py").read_text().replace("\nEDITED_AGAIN = True\n", "")
+    )
+    assert checkout.planned() == {}, "what was accepted of that code holds"
+    accept("--undo", "figure")
+    # What was made since was made by this very code.
+    assert checkout.planned() == {"cross_figure": planned["cross_figure"]}
+    changed = {name for name, digest in digests(checkout.results).items() if before.get(name) != digest}
+    made = {"metrics/summary.json", "figures/overview.png", "figures/person_201.png", "accepted.json"}
+    assert changed == made
+
+
+def test_a_damaged_record_of_acceptances_stops_the_run(checkout: Checkout) -> None:
+    (checkout.results / "accepted.json").write_text("{")
+    done = checkout.snakemake("--dry-run", check=False)
+    assert done.returncode
+    assert "accepted.json: not what `osgap accept` writes" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_an_edit_of_the_command_line_reruns_nothing(checkout: Checkout) -> None:
     checkout.edit("osgap/cli/stages.py")
     checkout.edit("README.md")
@@ -157,11 +242,40 @@ def test_deleting_results_and_rebuilding_gives_the_same_bytes(checkout: Checkout
 def test_a_killed_stage_goes_on_to_the_same_bytes(
     checkout: Checkout, stage: str, subject: str | None, outputs: list[str]
 ) -> None:
+    before = digests(checkout.results)
+    checkpoint, arguments = kill(checkout, stage, subject, outputs)
+    checkout.run(*arguments)
+    assert not checkpoint.exists()
+    assert [n for n, d in digests(checkout.results).items() if before[n] != d] == []
+
+
+def test_a_killed_stage_goes_on_through_an_acceptance(checkout: Checkout) -> None:
+    avatar = checkout.results / "avatars" / "101"
+    with np.load(avatar / "flame_param.npz") as loaded:
+        before = dict(loaded)
+    provenance = read_provenance(avatar / "fit.json")
+    assert provenance is not None
+    checkpoint, arguments = kill(checkout, "fit", "101", ["avatars"])  # no other fit says by what code it was made
+    checkout.edit("osgap/fit/optimise.py")
+    said = checkout.run("osgap.cli", "accept", "fit", *arguments[5:]).stdout
+    assert said == "fit: 1 checkpoint accepted as made by the present code\n"
+    assert "going on from a checkpoint of accepted earlier code" in checkout.run(*arguments).stdout
+    assert not checkpoint.exists()
+    with np.load(avatar / "flame_param.npz") as loaded:
+        assert before.keys() == loaded.keys()
+        assert all(np.array_equal(before[name], loaded[name]) for name in before)
+    again = read_provenance(avatar / "fit.json")
+    assert again is not None
+    assert again["resumed"] == again["accepted"] == [digest_of(provenance["code"])]
+    assert again["code"] != provenance["code"]
+
+
+def kill(checkout: Checkout, stage: str, subject: str | None, outputs: list[str]) -> tuple[Path, list[str]]:
+    """Remove a stage's outputs and kill it as soon as it has a checkpoint: the checkpoint, and the command."""
     arguments = [
         "osgap.cli", stage, *([subject] if subject else []), "--threads", "2" if stage == "train" else "1",
         "--config", "config.yaml", "--config", "profiles/demo/demo.yaml", "--config", "profiles/demo/reduced.yaml",
     ]  # fmt: skip
-    before = digests(checkout.results)
     for folder in outputs:
         for file in (checkout.results / folder).rglob("*"):
             if file.is_file():
@@ -178,6 +292,4 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert checkpoint.exists()
-    checkout.run(*arguments)
-    assert not checkpoint.exists()
-    assert [n for n, d in digests(checkout.results).items() if before[n] != d] == []
+    return checkpoint, arguments

@@ -143,7 +143,7 @@ def run(
         _optimise(personal, frames, checkpoints, config.checkpoint_every)
         optimised = time.perf_counter()
 
-        stamp = provenance.as_dict()
+        stamp = provenance.resumed_from(checkpoints.codes).as_dict()
         maps = {"mean": model.decoder.mean, "prior": personal.first, "result": personal.maps()}
         for folder, name in ((outputs.prior_avatar, "prior"), (outputs.avatar, "result")):
             attributes = GaussianAttributes.from_uv(maps[name].cpu(), binding)

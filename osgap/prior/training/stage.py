@@ -165,10 +165,11 @@ def _run(
             average = training.average()
             predictor = Predictor.of(average)
             people = [subjects[i] for i in learned_from]
-            save_uv_gt(outputs.mean, mean, provenance.as_dict())
-            write_png(outputs.preview, training_set.preview(predictor), provenance.as_dict())
-            write_json(outputs.log, _report(training, people), provenance.as_dict())
-            save_prior(outputs.model, average, people, provenance.as_dict())
+            source = provenance.resumed_from(checkpoints.codes).as_dict()
+            save_uv_gt(outputs.mean, mean, source)
+            write_png(outputs.preview, training_set.preview(predictor), source)
+            write_json(outputs.log, _report(training, people), source)
+            save_prior(outputs.model, average, people, source)
             checkpoints.clear()
     else:
         training.resume(fabric.broadcast(None))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import spsolve
 
-from osgap.runtime.artifacts import atomic_path, write_text
+from osgap.runtime.artifacts import atomic_path, obj_comment, write_text
 from osgap.synthetic.head import sculpt
 from osgap.synthetic.head.mesh import HeadMesh, build_mesh
 from osgap.synthetic.head.sculpt import smoothstep
@@ -255,8 +257,12 @@ def _masks(mesh: HeadMesh) -> dict[str, Array]:
     return {name: np.flatnonzero(inside) for name, inside in result.items()}
 
 
-def write_assets(folder: Path) -> None:
-    """Write `flame2023.pkl`, `FLAME_masks.pkl` and `head_template_mesh.obj`; equal bytes on every call."""
+def write_assets(folder: Path, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write `flame2023.pkl`, `FLAME_masks.pkl` and `head_template_mesh.obj`; equal bytes on every call.
+
+    Args:
+        provenance: goes into a comment of the OBJ; FLAME's pickles have no place for it.
+    """
     head = build_head()
     parents = np.array([2**32 - 1, *PARENTS[1:]], dtype=np.int64)
     model = {
@@ -273,7 +279,8 @@ def write_assets(folder: Path) -> None:
     for name, content in (("flame2023.pkl", model), ("FLAME_masks.pkl", head.masks)):
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(pickle.dumps(content, protocol=4))
-    lines = ["v {:.7f} {:.7f} {:.7f}".format(*v) for v in head.v_template.tolist()]
+    lines = [] if provenance is None else [obj_comment(provenance)]
+    lines += ["v {:.7f} {:.7f} {:.7f}".format(*v) for v in head.v_template.tolist()]
     lines += ["vt {:.6f} {:.6f}".format(*t) for t in head.uvs.tolist()]
     corners = np.stack([head.faces, head.uv_faces], -1).reshape(-1, 6) + 1
     lines += ["f {}/{} {}/{} {}/{}".format(*c) for c in corners.tolist()]

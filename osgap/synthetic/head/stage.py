@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from osgap.runtime.provenance import Provenance
 from osgap.synthetic.head.assets import write_assets
 
 
@@ -18,4 +19,6 @@ class HeadOutputs:
 
 def run(outputs: HeadOutputs) -> None:
     """Write the synthetic head in FLAME's three files."""
-    write_assets(outputs.folder)
+    # A sculpture made by formulas: no config, no seed.
+    provenance = Provenance.collect("synthetic-head", __name__, subject=None, config={}, inputs=[], seed=0)
+    write_assets(outputs.folder, provenance.as_dict())

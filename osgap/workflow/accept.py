@@ -1,0 +1,214 @@
+"""`osgap accept`: finished outputs stand although their code has changed since, because a user says that they may.
+
+Snakemake compares one parameter of a rule, the digest of the stage's code, with the one that it recorded when it made
+the output. Where something was accepted, each job gets the very digest that was recorded, as long as the output was
+made by the present code or by code that is accepted as equal; otherwise the present digest, and the job runs. What an
+output was made by stands in its provenance.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from osgap.runtime.acceptance import (
+    Acceptance,
+    Acceptances,
+    read_acceptances,
+    standing,
+    write_acceptances,
+)
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.code import code_digest, code_digests, digest_of
+from osgap.runtime.errors import UserError
+from osgap.workflow.layout import Layout
+from osgap.workflow.stages import STAGES
+
+_RECORDED = re.compile(r"'([0-9a-f]{16}(?: after [0-9a-f, ]+)?)'")
+_CHECKPOINTS = {"fit": ("fit",), "train": ("train",), "oneshot": ("oneshot", "few_shot", "all_frames")}
+"""Folders of checkpoints, of the stages that keep some."""
+
+
+@dataclass
+class Evidence:
+    """What code made the outputs of a stage that are there, and the checkpoints that it would go on from."""
+
+    stage: str
+    now: str
+    """Digest of the stage's present code."""
+    accepted: tuple[str, ...]
+    """Digests that stand for it."""
+    outputs: dict[Path, frozenset[str]] = field(default_factory=dict)
+    """File -> the digests of all code that had a part in it."""
+    checkpoints: dict[Path, frozenset[str]] = field(default_factory=dict)
+    modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Digest -> which modules are others now, where that is known."""
+
+    @property
+    def pending(self) -> list[str]:
+        """Digests that made something, and stand for nothing yet."""
+        made = frozenset().union(*self.outputs.values(), *self.checkpoints.values())
+        return sorted(made - {self.now, *self.accepted})
+
+    def made_by(self, digests: Iterable[str]) -> tuple[int, int]:
+        """How many outputs and checkpoints code of these digests had a part in."""
+        known = set(digests)
+        outputs, checkpoints = (sum(bool(d & known) for d in x.values()) for x in (self.outputs, self.checkpoints))
+        return outputs, checkpoints
+
+
+def gather(layout: Layout, stage: str) -> Evidence:
+    """What is there of a stage.
+
+    Raises:
+        UserError: no such stage, or a damaged `accepted.json`.
+    """
+    if stage not in STAGES:
+        raise UserError(f"no stage is called {stage}; the stages are {', '.join(STAGES)}")
+    code = code_digests(STAGES[stage].module)
+    now = digest_of(code)
+    evidence = Evidence(stage, now, standing(read_acceptances(layout.accepted), stage, now))
+    for path in sorted(
+        layout.results.glob(re.sub(r"{\w+}", "*", str(record(layout, stage).relative_to(layout.results))))
+    ):
+        provenance = _provenance(path, stage)
+        if provenance is not None:
+            evidence.outputs[path] = frozenset(_codes(provenance))
+            old: Mapping[str, str] = provenance["code"]
+            others = {module for module in {*old, *code} if old.get(module) != code.get(module)}
+            evidence.modules[digest_of(old)] = tuple(sorted(others))
+    for name in _CHECKPOINTS.get(stage, ()):
+        for folder in sorted(layout.checkpoints(name, "*").parent.glob("*")):
+            if any(folder.glob("*.pt")):
+                from osgap.runtime.checkpoint import codes_of
+
+                evidence.checkpoints[folder] = frozenset(codes_of(folder))
+    return evidence
+
+
+def accept(layout: Layout, stages: Sequence[str]) -> list[Evidence]:
+    """Let all that is there of some stages stand for their present code; what was found of each.
+
+    Raises:
+        UserError: no such stage, or a damaged `accepted.json`.
+    """
+    found = [gather(layout, stage) for stage in stages]
+    acceptances = dict(read_acceptances(layout.accepted))
+    for evidence in found:
+        more = [Acceptance(old, evidence.now, evidence.modules.get(old, ())) for old in evidence.pending]
+        if more:
+            acceptances[evidence.stage] = (*acceptances.get(evidence.stage, ()), *more)
+    if any(evidence.pending for evidence in found):
+        write_acceptances(layout.accepted, acceptances)
+    return found
+
+
+def undo(layout: Layout, stages: Sequence[str]) -> list[Evidence]:
+    """Take back what was accepted for the present code of some stages; what was found of each, before.
+
+    Raises:
+        UserError: no such stage, or a damaged `accepted.json`.
+    """
+    found = [gather(layout, stage) for stage in stages]
+    acceptances = dict(read_acceptances(layout.accepted))
+    for evidence in found:
+        if evidence.accepted:
+            # The stage stays: its outputs are still to be judged by what made them, not by what Snakemake recorded.
+            left = (each for each in acceptances[evidence.stage] if each.new != evidence.now)
+            acceptances[evidence.stage] = tuple(left)
+    if any(evidence.accepted for evidence in found):
+        write_acceptances(layout.accepted, acceptances)
+    return found
+
+
+def record(layout: Layout, stage: str) -> Path:
+    """The file of each job of a stage that says what made it, with the wildcards of its rule."""
+    return {
+        "synthetic-head": layout.synthetic_head.template,
+        "synthetic-person": layout.synthetic_person("{subject}"),
+        "download": layout.download("{subject}", "{sequence}"),
+        "import": layout.capture("{subject}"),
+        "fit": layout.fit("{subject}") / "fit.json",
+        "adopt-avatar": layout.fit("{subject}") / "fit.json",
+        "bake": layout.uv_gt("{subject}"),
+        "adopt-maps": layout.uv_gt("{subject}"),
+        "train": layout.prior / "train.json",
+        "oneshot": layout.oneshot("{subject}", "{folder}") / "oneshot.json",
+        "evaluate": layout.metrics("{method}", "{subject}"),
+        "tables": layout.summary,
+        "figure": layout.figure("{figure}"),
+        "video": layout.video("{subject}"),
+    }[stage]
+
+
+# what rules are told -------------------------------------------------------------------------------------
+Recorded = Callable[[Path], str | None]
+"""The digest of its code that Snakemake recorded for an output; None where it knows of none."""
+
+
+def rule_parameter(acceptances: Acceptances, stage: str, output: Path, recorded: Recorded) -> Callable[[Any], str]:
+    """The digest of a stage's code as a function of a job's wildcards, for Snakemake.
+
+    Args:
+        output: the job's file that has a provenance, with wildcards.
+    """
+    now = code_digest(STAGES[stage].module)
+    equal = {now, *standing(acceptances, stage, now)}
+
+    def code(wildcards: Any) -> str:
+        path = Path(str(output).format(**dict(wildcards.items())))
+        if not path.exists():
+            return now
+        known = recorded(path)
+        provenance = _provenance(path, stage)
+        made_by = _codes(provenance) if provenance is not None else {known or now}
+        if made_by <= equal:
+            return known or now
+        # Recorded when other code was accepted as this one, or this one as other code: must differ all the same.
+        return now if known != now else f"{now} after {', '.join(sorted(made_by - equal))}"
+
+    return code
+
+
+def snakemake_records(workflow: Any) -> Recorded:
+    """What a `snakemake.workflow.Workflow` has recorded."""
+
+    def recorded(path: Path) -> str | None:
+        from snakemake.io import IOFile
+
+        if workflow.persistence is None:
+            return None
+        parameters = workflow.persistence.params(IOFile(path.as_posix())) or ()
+        found = (_RECORDED.fullmatch(str(parameter)) for parameter in parameters)
+        return next((match[1] for match in found if match), None)
+
+    return recorded
+
+
+def in_force(acceptances: Acceptances) -> Iterator[str]:
+    """One sentence for each stage whose present code other code is accepted as."""
+    for stage in (stage for stage in acceptances if stage in STAGES):
+        now = code_digest(STAGES[stage].module)
+        if old := standing(acceptances, stage, now):
+            modules = sorted({m for each in acceptances[stage] if each.new == now for m in each.modules})
+            about = f" ({', '.join(modules)})" if modules else ""
+            yield f"{stage}: what code {', '.join(old)} made is accepted as made by the present {now}{about}"
+
+
+def _codes(provenance: Mapping[str, Any]) -> set[str]:
+    return {digest_of(provenance["code"]), *provenance.get("resumed", ())}
+
+
+def _provenance(path: Path, stage: str) -> dict[str, Any] | None:
+    """What a file says of itself; None where it is another stage's, or says nothing that can be read."""
+    try:
+        provenance = read_provenance(path)
+    except (OSError, ValueError, UserError, zipfile.BadZipFile):
+        return None
+    if not isinstance(provenance, dict) or provenance.get("stage") != stage:
+        return None
+    return provenance if isinstance(provenance.get("code"), dict) else None
