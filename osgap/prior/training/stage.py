@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,7 @@ from osgap.prior.network.model import GaussianPrior, Predictor, save_prior
 from osgap.prior.network.published import published_decoder, read_published
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Batch, TrainingSamples
-from osgap.prior.training.distributed import launch, lease_devices, outlive_signals
+from osgap.prior.training.distributed import keep_strides, launch, lease_devices, outlive_signals
 from osgap.prior.training.monitor import StepMonitor
 from osgap.prior.training.objective import training_loss
 from osgap.prior.training.preview import training_preview
@@ -229,6 +228,8 @@ class Training:
         self.on_gpu = fabric.device.type == "cuda"
         if self.on_gpu:
             model.to(memory_format=torch.channels_last)
+        if fabric.world_size > 1:
+            keep_strides(model)
         self.weights = model
         self.perceptual = load_perceptual(config, fabric.device)
         optimizer = torch.optim.AdamW(
@@ -299,13 +300,7 @@ class Training:
         self.model.train()
         steps = track(loader, "train", total=config.steps, done=self.step) if checkpoints else iter(loader)
         fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
-        with (
-            warnings.catch_warnings(),
-            termination() as self.told,
-            fastest if self.on_gpu else contextlib.nullcontext(),
-        ):
-            # Depthwise kernels have one input channel; its stride means nothing, but processes that train together ask.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        with termination() as self.told, fastest if self.on_gpu else contextlib.nullcontext():
             for frames in steps:
                 self.advance(training_set.assembly.batch(frames), training_set.rig)
                 stop = self.monitor.stop()
