@@ -91,7 +91,7 @@ def keep_strides(model: nn.Module) -> None:
 
     The stride of a dimension of size 1 means nothing, so that a convolution may give the gradient of a depthwise
     kernel `[C, 1, 3, 3]` another one than the kernel has, and torch keeps it. `DistributedDataParallel` compares all
-    strides with those of its buckets, which are the parameters' at that time: call this when they are final.
+    strides with those of its buckets, which are the parameters'.
     """
     for parameter in model.parameters():
         if parameter.ndim > 1 and 1 in parameter.shape:
@@ -175,17 +175,17 @@ def _check_can_start_again(config: PriorConfig) -> None:
         UserError: it is neither; they would find nothing, or something else.
     """
     main, program = sys.modules["__main__"], sys.argv[0] if sys.argv else ""
-    if (spec := getattr(main, "__spec__", None)) is not None:
-        if spec.name != "__main__":  # `python FOLDER`
-            return
-    elif getattr(main, "__file__", None) is not None and Path(program).is_file():
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None and spec.name != "__main__":  # which is what `python FOLDER` says
+        return
+    if spec is None and file is not None and Path(program).is_file():
         return
     if program == "-c":
         found = "it was given by `python -c`"
-    elif getattr(main, "__file__", None) is None:
+    elif file is None or program in ("", "-"):
         found = "it was typed: a notebook, an interpreter or standard input"
     else:
-        found = f"{program!r} is neither a script nor the module of `python -m`"
+        found = f"{program} is neither a script nor the module of `python -m`"
     raise UserError(
         f"{_count(config)} processes are to train together, so this program has to be started again for each, but "
         f"{found}. Run `osgap train`, or put the call into a file and run that; or set prior.devices to 1"
