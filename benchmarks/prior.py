@@ -70,7 +70,7 @@ from osgap.prior.mean import load_maps
 from osgap.prior.network.model import GaussianPrior, save_prior
 from osgap.prior.network.published import published_decoder
 from osgap.prior.personalisation.optimise import Personalisation
-from osgap.prior.personalisation.stage import FewPhotos
+from osgap.prior.personalisation.views import FewPhotos
 from osgap.prior.photo import show
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Batch, Plan, TrainingSamples
