@@ -73,7 +73,7 @@ def _together() -> Any:
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
     settings: dict[str, Any] = {name: False}
 
-    class OnOneStream(DDPStrategy):  # type: ignore[misc]
+    class OnOneStream(DDPStrategy):
         """Fabric's own wraps the network on a stream of its own, for those who capture graphs.
 
         Gradients would be added up on that stream in every later step, and wait for those of the step and back.

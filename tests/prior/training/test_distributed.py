@@ -96,7 +96,7 @@ def test_gradients_lie_as_their_parameters_do(layout: torch.memory_format) -> No
     """Kernels with one input channel, whose gradients come in either layout."""
     torch.manual_seed(0)
     block = MixFeedForward(16, 32)
-    block.to(memory_format=layout)  # type: ignore[call-overload]
+    block.to(memory_format=layout)
     free = MixFeedForward(16, 32)
     free.load_state_dict(block.state_dict())
     keep_strides(block)
