@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 from osgap.head.config import HeadAssets
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.code import code_digest
+from osgap.runtime.gpus import describe_driver
 from osgap.synthetic.captures import stage, tracking
 from osgap.synthetic.config import SyntheticConfig
 from osgap.synthetic.head import stage as head_stage
@@ -407,11 +408,8 @@ def _cpu_name() -> str:
 
 
 def _driver() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return None
+    found = describe_driver()
+    return None if found is None else found[1]
 
 
 def release() -> None:

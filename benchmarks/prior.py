@@ -70,13 +70,14 @@ from osgap.prior.mean import load_maps
 from osgap.prior.network.model import GaussianPrior, save_prior
 from osgap.prior.network.published import published_decoder
 from osgap.prior.personalisation.optimise import Personalisation
-from osgap.prior.personalisation.stage import FewPhotos
+from osgap.prior.personalisation.views import FewPhotos
 from osgap.prior.photo import show
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Batch, Plan, TrainingSamples
 from osgap.prior.training.distributed import launch
+from osgap.prior.training.initial import initial_prior
+from osgap.prior.training.loop import Training
 from osgap.prior.training.objective import training_loss
-from osgap.prior.training.stage import Training, initial_prior
 from osgap.runtime.artifacts import atomic_path
 from osgap.runtime.provenance import file_digest
 from osgap.splat.attributes import N_CHANNELS

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,6 +18,7 @@ import numpy as np
 
 import osgap
 from osgap.doctor.findings import Finding, Status, from_home, gigabytes
+from osgap.runtime.gpus import describe_driver
 
 if TYPE_CHECKING:
     from osgap.workflow.pipeline import Pipeline
@@ -88,7 +88,7 @@ def _gpu(pipeline: Pipeline | None) -> Finding:
         import torch
     except (ImportError, OSError):
         return _finding("gpu", "warning", "not known without torch", "Install torch, then run this again.")
-    driver = _driver()
+    driver = describe_driver()
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         names = ", ".join(f"{card.name} ({gigabytes(card.total_memory)})" for card in cards)
@@ -109,21 +109,6 @@ def _gpu(pipeline: Pipeline | None) -> Finding:
     return _finding("gpu", "ok" if small else "warning", found, "" if small else fix)
 
 
-def _driver() -> tuple[str, str] | None:
-    """Name of the first NVIDIA GPU and its driver's version, without torch; None where there is none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    first = answer.strip().splitlines()[:1]
-    name, _, version = (first[0] if first else "").rpartition(",")
-    return (name.strip(), version.strip()) if name else None
-
-
 def _gsplat() -> Finding:
     version = _version("gsplat")
     spec = importlib.util.find_spec("gsplat") if version else None
@@ -137,7 +122,7 @@ def _gsplat() -> Finding:
     if compiled:
         return _finding("gsplat", "ok", f"{version}, compiled: {from_home(compiled[0])}")
     compiler = _compiler()
-    if compiler is None and _driver() is None:
+    if compiler is None and describe_driver() is None:
         return _finding("gsplat", "ok", f"{version}, for machines with an NVIDIA GPU")
     if compiler is None:
         fix = "Install the CUDA toolkit (nvcc) of torch's CUDA version, or a wheel of gsplat that is compiled already."

@@ -160,7 +160,7 @@ def show(
     """What one kind of supervision shows of a capture.
 
     `one_shot` shows the source photograph. `few_shot` shows its moment in several training cameras, from one side of
-    the rig to the other. `all_frames` shows the `train` split.
+    the cameras to the other. `all_frames` shows the `train` split.
 
     Args:
         source: the photograph that the network reads. None takes the first training timestep, from the training camera
@@ -169,8 +169,7 @@ def show(
 
     Raises:
         UserError: an unknown supervision; no training frames, or too few cameras; a source that is not in the capture
-            or
-            not in its `train` split.
+            or not in its `train` split.
     """
     if supervision not in SUPERVISIONS:
         raise UserError(f"unknown supervision {supervision!r}; the kinds of supervision are {', '.join(SUPERVISIONS)}")

@@ -369,11 +369,7 @@ def test_training_on_a_gpu_that_is_not_there_is_missing(tmp_path: Path) -> None:
 def test_a_gpu_that_torch_cannot_use_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("torch can use the GPU")
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho 'NVIDIA Old, 390.10'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(machine, "describe_driver", lambda: ("NVIDIA Old", "390.10"))
     found = find(examine([synthetic(tmp_path)]), "gpu")
     assert found.status == "warning"
     assert found.found == "NVIDIA Old with driver 390.10, but torch cannot use it"
@@ -409,11 +405,11 @@ def test_gsplat_compiled_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             path.write_bytes(b"")
             monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     monkeypatch.setattr(machine, "_TOOLKIT", str(tmp_path / "no toolkit"))  # this machine may have one
-    monkeypatch.setattr(machine, "_driver", lambda: ("NVIDIA H200", "580.159"))
+    monkeypatch.setattr(machine, "describe_driver", lambda: ("NVIDIA H200", "580.159"))
     found = machine._gsplat()
     assert (found.status, found.found) == expected
     if compiled == "not, without nvcc":
-        monkeypatch.setattr(machine, "_driver", lambda: None)
+        monkeypatch.setattr(machine, "describe_driver", lambda: None)
         assert machine._gsplat().found == "1.5.3, for machines with an NVIDIA GPU"
 
 

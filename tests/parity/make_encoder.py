@@ -1,4 +1,4 @@
-"""Make `encoder_layout.txt` and `encoder_io.npz`, which tests/prior/test_published.py reads.
+"""Make `encoder_layout.txt` and `encoder_io.npz`, which tests/prior/network/test_published.py reads.
 
     python tests/parity/make_encoder.py
 
@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from prior.test_published import CASES, FULL, Reference, newer, picture, shapes_of, weights_of
+from prior.network.test_published import CASES, FULL, Reference, newer, picture, shapes_of, weights_of
 
 HERE = Path(__file__).parent
 

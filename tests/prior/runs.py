@@ -55,6 +55,7 @@ def start(
     config: PriorConfig,
     new_session: bool = False,
     environment: Mapping[str, str] | None = None,
+    stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """A script in a file, as a launcher of several ranks runs it again."""
     given, made = inputs(world), outputs(folder)
@@ -70,7 +71,8 @@ def start(
         with atomic_path(folder / name) as path:  # another process may be reading it
             path.write_text(text)
     command = [sys.executable, str(folder / "job.py"), str(folder / "job.json")]
-    return subprocess.Popen(command, start_new_session=new_session, env={**os.environ, **(environment or {})})
+    variables = {**os.environ, **(environment or {})}
+    return subprocess.Popen(command, start_new_session=new_session, env=variables, stderr=stderr)
 
 
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:

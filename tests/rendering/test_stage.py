@@ -374,7 +374,7 @@ def test_a_renderer_that_fails_leaves_nothing(
     with pytest.raises(RuntimeError, match="fell off the bus"):
         make(world, tmp_path / "out" / name, view=SMALL, clip=Clip(frames=1 if name == "a.png" else 100))
     assert list((tmp_path / "out").rglob("*")) == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("film-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("render-ahead", "write-png"))]
 
 
 def test_a_writer_that_stops_ends_the_renderer(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +386,7 @@ def test_a_writer_that_stops_ends_the_renderer(world: World, tmp_path: Path, mon
     monkeypatch.setattr(stage, "write_frames", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:  # the error is still held, and its traceback with it
         make(world, tmp_path / "a", view=SMALL, clip=Clip(frames=100_000))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("film-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("render-ahead", "write-png"))]
     assert caught.traceback
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import torch
 
 from osgap.runtime import gpus
 from osgap.runtime.errors import UserError
+
+from . import fake_nvml
 
 HOLD = """
 import logging, sys, time
@@ -84,34 +87,79 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_listing() -> None:
-    listing = """GPU 0: NVIDIA H200 (UUID: GPU-6f0c-01)
-GPU 1: NVIDIA H200 (UUID: GPU-6f0c-02)
-  MIG 3g.71gb     Device  0: (UUID: MIG-aa-1)
-  MIG 3g.71gb     Device  1: (UUID: MIG-aa-2)
-GPU 2: NVIDIA H200 (UUID: GPU-6f0c-03)
-"""
-    assert gpus.parse_gpus(listing) == ["GPU-6f0c-01", "MIG-aa-1", "MIG-aa-2", "GPU-6f0c-03"]
-    assert gpus.parse_gpus("No devices found.\n") == []
+Cards = Callable[[list[dict[str, Any]] | None], None]
 
 
 @pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put an `nvidia-smi` first in the path that runs the given shell script; locks go to a folder of the test."""
+def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cards:
+    """Say which cards the machine has; locks go to a folder of the test."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-
-    def write(script: str) -> None:
-        program = tmp_path / "nvidia-smi"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-
-    return write
+    return lambda given: fake_nvml.install(monkeypatch, tmp_path, given)
 
 
-def test_the_lease_restricts_the_process_and_its_children(driver: Callable[[str], None]) -> None:
-    driver("echo 'GPU 0: NVIDIA A (UUID: GPU-a)'; echo 'GPU 1: NVIDIA A (UUID: GPU-b)'")
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, []),
+        ([], []),
+        ([{"uuid": "GPU-1"}, {"uuid": "GPU-2", "mig": False}], ["GPU-1", "GPU-2"]),
+        (
+            [{"uuid": "GPU-1"}, {"uuid": "GPU-2", "partitions": ["MIG-1", None, "MIG-2"]}, {"uuid": "GPU-3"}],
+            ["GPU-1", "MIG-1", "MIG-2", "GPU-3"],
+        ),
+        ([{"uuid": "GPU-1", "partitions": []}], ["GPU-1"]),
+        (
+            [
+                {"uuid": "GPU-1", "hidden": True},
+                {"uuid": "GPU-2", "name": "NVIDIA H200"},
+                {"uuid": "GPU-3", "hidden": True},
+            ],
+            ["GPU-2"],
+        ),
+    ],
+    ids=["no driver", "no card", "cards", "partitions", "partitions to be made", "a control group"],
+)
+def test_listing(cards: Cards, given: list[dict[str, Any]] | None, found: list[str]) -> None:
+    cards(given)
+    assert gpus.list_gpus() == found
+    named = next(({"name": card.get("name", "NVIDIA A")} for card in given or [] if not card.get("hidden")), None)
+    assert gpus.describe_driver() == (None if named is None else (named["name"], fake_nvml.DRIVER))
+    assert sys.modules["pynvml"]._users == 0, "what was initialised is given back"
+
+
+def test_the_library_is_what_the_tests_take_it_for() -> None:
+    """Names, parameters and the order of errors of the installed `pynvml`, for all that the one in its place has."""
+    import pynvml
+
+    names = [name for name in vars(fake_nvml) if name.lower().startswith("nvml")]
+    assert len(names) > 12
+    for name in names:
+        own, real = getattr(fake_nvml, name), getattr(pynvml, name)
+        if isinstance(own, type):
+            # The library makes the classes of its errors when they are asked for.
+            assert issubclass(real, pynvml.NVMLError)
+        elif callable(own):
+            assert list(inspect.signature(own).parameters) == list(inspect.signature(real).parameters), name
+        else:
+            assert own == real
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver")
+def test_a_machine_without_a_driver() -> None:
+    assert gpus.list_gpus() == []
+    assert gpus.describe_driver() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_cuda_shows_is_listed() -> None:
+    shown = str(torch.cuda.get_device_properties(0).uuid)
+    assert shown in " ".join(gpus.list_gpus())
+
+
+def test_the_lease_restricts_the_process_and_its_children(cards: Cards) -> None:
+    cards(TWO)
     with gpus.lease(["GPU-a"], gpus.lock_folder()), gpus.lease_gpu() as device:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
         child = (
@@ -123,11 +171,11 @@ def test_the_lease_restricts_the_process_and_its_children(driver: Callable[[str]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-TWO = "echo 'GPU 0: NVIDIA A (UUID: GPU-a)'; echo 'GPU 1: NVIDIA A (UUID: GPU-b)'"
+TWO: list[dict[str, Any]] = [{"uuid": "GPU-a"}, {"uuid": "GPU-b"}]
 
 
-def test_several_cards_are_held_and_given_back(driver: Callable[[str], None]) -> None:
-    driver(TWO)
+def test_several_cards_are_held_and_given_back(cards: Cards) -> None:
+    cards(TWO)
     with gpus.lease_gpus("auto"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
         assert gpus._lock_one(["GPU-a", "GPU-b"], gpus.lock_folder()) is None
@@ -149,8 +197,8 @@ with gpus.lease_gpus("auto"):
 """
 
 
-def test_who_wants_all_waits_for_each(driver: Callable[[str], None], tmp_path: Path) -> None:
-    driver(TWO)
+def test_who_wants_all_waits_for_each(cards: Cards, tmp_path: Path) -> None:
+    cards(TWO)
     with gpus.lease(["GPU-b"], gpus.lock_folder()):
         command = [sys.executable, "-c", COLLECT, str(tmp_path)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -167,9 +215,8 @@ def test_who_wants_all_waits_for_each(driver: Callable[[str], None], tmp_path: P
     assert process.communicate(timeout=60)[0] == "held\n"
 
 
-def test_a_partition_works_alone(driver: Callable[[str], None]) -> None:
-    parts = "echo '  MIG 3g Device 0: (UUID: MIG-1)'; echo '  MIG 3g Device 1: (UUID: MIG-2)'"
-    driver(f"echo 'GPU 0: A (UUID: GPU-a)'; {parts}")
+def test_a_partition_works_alone(cards: Cards) -> None:
+    cards([{"uuid": "GPU-a", "partitions": ["MIG-1", "MIG-2"]}])
     with gpus.lease_gpus("auto"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-1"
     with pytest.raises(UserError, match=r"2 GPUs are asked for, but this machine has 0 whole ones.*one partition"):
@@ -189,13 +236,13 @@ def test_a_partition_works_alone(driver: Callable[[str], None]) -> None:
     ids=str,
 )
 def test_training_holds_what_it_uses(
-    driver: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
+    cards: Cards, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
     environment: dict[str, str], held: str | None,
 ) -> None:  # fmt: skip
     from osgap.prior.config import PriorConfig
     from osgap.prior.training.distributed import lease_devices
 
-    driver(TWO)
+    cards(TWO)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     for name in ("LOCAL_RANK", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
@@ -205,9 +252,9 @@ def test_training_holds_what_it_uses(
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == held
 
 
-@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices found.'"])
-def test_no_gpu(driver: Callable[[str], None], script: str) -> None:
-    driver(script)
+@pytest.mark.parametrize("given", [None, []], ids=["no driver", "no card"])
+def test_no_gpu(cards: Cards, given: list[dict[str, Any]] | None) -> None:
+    cards(given)
     expected = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     with gpus.lease_gpu() as device:
         assert device == expected
@@ -215,8 +262,8 @@ def test_no_gpu(driver: Callable[[str], None], script: str) -> None:
     assert not gpus.lock_folder().exists()
 
 
-def test_the_schedulers_choice_wins(driver: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    driver("echo 'GPU 0: NVIDIA A (UUID: GPU-a)'")
+def test_the_schedulers_choice_wins(cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(TWO[:1])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with gpus.lease_gpu():
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from osgap.prior.config import AugmentConfig, OneShotConfig
 from osgap.prior.losses import image_terms, map_terms, renderable
 from osgap.prior.network.model import GaussianPrior
 from osgap.prior.personalisation.adam import GroupAdam
+from osgap.prior.personalisation.views import Views
 from osgap.prior.photo import SourcePhoto
 from osgap.prior.posing import Rig, white
 from osgap.prior.source import prepare_source
@@ -39,20 +39,6 @@ from osgap.splat.rig import pose
 _ENOUGH = 0.25  # of a part that must be known, so that the rest may follow it
 _UNREAD = 16  # steps of a GPU after which the losses are fetched: that waits for it
 _GEOMETRY = slice(0, CHANNELS["color"].start)
-
-
-@dataclass(frozen=True)
-class Views:
-    """Photographs of one person as renderings are compared with them: P of them, all on one device."""
-
-    images: Tensor
-    """`[P, H, W, 3]` RGB in 0..1, on white."""
-    masks: Tensor
-    """`[P, H, W]` coverage, 0..1."""
-    cameras: Cameras
-    """A batch of P."""
-    vertices: Tensor
-    """`[P, V, 3]` the head at the moment of each; `[1, V, 3]` where all are of one moment."""
 
 
 def contribution(gaussians: Gaussians, cameras: Cameras, masks: Tensor) -> Tensor:

@@ -11,9 +11,13 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from osgap.prior.config import PriorConfig
 from osgap.runtime.errors import UserError
@@ -33,10 +37,13 @@ def launch(config: PriorConfig) -> Any:
     device, and must end them together (`srun --kill-on-bad-exit=1`).
 
     Raises:
-        UserError: a scheduler started other processes than the config says, or nobody did.
+        UserError: a scheduler started other processes than the config says, or nobody did; or several are to be
+            started here, of a program that cannot be started again.
     """
     from lightning_fabric import Fabric
 
+    if _starts_others(config):
+        _check_can_start_again(config)
     if _is_started_by_another():
         threading.Thread(target=_end_with, args=(int(os.environ[_FIRST]),), daemon=True).start()
     elif not int(os.environ.get("LOCAL_RANK", 0)):
@@ -62,10 +69,39 @@ def _together() -> Any:
     """Gradients are averaged. Buffers (the mean map) never change: nobody needs to be told of them in every step."""
     from lightning_fabric.strategies import DDPStrategy
 
-    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
     settings: dict[str, Any] = {name: False}
-    return DDPStrategy(**settings)
+
+    class OnOneStream(DDPStrategy):
+        """Fabric's own wraps the network on a stream of its own, for those who capture graphs.
+
+        Gradients would be added up on that stream in every later step, and wait for those of the step and back.
+        """
+
+        def setup_module(self, module: nn.Module) -> DistributedDataParallel:
+            device = self.root_device
+            return DistributedDataParallel(module, None if device.type == "cpu" else [device.index], **settings)
+
+    return OnOneStream()
+
+
+def keep_strides(model: nn.Module) -> None:
+    """Let gradients lie in memory exactly as their parameters do, which processes that train together ask for.
+
+    The stride of a dimension of size 1 means nothing, so that a convolution may give the gradient of a depthwise
+    kernel `[C, 1, 3, 3]` another one than the kernel has, and torch keeps it. `DistributedDataParallel` compares all
+    strides with those of its buckets, which are the parameters'.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and 1 in parameter.shape:
+            parameter.register_hook(partial(_laid_out_as, parameter))
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _environment(config: PriorConfig) -> Any:
@@ -125,6 +161,35 @@ def _is_alone(config: PriorConfig) -> bool:
     from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
     return config.nodes == 1 and _slurm_tasks() == 1 and not TorchElasticEnvironment.detect()
+
+
+def _starts_others(config: PriorConfig) -> bool:
+    """The environment of Fabric starts them where nobody has set this process's number."""
+    return _is_alone(config) and _count(config) > 1 and "LOCAL_RANK" not in os.environ
+
+
+def _check_can_start_again(config: PriorConfig) -> None:
+    """Fabric starts the others as this process was: the module of `python -m`, or the file that `sys.argv` names.
+
+    Raises:
+        UserError: it is neither; they would find nothing, or something else.
+    """
+    main, program = sys.modules["__main__"], sys.argv[0] if sys.argv else ""
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None and spec.name != "__main__":  # which is what `python FOLDER` says
+        return
+    if spec is None and file is not None and Path(program).is_file():
+        return
+    if program == "-c":
+        found = "it was given by `python -c`"
+    elif file is None or program in ("", "-"):
+        found = "it was typed: a notebook, an interpreter or standard input"
+    else:
+        found = f"{program} is neither a script nor the module of `python -m`"
+    raise UserError(
+        f"{_count(config)} processes are to train together, so this program has to be started again for each, but "
+        f"{found}. Run `osgap train`, or put the call into a file and run that; or set prior.devices to 1"
+    )
 
 
 def _slurm_tasks() -> int:

@@ -8,7 +8,8 @@ One image at a time. Differences from `osgap.splat.render.render`, which this pa
 * No gradients for cameras.
 
 It draws nothing nearer than 0.2 units; the world is scaled here so that this becomes `near`, which changes no image.
-Written against the package's interface and not run by this project's tests, which have no machine with it.
+Built from its public source, on an H200 (torch 2.11, CUDA 13), it came within 0.011 of gsplat's images and 0.6 % of its
+gradients, in six times the time (docs/performance.md). The tests run this file against an emulation of the package.
 """
 
 from __future__ import annotations
@@ -59,13 +60,14 @@ def _image(gaussians: Gaussians, cameras: Cameras, b: int, near: float, depth: b
     unit = _NEAR / near
     means = of_image(gaussians.means, 2)
     rotations = torch.nn.functional.normalize(of_image(gaussians.rotations, 2), dim=-1)  # the kernels do not
-    world_to_camera = cameras.world_to_camera[b].clone()
+    world_to_camera = cameras.world_to_camera[b]
     extra = []
     if gaussians.features is not None:
         extra.append(of_image(gaussians.features, 2))
     if depth:
         extra.append(means @ world_to_camera[2, :3, None] + world_to_camera[2, 3])
-    world_to_camera[:3, 3] *= unit
+    scaled = world_to_camera.clone()  # the depth has saved the other one for its gradient
+    scaled[:3, 3] *= unit
     width, height = cameras.width, cameras.height
     fx, fy, cx, cy = cameras.intrinsics[b][(0, 1, 0, 1), (0, 1, 2, 2)].tolist()
     # Pixel u is at 2 u / width - 1 in clip space; the principal point is a shift that grows with z.
@@ -84,8 +86,8 @@ def _image(gaussians: Gaussians, cameras: Cameras, b: int, near: float, depth: b
         tanfovy=height / (2 * fy),
         bg=means.new_zeros(3),
         scale_modifier=1.0,
-        viewmatrix=world_to_camera.T.contiguous(),
-        projmatrix=(projection @ world_to_camera).T.contiguous(),
+        viewmatrix=scaled.T.contiguous(),
+        projmatrix=(projection @ scaled).T.contiguous(),
         sh_degree=0,
         campos=means.new_zeros(3),  # enters spherical harmonics and normals only
         prefiltered=False,

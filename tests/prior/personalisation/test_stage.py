@@ -19,8 +19,10 @@ from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.prior.mean import load_maps, mean_avatar
 from osgap.prior.network.decoder import residual_scales
 from osgap.prior.network.model import GaussianPrior, save_prior
-from osgap.prior.personalisation.optimise import Personalisation, Views, carry_to_unseen, contribution, islands
-from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run, turned
+from osgap.prior.personalisation.optimise import Personalisation, carry_to_unseen, contribution, islands
+from osgap.prior.personalisation.preview import turned
+from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run
+from osgap.prior.personalisation.views import Views
 from osgap.prior.photo import load_photo
 from osgap.prior.posing import Rig, white
 from osgap.runtime.artifacts import read_provenance

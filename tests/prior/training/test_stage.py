@@ -25,7 +25,8 @@ from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs
 from osgap.prior.training import stage as train
 from osgap.prior.training.data import Assembly, Batch, Frames
 from osgap.prior.training.distributed import launch
-from osgap.prior.training.stage import TrainInputs, learning_rate, parameter_groups, run
+from osgap.prior.training.schedule import learning_rate, parameter_groups
+from osgap.prior.training.stage import TrainInputs, run
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
@@ -90,8 +91,6 @@ def test_killed_runs_end_with_the_same_bytes(world: Any, trained: Path, tmp_path
 def test_a_finished_step_is_never_repeated(
     world: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from osgap.prior.training import stage as train
-
     torch.set_num_threads(1)
     done: list[int] = []
     original = train.Training.advance
@@ -188,7 +187,7 @@ def test_a_compiled_network_learns_the_same(
     def compiled(model: Any) -> Any:
         return torch.compile(model, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
 
-    monkeypatch.setattr(train, "_compiled", compiled)
+    monkeypatch.setattr("osgap.prior.training.loop._compiled", compiled)
     torch._dynamo.utils.counters.clear()
     run(tiny().model_copy(update={"compile": True}), inputs(world), outputs(tmp_path), seed=7)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

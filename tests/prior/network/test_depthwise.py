@@ -68,7 +68,7 @@ def check_operators() -> None:
 
 @pytest.mark.slow
 def test_kernels_in_the_interpreter(interpret: Callable[[str], None]) -> None:
-    interpret("tests.prior.test_depthwise")
+    interpret("tests.prior.network.test_depthwise")
 
 
 @pytest.mark.gpu

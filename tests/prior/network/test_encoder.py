@@ -150,7 +150,7 @@ def is_half(x: Tensor) -> bool:
 
 @pytest.mark.slow
 def test_reduced_precision_in_the_interpreter(interpret: Callable[[str], None]) -> None:
-    interpret("tests.prior.test_encoder")
+    interpret("tests.prior.network.test_encoder")
 
 
 @pytest.mark.gpu

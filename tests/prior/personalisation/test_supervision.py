@@ -25,8 +25,9 @@ from osgap.prior.config import EncoderConfig, OneShotConfig, Part, Supervision
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import residual_scales
 from osgap.prior.network.model import GaussianPrior, load_prior, save_prior
-from osgap.prior.personalisation.optimise import Personalisation, Views
-from osgap.prior.personalisation.stage import FewPhotos, OneShotInputs, OneShotOutputs, run
+from osgap.prior.personalisation.optimise import Personalisation
+from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run
+from osgap.prior.personalisation.views import FewPhotos, Views
 from osgap.prior.photo import ShownCapture, show
 from osgap.prior.posing import Rig
 from osgap.runtime.errors import UserError

@@ -136,7 +136,7 @@ def check_operators() -> None:
 
 @pytest.mark.slow
 def test_kernels_in_the_interpreter(interpret: Callable[[str], None]) -> None:
-    interpret("tests.prior.test_attention")
+    interpret("tests.prior.network.test_attention")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
