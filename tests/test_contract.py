@@ -54,7 +54,7 @@ FOR_TYPES = "import typing\n\nif typing.TYPE_CHECKING:\n    {}\n"
     [
         ("osgap.runtime.errors", LATE, "import osgap.cli", "osgap.runtime is not allowed to import osgap.cli"),
         (
-            "osgap.evaluation.rendering",
+            "osgap.evaluation.splits",
             FOR_TYPES,
             "import osgap.rendering.stage",
             "osgap.evaluation is not allowed to import osgap.rendering",
