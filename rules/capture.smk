@@ -14,7 +14,7 @@ rule download:
         settings=lambda w: pipeline.settings("download", w.subject),
         code=pipeline.code("download"),
     shell:
-        "exec osgap download {wildcards.subject} {wildcards.sequence:q} --config {params.settings:q} 2> {log}"
+        "exec osgap download {wildcards.subject} {wildcards.sequence:q} --config {params.settings:q} 2> {log:q}"
 
 
 rule import_tracking:
@@ -34,4 +34,4 @@ rule import_tracking:
         settings=lambda w: pipeline.settings("import", w.subject),
         code=pipeline.code("import"),
     shell:
-        "exec osgap import {wildcards.subject} --config {params.settings:q} 2> {log}"
+        "exec osgap import {wildcards.subject} --config {params.settings:q} 2> {log:q}"

@@ -35,7 +35,7 @@ rule fit:
         settings=lambda w: pipeline.settings("fit"),
         code=pipeline.code("fit"),
     shell:
-        "exec osgap {params.stage} {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log}"
+        "exec osgap {params.stage} {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log:q}"
 
 
 use rule fit as adopt_avatar with:
@@ -75,7 +75,7 @@ rule bake:
         settings=lambda w: pipeline.settings("bake"),
         code=pipeline.code("bake"),
     shell:
-        "exec osgap {params.stage} {wildcards.subject} --config {params.settings:q} 2> {log}"
+        "exec osgap {params.stage} {wildcards.subject} --config {params.settings:q} 2> {log:q}"
 
 
 use rule bake as adopt_maps with:

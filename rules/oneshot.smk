@@ -36,4 +36,4 @@ rule oneshot:
         supervision=lambda w: pipeline.personalised[w.folder],
     shell:
         "exec osgap oneshot {wildcards.subject} --supervision {params.supervision} "
-        "--threads {threads} --config {params.settings:q} 2> {log}"
+        "--threads {threads} --config {params.settings:q} 2> {log:q}"

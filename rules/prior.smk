@@ -29,4 +29,4 @@ rule train:
         code=pipeline.code("train"),
         subjects=",".join(pipeline.config.subjects.train),
     shell:
-        "exec osgap train --subjects {params.subjects} --threads {threads} --config {params.settings:q} 2> {log}"
+        "exec osgap train --subjects {params.subjects} --threads {threads} --config {params.settings:q} 2> {log:q}"

@@ -26,7 +26,7 @@ rule evaluate:
         driver=lambda w: pipeline.driver(w.subject),
     shell:
         "exec osgap evaluate {wildcards.method} {wildcards.subject} --driver {params.driver} "
-        "--threads {threads} --config {params.settings:q} 2> {log}"
+        "--threads {threads} --config {params.settings:q} 2> {log:q}"
 
 
 rule tables:
@@ -53,7 +53,7 @@ rule tables:
         code=pipeline.code("tables"),
         subjects=",".join(pipeline.config.subjects.test),
     shell:
-        "exec osgap tables --subjects {params.subjects} --config {params.settings:q} 2> {log}"
+        "exec osgap tables --subjects {params.subjects} --config {params.settings:q} 2> {log:q}"
 
 
 rule person_figure:
@@ -75,7 +75,7 @@ rule person_figure:
         settings=lambda w: pipeline.settings("figure", w.subject),
         code=pipeline.code("figure", pipeline.layout.figure("person_{subject}")),
     shell:
-        "exec osgap figure {params.figure} --config {params.settings:q} 2> {log}"
+        "exec osgap figure {params.figure} --config {params.settings:q} 2> {log:q}"
 
 
 use rule person_figure as cross_figure with:
@@ -132,4 +132,4 @@ rule video:
         settings=lambda w: pipeline.settings("video", w.subject),
         code=pipeline.code("video"),
     shell:
-        "exec osgap video {wildcards.subject} --config {params.settings:q} 2> {log}"
+        "exec osgap video {wildcards.subject} --config {params.settings:q} 2> {log:q}"

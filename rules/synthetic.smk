@@ -13,7 +13,7 @@ rule synthetic_head:
         settings=lambda w: pipeline.settings("synthetic-head"),
         code=pipeline.code("synthetic-head"),
     shell:
-        "exec osgap synthetic-head --config {params.settings:q} 2> {log}"
+        "exec osgap synthetic-head --config {params.settings:q} 2> {log:q}"
 
 
 rule synthetic_person:
@@ -30,4 +30,4 @@ rule synthetic_person:
         settings=lambda w: pipeline.settings("synthetic-person", w.subject),
         code=pipeline.code("synthetic-person"),
     shell:
-        "exec osgap synthetic-person {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log}"
+        "exec osgap synthetic-person {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log:q}"

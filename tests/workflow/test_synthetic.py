@@ -75,19 +75,19 @@ def test_only_a_run_with_synthetic_people_makes_anything(tmp_path: Path) -> None
 def test_people_made_elsewhere_by_a_config_that_only_changes_the_results(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     tiny = {"width": 32, "height": 32, "timesteps_per_sequence": 1, "samples_per_axis": 1}
-    (checkout.root / "tiny.yaml").write_text(yaml.safe_dump({"synthetic": tiny}))
-    for results in ("first", "second folder"):
+    people = {"train": ["101"], "test": ["201"]}
+    (checkout.root / "tiny.yaml").write_text(yaml.safe_dump({"synthetic": tiny, "subjects": people}))
+    for results, subjects in {"first": ["101", "201"], "second folder": ["201"]}.items():
         (checkout.root / "results.yaml").write_text(yaml.safe_dump({"results": results}))
-        store = f"{results}/captures/201.h5"
-        done = checkout.run("snakemake", *ARGUMENTS, "tiny.yaml", "results.yaml", "--", store)
+        stores = [f"{results}/captures/{subject}.h5" for subject in subjects]
+        done = checkout.run("snakemake", *ARGUMENTS, "tiny.yaml", "results.yaml", "--", *stores)
         assert "synthetic_person" in done.stdout
-        assert (checkout.root / store).is_file()
-    stores = [(checkout.root / results / "captures/201.h5").read_bytes() for results in ("first", "second folder")]
-    assert stores[0] == stores[1]
+    first, second = ((checkout.root / r / "captures/201.h5").read_bytes() for r in ("first", "second folder"))
+    assert first == second
     assert not (checkout.root / "results" / "reduced").exists()
 
     # They are data like anybody's: without the section, and from where they are, nothing is made again.
-    change = {"results": "third", "synthetic": None}
+    change: dict[str, Any] = {"results": "third", "synthetic": None}
     for section, keys in {"flame": None, "capture": ("url", "tracking")}.items():
         demo = yaml.safe_load((ROOT / "profiles/demo/demo.yaml").read_text())[section]
         text = yaml.safe_dump({k: v for k, v in demo.items() if keys is None or k in keys})
@@ -95,4 +95,4 @@ def test_people_made_elsewhere_by_a_config_that_only_changes_the_results(tmp_pat
     (checkout.root / "results.yaml").write_text(yaml.safe_dump(change))
     done = checkout.run("snakemake", *ARGUMENTS, "tiny.yaml", "results.yaml", "--", "third/captures/201.h5")
     assert "synthetic" not in done.stdout.split("Job stats:")[1].split("total")[0]
-    assert (checkout.root / "third/captures/201.h5").read_bytes() == stores[0]
+    assert (checkout.root / "third/captures/201.h5").read_bytes() == first
