@@ -100,6 +100,45 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     graphlib.TopologicalSorter(imports).prepare()  # a CycleError names the circle
 
 
+# what the other tools see ----------------------------------------------------------------------------------------
+
+
+def test_lint_runs_all_of_them() -> None:
+    done = subprocess.run(["make", "-n", "lint"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    commands = done.stdout.splitlines()
+    for tool in ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-cache --no-logo"):
+        assert tool in commands
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("x = 1\n", "D100"),
+        ('"""A module."""\n\n\nclass Thing:\n    x = 1\n', "D101"),
+        ('"""A module."""\n\n\nclass Thing:\n    """A thing."""\n\n    def act(self) -> None:\n        pass\n', "D102"),
+        ('"""A module."""\n\n\ndef act() -> None:\n    pass\n', "D103"),
+    ],
+)
+def test_docstrings_are_missed_in_the_package_alone(text: str, rule: str) -> None:
+    ruff = str(Path(sys.executable).with_name("ruff"))
+    command = [ruff, "check", "--output-format", "concise", "-", "--stdin-filename"]
+    for file, found in (("osgap/thing.py", True), ("tests/test_thing.py", False)):
+        done = subprocess.run([*command, file], cwd=REPOSITORY, input=text, capture_output=True, text=True, check=False)
+        assert (rule in done.stdout) == found, done.stdout + done.stderr
+
+
+def test_untyped_functions_are_refused_in_the_package_alone(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    for folder in ("osgap", "tests", "benchmarks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}_part.py").write_text("def half(x: int, y):\n    return x / y\n")
+    command = [sys.executable, "-m", "mypy", "--no-incremental"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert errors, done.stderr
+    assert all(line.startswith("osgap/osgap_part.py:1: ") for line in errors), errors
+
+
 # sizes and types -------------------------------------------------------------------------------------------------
 
 
