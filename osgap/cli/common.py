@@ -31,6 +31,7 @@ class Common:
 
     @property
     def sources(self) -> tuple[str, ...]:
+        """The config's files and texts, in the order in which later ones win."""
         return self.config or ("config.yaml",)
 
     def limit_threads(self) -> None:

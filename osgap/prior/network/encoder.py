@@ -84,6 +84,7 @@ class ImageConvolution(nn.Conv2d):
         super().__init__(COLOR_CHANNELS + COORDINATE_CHANNELS, width, 7, stride=2, padding=3)
 
     def forward(self, image: Tensor) -> Tensor:
+        """`[B, 5 + zeros, H, W]` -> `[B, width, H/2, W/2]`; channels beyond the fifth count for nothing."""
         extra = image.shape[1] - self.in_channels
         weight = F.pad(self.weight, (0, 0, 0, 0, 0, extra)) if extra else self.weight
         return F.conv2d(image, weight, self.bias, self.stride, self.padding)
@@ -102,6 +103,7 @@ class ResidualTrunk(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
+        """`[B, 5, H, W]` -> `[B, 2 * width, H/8, W/8]`."""
         return self.stages(F.max_pool2d(F.relu(self.stem(image)), 3, stride=2, padding=1))
 
 
@@ -120,6 +122,7 @@ class ResidualBlock(nn.Module):
             self.conv2.weight.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, in, H, W]` -> `[B, out, H/stride, W/stride]`."""
         return F.relu(self.shortcut(x) + self.conv2(F.relu(self.conv1(x))))
 
 
@@ -139,6 +142,7 @@ class ContextPyramid(nn.Module):
         self.refine = nn.Conv2d(channels_out, channels_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, in, H, W]` -> `[B, out, H, W]`."""
         parts = [F.relu(branch(x)) for branch in self.branches]
         mean = F.relu(self.mean(x.mean(dim=(2, 3), keepdim=True)))
         parts.append(mean.expand(-1, -1, *x.shape[2:]).contiguous(memory_format=_layout(x)))
@@ -158,6 +162,7 @@ class GlobalBranch(nn.Module):
         self.conv3 = nn.Conv2d(narrow, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, out, 4 H, 4 W]`."""
         layout = _layout(x)
         x = self.embed(x)
         for block in self.blocks:
@@ -186,6 +191,7 @@ class Fusion(nn.Module):
         self.out = nn.Conv2d(2 * width, channels, 3, padding=1)
 
     def forward(self, detail: Tensor, scene: Tensor) -> Tensor:
+        """Two maps `[B, C, H, W]`, detailed and global, -> `[B, C, H, W]`."""
         tokens = self.block(self.embed(self.joint(torch.cat([detail, scene], dim=1))))
         return self.out(self.refine(torch.cat([_unfold(tokens, _layout(scene)), scene], dim=1)))
 
@@ -199,6 +205,7 @@ class PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(tokens)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, H/2, W/2, tokens]`."""
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
@@ -219,6 +226,7 @@ class AttentionBlock(nn.Module):
             self.mlp.fc2.weight.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, H, W, tokens]` -> the same."""
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -236,6 +244,7 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(tokens) if reduction > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, H, W, tokens]` -> the same; each place attends to the whole (reduced) map."""
         batch, height, width, tokens = x.shape
         x = as_autocast(x)  # LayerNorm's result is float32
         context = x
@@ -261,6 +270,7 @@ class MixFeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, tokens)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, H, W, tokens]` -> the same."""
         return self.fc2(F.gelu(self._mix(self.fc1(x))))
 
     def _mix(self, x: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def _jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def _exp2(t):
+def _exp2(t: float) -> float:
     """2^t for -126 <= t < 128."""
     raise NotImplementedError("compiled code only")
 

@@ -38,6 +38,7 @@ class Anatomy:
 
     @property
     def x(self) -> Array:
+        """`[V]` how far to the person's left each point is."""
         return self.points[:, 0]
 
     def bump(self, center: tuple[float, float, float], radius: float | tuple[float, float, float]) -> Array:
