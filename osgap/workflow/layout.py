@@ -18,14 +18,16 @@ class Layout:
     # synthetic people -------------------------------------------------------------------------------------
     @property
     def synthetic_head(self) -> Path:
+        """Folder of the synthetic head model's three files."""
         return self.results / "synthetic" / "head"
 
     @property
     def synthetic_nersemble(self) -> Path:
-        """Root of the the synthetic people's NeRSemble tree, served through a `file://` URL."""
+        """Root of the synthetic people's NeRSemble tree, served through a `file://` URL."""
         return self.results / "synthetic" / "nersemble"
 
     def synthetic_tracking(self, subject: str) -> Path:
+        """Folder of one synthetic person's tracking, as a tracker writes it."""
         return self.results / "synthetic" / "tracking" / subject
 
     def synthetic_person(self, subject: str) -> Path:
@@ -43,17 +45,21 @@ class Layout:
         return self.results / "raw" / "manifests" / subject / f"{sequence}.json"
 
     def capture(self, subject: str) -> Path:
+        """One subject's capture store."""
         return self.results / "captures" / f"{subject}.h5"
 
     # avatars ---------------------------------------------------------------------------------------------
     def fit(self, subject: str) -> Path:
+        """Folder of one subject's fitted avatar."""
         return self.results / "avatars" / subject
 
     def uv_gt(self, subject: str) -> Path:
+        """That avatar as UV maps."""
         return self.results / "uv_gt" / f"{subject}.npz"
 
     @property
     def prior(self) -> Path:
+        """Folder of the trained prior."""
         return self.results / "prior"
 
     def oneshot(self, subject: str, supervision: str = "one_shot") -> Path:
@@ -67,19 +73,24 @@ class Layout:
 
     # results ---------------------------------------------------------------------------------------------
     def metrics(self, method: str, subject: str) -> Path:
+        """What one method reaches on one subject."""
         return self.results / "metrics" / method / f"{subject}.json"
 
     @property
     def summary(self) -> Path:
+        """The mean metrics of all methods."""
         return self.results / "metrics" / "summary.json"
 
     def table(self, split: str, suffix: str) -> Path:
+        """A table of one evaluation split, in the format that the suffix says."""
         return self.results / "tables" / f"{split}.{suffix}"
 
     def figure(self, name: str) -> Path:
+        """A figure by its name."""
         return self.results / "figures" / f"{name}.png"
 
     def video(self, subject: str) -> Path:
+        """One subject's video."""
         return self.results / "videos" / f"{subject}.mp4"
 
     # housekeeping ----------------------------------------------------------------------------------------
@@ -92,5 +103,6 @@ class Layout:
         return self.results / "logs" / "tensorboard" / stage
 
     def log(self, stage: str, *names: str) -> Path:
+        """A job's log."""
         *folders, last = (stage, *names)
         return self.results.joinpath("logs", *folders, f"{last}.log")

@@ -95,6 +95,7 @@ class Pipeline:
     # subjects --------------------------------------------------------------------------------------------
     @property
     def synthetic(self) -> bool:
+        """Whether the people are the synthetic ones."""
         return self.config.synthetic is not None
 
     def entry(self, subject: str) -> SubjectEntry:
@@ -164,6 +165,7 @@ class Pipeline:
 
     @property
     def head_files(self) -> list[Path]:
+        """The head model's three files."""
         return self.head.files
 
     @property
