@@ -175,7 +175,8 @@ class Decoded:
     """Frames of a store, decoded once into main memory: as a store that need not decode."""
 
     def __init__(self, store: FrameStore, frames: np.ndarray) -> None:
-        """
+        """Read them.
+
         Args:
             frames: `[M, 2]` int64 (timestep, camera), M > 0, that will be asked for.
         """

@@ -125,12 +125,14 @@ class Stop:
         self._lock = threading.Lock()
 
     def set(self) -> None:
+        """Set the stop; what waits wakes up."""
         self._event.set()
         with self._lock:
             for watched in self._sockets:
                 self._shut(watched)
 
     def is_set(self) -> bool:
+        """Whether it is set."""
         return self._event.is_set()
 
     def check(self) -> None:
@@ -139,6 +141,7 @@ class Stop:
             raise StoppedError
 
     def sleep(self, seconds: float) -> None:
+        """Wait, and raise `StoppedError` as soon as the stop is set."""
         if self._event.wait(seconds):
             raise StoppedError
 
@@ -248,6 +251,7 @@ class Partial:
         self.stamp, self.ended = stamp, False
 
     def append(self, block: bytes) -> None:
+        """Write what has come."""
         with writing(self.target), self.path.open("ab", buffering=0) as file:
             rest = memoryview(block)
             while rest:
