@@ -216,6 +216,10 @@ def _backward(
     COLOR: tl.constexpr, SH_C0: tl.constexpr, MIN_LENGTH: tl.constexpr, MIN_SQUARED_LENGTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Gradients of a block of Gaussians over all images; where vertices move, of theirs too, added up atomically.
+
+    Long, because it goes once over the images with all its sums in registers.
+    """
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     own = tl.program_id(1).to(tl.int64)  # set of attributes: 0 where all images share one
     mask = index < count

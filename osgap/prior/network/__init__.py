@@ -1,1 +1,1 @@
-"""Image to UV attribute maps: encoder, decoder, refiner."""
+"""The networks: a photograph to maps of Gaussians (encoder, decoder), and a rendering to a better one (refiner)."""

@@ -66,7 +66,7 @@ class GaussianPrior(nn.Module):
 
 @dataclass(frozen=True)
 class Predictor:
-    """What a prior makes of photographs, whatever weights it has at the moment."""
+    """A prior with one set of weights: those of a file, those that are training, or their average."""
 
     predict: Callable[[Tensor], Tensor]
     """Maps `[S, U, U, 14]` of sources `[S, 3, I, I]`; with a refiner `[S, U, U, 14 + K]`."""
@@ -75,7 +75,7 @@ class Predictor:
 
     @classmethod
     def of(cls, model: GaussianPrior) -> Predictor:
-        """With the weights that it has."""
+        """With the weights that the model has."""
         return cls(lambda sources: model(sources, with_features=True), model.refiner)
 
     def render(self, gaussians: Gaussians, cameras: Cameras) -> Rendered:

@@ -1,1 +1,1 @@
-"""The stage `oneshot`: an avatar of an unseen person, from one photograph or more."""
+"""Stage `oneshot`: an avatar of an unseen person, from one photograph or more."""

@@ -45,7 +45,7 @@ class OneShotInputs:
     """What the stage reads."""
 
     capture: Path
-    """`captures/ID.h5` of the person; only the frames of the supervision are looked at."""
+    """`captures/ID.h5` of the person; no other frames are looked at than the supervision shows."""
     prior: Path
     """`prior/model.pt`."""
     head: HeadAssets

@@ -1,1 +1,1 @@
-"""The stage `train`."""
+"""Stage `train`: many people's captures and fitted maps to a prior."""

@@ -226,7 +226,7 @@ class Training:
             return self.weights.refiner(rendered)
 
     def averaged(self) -> Predictor:
-        """What the averaged network makes of photographs, while the other one trains."""
+        """The prior with the averaged weights, while the others train on."""
 
         def predict(sources: Tensor) -> Tensor:
             with self.fabric.autocast():

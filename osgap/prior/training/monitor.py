@@ -24,7 +24,7 @@ class _Report:
 
 
 class StepMonitor:
-    """Reports of the last steps; every rank reports every step, and looks at the same moments.
+    """What was reported of the last steps; every process reports every step, and asks at the same moments.
 
     Args:
         device: of the reports' tensors.

@@ -8,8 +8,8 @@ one scratch array: their distances are compile-time constants, which is what let
 Every loop has one fixed order and every tile and every chunk of Gaussians writes to its own memory, so results do not
 depend on how the work is spread over threads. All kernels compile for float32 and float64 and release the GIL.
 
-Numba notices a change to a cached kernel by the time stamp of its file alone: everything the kernels call or read is
-in this file for that reason.
+Numba notices a change to a cached kernel by the time stamp of its file alone, and would go on with what it compiled of
+another file: everything that the kernels call or read is in this one for that reason, however long it gets.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def project(
 
     Fills their rows of `records`, their bounding boxes in pixels `boxes` (x0, x1, y0, y1, half open, empty for what is
     not drawn) and their `depths`. Returns the number of (tile, Gaussian) pairs and the first Gaussian with a value
-    that is not finite, or -1.
+    that is not finite, or -1. Long, because its parts would hand each other a dozen values.
     """
     real = means.dtype.type
     zero = real(0)
@@ -465,7 +465,7 @@ def rasterize(
     """Render tiles `first` to `stop` of one camera into the images; see `osgap.splat.render.render`.
 
     `features` must be zero before. Also keeps the last `transmittance` and how far down its tile's list each pixel
-    went (`last`, 0 for not at all).
+    went (`last`, 0 for not at all). Long, because its parts would hand each other a dozen values.
     """
     real = records.dtype.type
     half = real(0.5)
@@ -610,7 +610,10 @@ def rasterize_backward(
     records, boxes, tile_starts, pair_gaussians, pair_slots, background, tile_width, columns, first, stop,
     transmittance, last, depth, g_rgb, g_alpha, g_depth, g_features, pair_gradients,
 ):  # fmt: skip
-    """Gradients of every (tile, Gaussian) pair of tiles `first` to `stop` of one camera, into the pairs' slots."""
+    """Gradients of every (tile, Gaussian) pair of tiles `first` to `stop` of one camera, into the pairs' slots.
+
+    Long, because its parts would hand each other a dozen values.
+    """
     real = records.dtype.type
     zero = real(0)
     half = real(0.5)
@@ -692,7 +695,8 @@ def project_backward(
 ):  # fmt: skip
     """Add the gradients of Gaussians `first` to `stop` through one camera to those of its set, and to its own.
 
-    `g_camera` is (rotation 9 row-major, translation 3, fx, fy, cx, cy).
+    `g_camera` is (rotation 9 row-major, translation 3, fx, fy, cx, cy). Long, because its parts would hand each
+    other a dozen values.
     """
     real = means.dtype.type
     half = real(0.5)

@@ -14,6 +14,8 @@ gradients, in six times the time (docs/performance.md). The tests run this file 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ def rasterize(
 
 def _image(gaussians: Gaussians, cameras: Cameras, b: int, near: float, depth: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Colour over black `[H, W, 3]`, alpha `[H, W]` and the further channels (features, then w z) `[H, W, K]`."""
-    from diff_gauss import GaussianRasterizationSettings, GaussianRasterizer
+    from diff_gauss import GaussianRasterizer
 
     def of_image(field: Tensor, dims: int) -> Tensor:
         return field[b] if field.ndim > dims else field
@@ -66,34 +68,7 @@ def _image(gaussians: Gaussians, cameras: Cameras, b: int, near: float, depth: b
         extra.append(of_image(gaussians.features, 2))
     if depth:
         extra.append(means @ world_to_camera[2, :3, None] + world_to_camera[2, 3])
-    scaled = world_to_camera.clone()  # the depth has saved the other one for its gradient
-    scaled[:3, 3] *= unit
-    width, height = cameras.width, cameras.height
-    fx, fy, cx, cy = cameras.intrinsics[b][(0, 1, 0, 1), (0, 1, 2, 2)].tolist()
-    # Pixel u is at 2 u / width - 1 in clip space; the principal point is a shift that grows with z.
-    projection = means.new_tensor(
-        [
-            [2 * fx / width, 0, 2 * cx / width - 1, 0],
-            [0, 2 * fy / height, 2 * cy / height - 1, 0],
-            [0, 0, 1, 0],
-            [0, 0, 1, 0],
-        ]
-    )
-    settings = GaussianRasterizationSettings(
-        image_height=height,
-        image_width=width,
-        tanfovx=width / (2 * fx),
-        tanfovy=height / (2 * fy),
-        bg=means.new_zeros(3),
-        scale_modifier=1.0,
-        viewmatrix=scaled.T.contiguous(),
-        projmatrix=(projection @ scaled).T.contiguous(),
-        sh_degree=0,
-        campos=means.new_zeros(3),  # enters spherical harmonics and normals only
-        prefiltered=False,
-        debug=False,
-    )
-    rasterizer = GaussianRasterizer(raster_settings=settings)
+    rasterizer = GaussianRasterizer(raster_settings=_settings(cameras, b, unit))
     channels = torch.cat(extra, dim=-1) if extra else None
     images = []
     for part in (None,) if channels is None else channels.split(_MOST_CHANNELS, dim=-1):
@@ -108,6 +83,39 @@ def _image(gaussians: Gaussians, cameras: Cameras, b: int, near: float, depth: b
         )
         images.append((rgb, alpha, blended))
     rgb, alpha, _ = images[0]
-    empty = rgb.new_zeros(0, height, width)
+    empty = rgb.new_zeros(0, cameras.height, cameras.width)
     blended = empty if channels is None else torch.cat([image for _, _, image in images])
     return rgb.permute(1, 2, 0), alpha[0], blended.permute(1, 2, 0)
+
+
+def _settings(cameras: Cameras, b: int, unit: float) -> Any:
+    """Of the package, for one camera in a world that is `unit` times as large."""
+    from diff_gauss import GaussianRasterizationSettings
+
+    scaled = cameras.world_to_camera[b].clone()  # the other one may be saved for the depth's gradient
+    scaled[:3, 3] *= unit
+    width, height = cameras.width, cameras.height
+    fx, fy, cx, cy = cameras.intrinsics[b][(0, 1, 0, 1), (0, 1, 2, 2)].tolist()
+    # Pixel u is at 2 u / width - 1 in clip space; the principal point is a shift that grows with z.
+    projection = scaled.new_tensor(
+        [
+            [2 * fx / width, 0, 2 * cx / width - 1, 0],
+            [0, 2 * fy / height, 2 * cy / height - 1, 0],
+            [0, 0, 1, 0],
+            [0, 0, 1, 0],
+        ]
+    )
+    return GaussianRasterizationSettings(
+        image_height=height,
+        image_width=width,
+        tanfovx=width / (2 * fx),
+        tanfovy=height / (2 * fy),
+        bg=scaled.new_zeros(3),
+        scale_modifier=1.0,
+        viewmatrix=scaled.T.contiguous(),
+        projmatrix=(projection @ scaled).T.contiguous(),
+        sh_degree=0,
+        campos=scaled.new_zeros(3),  # enters spherical harmonics and normals only
+        prefiltered=False,
+        debug=False,
+    )

@@ -142,7 +142,7 @@ def test_tensorboard_sees_every_step_once(world: Any, tmp_path: Path, monkeypatc
     assert seen.Images("preview")[0].width == 5 * 22
 
 
-def test_vitals_tell_what_happened() -> None:
+def test_the_monitor_tells_what_happened() -> None:
     monitor = StepMonitor(torch.device("cpu"))
     fine, broken = torch.tensor(False), torch.tensor(True)
     monitor.report(fine, fine, False, lambda: UserError("never"))
@@ -157,7 +157,7 @@ def test_vitals_tell_what_happened() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_vitals_are_read_later_on_a_gpu() -> None:
+def test_reports_are_read_later_on_a_gpu() -> None:
     device = torch.device("cuda")
     monitor = StepMonitor(device)
     fine, broken = torch.tensor(False, device=device), torch.tensor(True, device=device)
