@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from osgap.cli import config, reruns, stages, tools
+from osgap.cli import config, init, reruns, stages, tools
 from osgap.cli.common import app
 from osgap.runtime.errors import UserError
 
-__all__ = ["app", "config", "main", "reruns", "stages", "tools"]
+__all__ = ["app", "config", "init", "main", "reruns", "stages", "tools"]
 
 
 def main() -> None:
