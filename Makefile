@@ -1,10 +1,12 @@
 # make demo   synthetic people to metric tables, in results/demo (about ten minutes on two cores)
-# make test   the tests            make lint   style, types, workflow
+# make test   the tests, and what they cover
+# make lint   style, types, workflow
+# make docs   the site, in site/
 # make env    the environment in .venv, which the others make by themselves
 # make lock   envs/requirements.txt anew, after a change of pyproject.toml
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo demo-reduced test lint env lock format clean
+.PHONY: demo demo-reduced test lint docs env lock format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,7 +31,9 @@ then snakemake --profile profiles/demo $(2) --quiet all --report $(1)/report.htm
 endef
 
 test: $(READY)
-	pytest -n 2 -m "not slurm and not browser and not gpu" --dist loadfile
+	pytest -n 2 -m "not slurm and not browser and not gpu" --dist loadfile --cov --cov-report=
+	@echo "Covered by these tests, in percent of lines; the files with the least, and all:"
+	@coverage report --sort=cover | sed -n '3,17p; /^TOTAL/p'
 
 lint: $(READY)
 	ruff check .
@@ -39,6 +43,10 @@ lint: $(READY)
 	snakefmt --check Snakefile rules
 	snakemake --profile profiles/demo --lint
 	osgap config --check
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "Open site/index.html"
 
 format: $(READY)
 	ruff check --fix .

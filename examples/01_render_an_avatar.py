@@ -1,7 +1,7 @@
 """Load an avatar and render it into every camera of a capture.
 
-    python examples/01_render_an_avatar.py
-    python examples/01_render_an_avatar.py --results results --subject 306 --flame data/flame
+python examples/01_render_an_avatar.py
+python examples/01_render_an_avatar.py --results results --subject 306 --flame data/flame
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.runtime.artifacts import write_png
+from osgap.runtime.pixels import tiled
 from osgap.splat.avatar import Avatar
 from osgap.splat.render import render
 
@@ -45,8 +46,7 @@ def main(
     with torch.inference_mode():
         gaussians = avatar.gaussians(head, timesteps=0)  # in the world, one moment; `cameras` are many
         images = render(gaussians, cameras, background=torch.ones(3)).rgb  # [C, H, W, 3] in 0..1, on white
-    pictures = (images.clamp(0, 1) * 255).round().byte()
-    write_png(output, torch.cat(list(pictures), dim=1).numpy())
+    write_png(output, tiled([list(images)]))
     print(f"{output}: {len(avatar.faces)} Gaussians in {len(cameras)} cameras")
 
 

@@ -24,6 +24,7 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import bind_texels
 from osgap.metrics.image_metrics import psnr
+from osgap.runtime.pixels import to_float
 from osgap.splat.avatar import Avatar
 from osgap.splat.render import render
 
@@ -72,7 +73,7 @@ def main(
     binding = bind_texels(head.uvs, head.uv_faces, uv_size)
     person = Subject(head, binding, store.params, store.cameras, train)
     losses = LossWeights(position_threshold=4, scale_threshold=2)
-    config = FitConfig(uv_size=uv_size, iterations=iterations, initial_opacity=0.5, losses=losses)
+    config = FitConfig(uv_size=uv_size, iterations=iterations, losses=losses)
 
     OpaqueOrGone.weight = weight
     shares = {}
@@ -85,7 +86,7 @@ def main(
         with torch.inference_mode():
             gaussians = avatar.gaussians(head, timesteps=held_out[:, 0])
             rendered = render(gaussians, store.cameras[torch.from_numpy(held_out[:, 1])], torch.ones(3)).rgb
-            quality = psnr(rendered.clamp(0, 1), torch.from_numpy(store.images(held_out)) / 255).mean()
+            quality = psnr(rendered.clamp(0, 1), to_float(torch.from_numpy(store.images(held_out)))).mean()
         opacities = avatar.attributes.opacities()
         shares[objective.__name__] = float(((opacities > 0.1) & (opacities < 0.9)).float().mean())
         print(

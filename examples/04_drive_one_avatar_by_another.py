@@ -18,6 +18,7 @@ from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.runtime.artifacts import write_png
+from osgap.runtime.pixels import tiled, to_float
 from osgap.splat.avatar import Avatar
 from osgap.splat.render import render
 
@@ -57,9 +58,8 @@ def main(
     with torch.inference_mode():
         gaussians = avatar.gaussians(head, params=motion)  # one set per moment
         images = render(gaussians, capture.cameras[[camera] * len(moments)], background=torch.ones(3)).rgb
-    avatars = (images.clamp(0, 1) * 255).round().byte().numpy()  # [T, H, W, 3]
-    photographs = capture.images(np.stack((moments, np.full_like(moments, camera)), axis=1))
-    write_png(output, np.concatenate([np.concatenate(list(row), axis=1) for row in (photographs, avatars)]))
+    photographs = capture.images(np.stack((moments, np.full_like(moments, camera)), axis=1))  # [T, H, W, 3] bytes
+    write_png(output, tiled([list(to_float(torch.from_numpy(photographs))), list(images)]))
     print(f"{output}: {driver} above, {subject} as {driver} below, {len(moments)} moments")
 
 

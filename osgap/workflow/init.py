@@ -12,7 +12,16 @@ import osgap
 from osgap.runtime.artifacts import atomic_folder
 from osgap.runtime.errors import UserError
 
-TEMPLATE = ("Snakefile", "config.yaml", "envs", "profiles", "rules")
+TEMPLATE = (
+    "Snakefile",
+    "config.yaml",
+    "docs/config.md",
+    "docs/config.schema.json",
+    "envs/osgap.post-deploy.sh",
+    "envs/osgap.yaml",
+    "profiles",
+    "rules",
+)
 """Files and folders of the template; as `pyproject.toml` lists them."""
 
 _README = """\
@@ -25,8 +34,8 @@ Written by `osgap init`, osgap {version}.
     snakemake --profile profiles/local    # that run on this machine
     snakemake --profile slurm             # on a cluster; adapt profiles/slurm/config.yaml first
 
-- `config.yaml`: every key of a run, with its unit and default; what differs from run to run goes into a file of your
-  own: `snakemake --profile profiles/local --configfile mine.yaml`. `profiles/demo/demo.yaml` is an example.
+- `config.yaml`: every key of a run, explained in `docs/config.md`. What differs from run to run goes into a file of
+  your own: `snakemake --profile profiles/local --configfile mine.yaml`. `profiles/demo/demo.yaml` is an example.
 - `Snakefile`, `rules/`: the workflow. Each rule calls one command of the installed package (`osgap --help`).
 - `profiles/`: how Snakemake runs it. `slurm` is a link to `profiles/slurm`.
 - `results/`: all that a run writes.

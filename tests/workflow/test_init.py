@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,20 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_study_has_the_workflow_of_the_checkout(tmp_path: Path) -> None:
     study = tmp_path / "new" / "my-study"
     init.write_study(study)
-    for folder in ("envs", "profiles", "rules"):
-        assert files(study / folder) == files(ROOT / folder)
-    for file in ("Snakefile", "config.yaml"):
-        assert (study / file).read_bytes() == (ROOT / file).read_bytes()
+    written = files(study)
+    for name in init.TEMPLATE:
+        source = ROOT / name
+        copied = files(source) if source.is_dir() else {"": source.read_bytes()}
+        assert copied == {path[len(name) :].lstrip("/"): written[path] for path in written if path.startswith(name)}
     assert (study / "slurm").readlink() == Path("profiles/slurm")
     assert (study / "slurm" / "config.yaml").is_file()
     assert osgap.__version__ in (study / "README.md").read_text()
+
+
+def test_the_wheel_has_what_init_writes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {name: f"osgap/_template/{name}" for name in init.TEMPLATE}
 
 
 def test_what_the_readme_of_a_study_names_is_there(tmp_path: Path) -> None:
