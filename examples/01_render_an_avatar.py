@@ -1,7 +1,9 @@
 """Load an avatar and render it into every camera of a capture.
 
-python examples/01_render_an_avatar.py
-python examples/01_render_an_avatar.py --results results --subject 306 --flame data/flame
+    python examples/01_render_an_avatar.py
+    python examples/01_render_an_avatar.py --results results --subject 306 --flame data/flame
+
+Needs a finished run: `make demo`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Fit one person: from a capture to an avatar of one Gaussian per UV texel.
 
-python examples/02_fit_one_person.py
-python examples/02_fit_one_person.py --subject 202 --iterations 400
+    python examples/02_fit_one_person.py
+    python examples/02_fit_one_person.py --subject 202 --iterations 400
+
+Needs the capture of a run: `make demo`.
 """
 
 from __future__ import annotations
