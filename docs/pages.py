@@ -40,5 +40,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     table = "\n".join(["# API", "", "| Package | |", "|---|---|", *rows, ""])
     files.append(File.generated(config, "api/index.md", content=table))
     for name in packages():
-        files.append(File.generated(config, f"api/{name}.md", content=f"# osgap.{name}\n\n::: osgap.{name}\n"))
+        files.append(File.generated(config, f"api/{name}.md", content=f"::: osgap.{name}\n"))
     return files

@@ -77,7 +77,8 @@ def test_the_folder_that_one_is_in_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_failed_init_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copyfile, copied = shutil.copyfile, []
+    copyfile = shutil.copyfile
+    copied: list[Path] = []
 
     def full_after_three(source: Path, target: Path) -> None:
         if len(copied) == 3:
