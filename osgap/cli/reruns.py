@@ -31,7 +31,8 @@ def run_why(arguments: list[str]) -> None:
 
     plan = why(arguments)
     for job in plan.jobs:
-        print(f"{job.rule}  {', '.join(job.outputs)}")
+        first, *others = job.outputs
+        print(f"{job.rule}  {first}{f' and {len(others)} more' if others else ''}")
         for reason in job.reasons:
             print(f"    {reason}")
     print(f"{len(plan.jobs)} jobs would run." if plan.jobs else "Nothing would run: everything is up to date.")

@@ -72,9 +72,8 @@ def gather(layout: Layout, stage: str) -> Evidence:
     code = code_digests(STAGES[stage].module)
     now = digest_of(code)
     evidence = Evidence(stage, now, standing(read_acceptances(layout.accepted), stage, now))
-    for path in sorted(
-        layout.results.glob(re.sub(r"{\w+}", "*", str(record(layout, stage).relative_to(layout.results))))
-    ):
+    pattern = re.sub(r"{\w+}", "*", str(record(layout, stage).relative_to(layout.results)))
+    for path in sorted(layout.results.glob(pattern)):
         provenance = _provenance(path, stage)
         if provenance is not None:
             evidence.outputs[path] = frozenset(_codes(provenance))
@@ -96,7 +95,7 @@ def accept(layout: Layout, stages: Sequence[str]) -> list[Evidence]:
     Raises:
         UserError: no such stage, or a damaged `accepted.json`.
     """
-    found = [gather(layout, stage) for stage in stages]
+    found = [gather(layout, stage) for stage in dict.fromkeys(stages)]
     acceptances = dict(read_acceptances(layout.accepted))
     for evidence in found:
         more = [Acceptance(old, evidence.now, evidence.modules.get(old, ())) for old in evidence.pending]
@@ -113,7 +112,7 @@ def undo(layout: Layout, stages: Sequence[str]) -> list[Evidence]:
     Raises:
         UserError: no such stage, or a damaged `accepted.json`.
     """
-    found = [gather(layout, stage) for stage in stages]
+    found = [gather(layout, stage) for stage in dict.fromkeys(stages)]
     acceptances = dict(read_acceptances(layout.accepted))
     for evidence in found:
         if evidence.accepted:

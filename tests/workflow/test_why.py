@@ -1,0 +1,73 @@
+"""Snakemake's reasons become names: of keys, modules, packages; whatever stands in the parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from snakemake.jobs import Reason
+from snakemake.persistence import ParamsChange
+
+from osgap.runtime.artifacts import write_json
+from osgap.runtime.code import code_digests
+from osgap.runtime.provenance import current_versions
+from osgap.workflow import why
+from osgap.workflow.stages import STAGES
+
+
+def reason(before: list[str], now: list[str]) -> str:
+    """As Snakemake says it."""
+    changed = Reason()
+    changed.code_changed = True
+    changed.params_changed = ParamsChange({repr(p) for p in before}, {repr(p) for p in now}, {"output"})
+    return str(changed)
+
+
+texts = st.one_of(st.text(), st.sampled_from([" now: ", "before: ", "it's", '"', "'\"\\", "; ", "<nothing exclusive>"]))
+
+
+@given(before=st.sets(texts), now=st.sets(texts))
+def test_parameters_are_found_whatever_they_are(before: set[str], now: set[str]) -> None:
+    if not before | now:
+        return
+    text = reason(sorted(before - now), sorted(now - before))
+    found = why._params(text.partition(why._PARAMS)[2])
+    assert [sorted(side) for side in found] == [sorted(before - now), sorted(now - before)]
+
+
+def test_keys_and_parameters_are_named() -> None:
+    before = {"fit": {"iterations": 300, "losses": {"anchor": 1.0}}, "seed": 0}
+    now = {"fit": {"iterations": 400, "losses": {}}, "seed": 0, "results": "it's; now: here"}
+    text = reason([json.dumps(before), "101,102", "0" * 16], [json.dumps(now), "101", f"{'1' * 16} after {'2' * 16}"])
+    assert list(why._explain(text, [])) == [
+        "code has changed since last execution",
+        "config fit.iterations: 300 -> 400",
+        "config fit.losses.anchor: 1.0 -> (default)",
+        'config results: (default) -> "it\'s; now: here"',
+        "parameter 101,102 -> 101",
+    ]
+
+
+def test_modules_and_versions_are_named(tmp_path: Path) -> None:
+    code = code_digests(STAGES["tables"].module)
+    first, second, *_ = code
+    versions = {**current_versions(), "torch": "2.11.0", "spam": "1"}
+    earlier = {**code, first: "0" * 16, "osgap.eggs": "0" * 16}
+    del earlier[second]
+    (tmp_path / "damaged.json").write_text("{")
+    write_json(tmp_path / "summary.json", {}, {"stage": "tables", "code": earlier, "versions": versions})
+    outputs = [tmp_path / name for name in ("absent.json", "damaged.json", "summary.json")]
+    said = list(why._explain(reason(["0" * 16], ["1" * 16]), outputs))[1:]
+    assert sorted(said[:3]) == sorted([f"code {first} changed", f"code {second} is new", "code osgap.eggs is gone"])
+    assert sorted(said[3:]) == [
+        "version spam 1 -> (not installed) (reruns nothing by itself)",
+        f"version torch 2.11.0 -> {current_versions()['torch']} (reruns nothing by itself)",
+    ]
+
+
+@pytest.mark.parametrize("said", ["Missing output files: a.json; Updated input files: b.h5", "Forced execution"])
+def test_other_reasons_are_passed_on(said: str) -> None:
+    assert [each.lower() for each in why._explain(said, [])] == said.lower().split("; ")
