@@ -95,7 +95,7 @@ def preview_frames(cameras: Cameras, val: np.ndarray, test: np.ndarray, count: i
 
 
 def _by_side(cameras: Cameras, indices: np.ndarray) -> np.ndarray:
-    """Camera indices sorted from one side of the rig to the other, by the horizontal axis of the mean view."""
+    """Camera indices sorted from one side of the camera array to the other, by the horizontal axis of the mean view."""
     if not len(indices):
         return indices
     chosen = cameras[torch.from_numpy(indices)]

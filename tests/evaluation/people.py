@@ -162,16 +162,16 @@ class World:
         """Write a capture store; returns its path and the avatar that its images show."""
         params = tracked_motion(self.head, seed)
         truth = Avatar(attributes(self.head, np.random.default_rng(seed)), self._faces, params)
-        rig = cameras()
+        array = cameras()
         frames = torch.tensor([(t, c) for t in range(params.timesteps) for c in range(len(SERIALS))])
-        images = to_bytes(render_frames(truth, self.head, params, frames[:, 0], rig[frames[:, 1]])).numpy()
+        images = to_bytes(render_frames(truth, self.head, params, frames[:, 0], array[frames[:, 1]])).numpy()
         mask = _png(np.full((HEIGHT, WIDTH), 255, np.uint8))
         encoded = [(_png(image[..., ::-1]), mask) for image in images]
         capture = Capture(
             subject=subject,
             serials=SERIALS,
-            world_to_camera=rig.world_to_camera.numpy(),
-            intrinsics=rig.intrinsics.numpy(),
+            world_to_camera=array.world_to_camera.numpy(),
+            intrinsics=array.intrinsics.numpy(),
             width=WIDTH,
             height=HEIGHT,
             timesteps=[(name, i) for name, count in SEQUENCES.items() for i in range(count)],

@@ -12,8 +12,8 @@ from osgap.splat.sequence import images_on_white, posed_once, render_frames
 
 
 def test_batches_change_nothing(world: World, anna: PersonFiles) -> None:
-    avatar, rig = Avatar.load(anna.avatars["fit"]), cameras()
-    rows, views = torch.tensor([0, 0, 3, 2, 3]), rig[torch.tensor([0, 1, 2, 3, 0])]
+    avatar, array = Avatar.load(anna.avatars["fit"]), cameras()
+    rows, views = torch.tensor([0, 0, 3, 2, 3]), array[torch.tensor([0, 1, 2, 3, 0])]
     whole = render_frames(avatar, world.head, avatar.params, rows, views)
     parts = list(images_on_white(posed_once(avatar, world.head, avatar.params), rows, views, at_once=2))
     assert [len(part) for part in parts] == [2, 2, 1]

@@ -42,7 +42,7 @@ def test_held_out_means_never_trained_on(anna: PersonFiles) -> None:
     assert not {store.timesteps[t][0] for t, _ in held_out} & {store.timesteps[t][0] for t, _ in train | novel}
 
 
-def test_the_one_shot_photograph_is_in_no_protocol(anna: PersonFiles) -> None:
+def test_the_one_shot_photograph_is_in_no_evaluation_split(anna: PersonFiles) -> None:
     store = CaptureStore(anna.capture)
     photo = load_photo(anna.capture, None)
     source = store.locate(photo.sequence, photo.timestep, photo.serial)

@@ -116,7 +116,7 @@ def write_head(folder: Path) -> HeadAssets:
     return assets
 
 
-def rig() -> Cameras:
+def camera_array() -> Cameras:
     """Cameras from left to right at 60 cm, all looking at the origin."""
     world_to_camera = torch.eye(4).repeat(CAMERAS, 1, 1)
     for i, yaw in enumerate(np.radians(np.linspace(-75, 75, CAMERAS))):
@@ -171,7 +171,7 @@ def make_world(folder: Path) -> World:
         binding.faces,
         params,
     )
-    cameras, frames = rig(), [(t, c) for t in range(params.timesteps) for c in range(CAMERAS)]
+    cameras, frames = camera_array(), [(t, c) for t in range(params.timesteps) for c in range(CAMERAS)]
     encoded = []
     for timestep, camera in frames:
         rendered = render(truth.gaussians(head, [timestep]), cameras[[camera]], background=torch.ones(3))

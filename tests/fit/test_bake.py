@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fit.people import SUBJECT, UV_SIZE, World, rig
+from fit.people import SUBJECT, UV_SIZE, World, camera_array
 from osgap.bake import stage as bake
 from osgap.bake.stage import BakeInputs, BakeOutputs
 from osgap.head.assets import load_head
@@ -46,7 +46,7 @@ def test_round_trip_renders_the_same(world: World, avatar: Avatar, tmp_path: Pat
     binding = bind_texels(head.uvs, head.uv_faces, UV_SIZE)
     maps = load_uv_gt(output.maps)
     again = Avatar(GaussianAttributes.from_uv(maps, binding), binding.faces, avatar.params)
-    cameras = rig()[[0, 3]]
+    cameras = camera_array()[[0, 3]]
     before, after = (render(a.gaussians(head, [0, 1]), cameras, torch.ones(3)).rgb for a in (avatar, again))
     assert before.std() > 0.1
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)

@@ -1,1 +1,1 @@
-"""Tests of the exchange; a package, so that its helpers can be imported by name."""
+"""Tests of interop; a package, so that its helpers can be imported by name."""

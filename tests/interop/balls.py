@@ -76,7 +76,7 @@ def write_head(folder: Path) -> HeadAssets:
     return assets
 
 
-def rig() -> Cameras:
+def camera_array() -> Cameras:
     """Three cameras from left to right at 60 cm, all looking at the origin, upright in FLAME's axes."""
     world_to_camera = torch.eye(4).repeat(3, 1, 1)
     for index, yaw in enumerate((-0.8, 0.1, 0.9)):

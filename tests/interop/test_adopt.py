@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interop.balls import UV_SIZE, Ball, make_ball, motion, rig, write_head
+from interop.balls import UV_SIZE, Ball, camera_array, make_ball, motion, write_head
 from osgap.bake import stage as bake
 from osgap.capture.store_writing import Capture, write_store
 from osgap.head.assets import load_head
@@ -64,7 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     avatar = Avatar(GaussianAttributes(channels), ball.avatar.faces, ball.avatar.params)
     ball = dataclasses.replace(ball, avatar=avatar)
     avatar.save(ball.folder)
-    cameras = rig()
+    cameras = camera_array()
     frames = torch.tensor([(t, c) for t in range(avatar.params.timesteps) for c in range(len(cameras))])
     drawn = render(avatar.gaussians(ball.head, frames[:, 0]), cameras[frames[:, 1]], torch.ones(3))
     encoded = [
@@ -254,7 +254,7 @@ def test_an_avatar_of_this_size_stays_bit_for_bit_and_is_measured(world: World, 
     assert summary["provenance"]["stage"] == "adopt-avatar"
     picture = cv2.imread(str(tmp_path / "preview.png"))
     assert picture is not None
-    assert picture.shape[0] == 3 * rig().height
+    assert picture.shape[0] == 3 * camera_array().height
 
 
 def test_an_adopted_avatar_bakes(world: World, tmp_path: Path) -> None:

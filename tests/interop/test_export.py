@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from interop.balls import UV_SIZE, Ball, make_ball, motion, read_as_the_reference, rig
+from interop.balls import UV_SIZE, Ball, camera_array, make_ball, motion, read_as_the_reference
 from osgap.head.params import save_flame_param
 from osgap.interop.export import export_avatar, export_maps, export_mesh, export_splats
 from osgap.interop.splats import load_splats
@@ -58,8 +58,8 @@ def test_one_frame_is_a_file(ball: Ball, tmp_path: Path) -> None:
     output = tmp_path / "new" / "head.ply"
     assert export_splats(ball.folder, output, ball.assets, frames="2") == [output]
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "new", output]
-    expected = render(ball.avatar.gaussians(ball.head, [2]), rig(), torch.ones(3)).rgb
-    found = render(load_splats(output), rig(), torch.ones(3)).rgb
+    expected = render(ball.avatar.gaussians(ball.head, [2]), camera_array(), torch.ones(3)).rgb
+    found = render(load_splats(output), camera_array(), torch.ones(3)).rgb
     assert -10 * torch.log10((found - expected).square().mean()) > 90
     provenance = read_provenance(output)
     assert provenance is not None

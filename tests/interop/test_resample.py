@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from interop.balls import rig
+from interop.balls import camera_array
 from osgap.fit.initial import initial_attributes
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -258,7 +258,7 @@ def test_a_strip_that_the_source_misses_takes_what_is_nearest() -> None:
 @torch.no_grad()
 def drawn(maps: Tensor, head: HeadModel) -> Tensor:
     """From three sides, `[3, H, W, 3]`."""
-    return render(at_rest(head, maps)[0], rig(), torch.ones(3)).rgb.clamp(0, 1)
+    return render(at_rest(head, maps)[0], camera_array(), torch.ones(3)).rgb.clamp(0, 1)
 
 
 @pytest.mark.parametrize("size", [27, 36])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from plyfile import PlyData
 
-from interop.balls import Ball, make_ball, rig
+from interop.balls import Ball, camera_array, make_ball
 from osgap.interop.axes import Up
 from osgap.interop.splats import load_splats, save_splats
 from osgap.runtime.artifacts import read_provenance
@@ -65,12 +65,12 @@ def in_file_axes(cameras: Cameras, up: Up) -> Cameras:
 def test_the_same_picture(ball: Ball, tmp_path: Path, up: Up, sh_degree: int) -> None:
     gaussians = one_set(ball)
     save_splats(tmp_path / "a.ply", gaussians, raw=ball.avatar.attributes, up=up, sh_degree=sh_degree)
-    expected = render(gaussians, rig(), torch.ones(3)).rgb
-    found = render(as_a_viewer_reads(tmp_path / "a.ply"), in_file_axes(rig(), up), torch.ones(3)).rgb
+    expected = render(gaussians, camera_array(), torch.ones(3)).rgb
+    found = render(as_a_viewer_reads(tmp_path / "a.ply"), in_file_axes(camera_array(), up), torch.ones(3)).rgb
     assert expected.std() > 0.1
     assert -10 * torch.log10((found - expected).square().mean()) > 90
     if up == "-y":  # and not by symmetry
-        wrong = render(as_a_viewer_reads(tmp_path / "a.ply"), rig(), torch.ones(3)).rgb
+        wrong = render(as_a_viewer_reads(tmp_path / "a.ply"), camera_array(), torch.ones(3)).rgb
         assert (wrong - expected).abs().mean() > 0.02
 
 

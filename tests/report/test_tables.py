@@ -134,7 +134,7 @@ def test_a_missing_metric_is_an_empty_cell_with_a_footnote(made: TablesOutputs, 
 
 
 @pytest.mark.parametrize("suffix", ["md", "tex"])
-def test_the_protocol_is_named_with_serials_and_counts(made: TablesOutputs, suffix: str) -> None:
+def test_the_split_is_named_with_serials_and_counts(made: TablesOutputs, suffix: str) -> None:
     text = made.tables["self_reenactment", suffix].read_text().replace("\\", "")
     assert "Self-reenactment" in text
     assert "2 cameras (220700191, 222200037)" in text

@@ -150,7 +150,7 @@ def test_an_entry_reaches_its_own_subject_only() -> None:
     assert pipeline.settings("fit", "201") == pipeline.settings("fit", "202")
 
 
-def test_another_protocol_concerns_its_own_jobs_and_the_report() -> None:
+def test_another_supervision_concerns_its_own_jobs_and_the_report() -> None:
     before = Pipeline(load_config(DEMO))
     after = Pipeline(load_config([*DEMO, {"oneshot": {"supervision": ["few_shot", "one_shot"], "few_shot_photos": 4}}]))
 
@@ -177,7 +177,7 @@ def test_another_protocol_concerns_its_own_jobs_and_the_report() -> None:
         (["all_frames", "one_shot", "few_shot"], ["mean_avatar", "prior", "one_shot", "few_shot", "all_frames", "fit"]),
     ],
 )
-def test_the_run_has_the_methods_of_its_protocols(supervision: list[str], methods: list[str]) -> None:
+def test_the_run_has_the_methods_of_its_supervision(supervision: list[str], methods: list[str]) -> None:
     pipeline = Pipeline(load_config([*DEMO, {"oneshot": {"supervision": supervision}}]))
     assert pipeline.methods == methods
     assert [path.parent.name for path in pipeline.metric_files(["201"])] == methods
@@ -202,7 +202,7 @@ def test_the_run_has_the_methods_of_its_protocols(supervision: list[str], method
         ({"few_shot_photos": 1}, "oneshot.few_shot_photos"),
     ],
 )
-def test_wrong_protocols_stop_the_run(change: dict[str, Any], said: str) -> None:
+def test_wrong_supervision_stops_the_run(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         load_config([*DEMO, {"oneshot": change}])
 

@@ -166,7 +166,7 @@ def test_what_may_not_be_seen_changes_nothing(
         assert (tmp_path / "rubbish" / name).read_bytes() == (expected / name).read_bytes(), name
 
 
-def test_frames_outside_the_protocol_are_refused(world: Any) -> None:
+def test_frames_outside_the_supervision_are_refused(world: Any) -> None:
     store = CaptureStore(world.capture("grey"))
     few = show(store, "few_shot", SourceFrame(sequence="EXP-1", timestep=0, camera="cam1"), 3)
     assert sorted(few.frames.tolist()) == [[0, 0], [0, 1], [0, 4]]
@@ -227,7 +227,7 @@ def test_training_people_are_refused(world: Any, prior: Path, tmp_path: Path, su
     assert not (tmp_path / "point_cloud.ply").exists()
 
 
-def test_unknown_protocols_and_too_few_cameras_are_refused(world: Any, prior: Path, tmp_path: Path) -> None:
+def test_unknown_supervision_and_too_few_cameras_are_refused(world: Any, prior: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="unknown supervision 'two_shot'; the kinds of supervision are one_shot, few_shot, all_fram"
     ):
