@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from osgap.capture.choice import evenly_spaced
 from osgap.capture.store import CaptureStore
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
@@ -21,6 +22,7 @@ from osgap.splat.cameras import Cameras
 
 _YAW = 30.0  # degrees
 _SIZE = 800  # pixels
+_FRAMED = 8  # timesteps of the motion that a picture without a given camera is to hold
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ def orbit_cameras(
 def _points(avatar: Avatar, head: HeadModel, params: FlameParams) -> tuple[Tensor, Tensor]:
     """Points of the head in some of the frames, `[P, 3]`, with their radii `[P]`; without stray Gaussians and those
     that are hardly visible."""
-    rows = torch.linspace(0, params.timesteps - 1, min(params.timesteps, 8)).round().long()
+    rows = evenly_spaced(params.timesteps, _FRAMED)
     posed = avatar.gaussians(head, params=params.select(rows))
     visible = avatar.attributes.opacities() > 0.1
     chosen = torch.nonzero(visible if visible.any() else visible.logical_not())[:, 0]

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.capture.batches import batches, chosen
+from osgap.capture.batches import batches
+from osgap.capture.choice import chosen
 from osgap.head.model import PersonHead
 from osgap.prior.photo import ShownCapture, SourcePhoto
 from osgap.runtime.pinned import upload
