@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from osgap.fit.summary import read_uv_size
+from osgap.fit.summary import SUMMARY, read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.texels import TexelBinding, bind_texels
@@ -28,9 +28,7 @@ class BakeInputs:
     """What baking reads."""
 
     avatar: Path
-    """Folder of a fitted avatar."""
-    metrics: Path
-    """Its `fit.json`, which says the size of the UV map."""
+    """Folder of a fitted avatar, with its `fit.json`, which says the size of the UV map."""
     head: HeadAssets
     """The head model that the avatar was fitted with."""
 
@@ -50,8 +48,8 @@ def run(inputs: BakeInputs, outputs: BakeOutputs, *, subject: str, seed: int) ->
         UserError: when the avatar's Gaussians are not those of the UV map on this head.
     """
     head_files = inputs.head.files
-    avatar_files = [inputs.avatar / POINT_CLOUD, inputs.avatar / FLAME_PARAM, inputs.metrics]
-    uv_size = read_uv_size(inputs.metrics)
+    avatar_files = [inputs.avatar / name for name in (POINT_CLOUD, FLAME_PARAM, SUMMARY)]
+    uv_size = read_uv_size(inputs.avatar / SUMMARY)
     avatar = Avatar.load(inputs.avatar)
     provenance = Provenance.collect(
         "bake",

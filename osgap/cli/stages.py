@@ -146,7 +146,7 @@ def bake(subject: Subject, common: Options = Common()) -> None:
     from osgap.bake import stage
 
     folder = pipeline.layout.fit(subject)
-    inputs = stage.BakeInputs(folder, folder / "fit.json", pipeline.head)
+    inputs = stage.BakeInputs(folder, pipeline.head)
     stage.run(inputs, stage.BakeOutputs(pipeline.layout.uv_gt(subject)), subject=subject, seed=pipeline.config.seed)
 
 

@@ -12,6 +12,9 @@ from osgap.head.texels import TexelBinding
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.errors import UserError
 
+SUMMARY = "fit.json"
+"""Its name in the avatar's folder."""
+
 
 def write_summary(
     path: Path, provenance: Mapping[str, Any], *, subject: str, binding: TexelBinding, **details: Any

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from osgap.head.teeth import FLAME_VERTICES, TEETH_VERTICES
-from osgap.runtime.artifacts import write_npz
+from osgap.runtime.artifacts import read_npz, write_npz
 from osgap.runtime.errors import UserError
 
 N_SHAPE = 300
@@ -136,17 +136,8 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
         UserError: naming the file, the key, what was found and what was expected.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; a FLAME parameter file (.npz) is expected there. Make it anew.")
     wanted = ("shape", *MOTION_WIDTHS, "static_offset")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in wanted if name in archive.files}
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise UserError(f"{path}: not a readable .npz file of FLAME parameters ({error}). Make it anew.") from error
-
+    arrays = read_npz(path, wanted, kind="FLAME parameters", remedy="Make it anew.")
     missing = [name for name in wanted[:-1] if name not in arrays]
     if missing:
         raise UserError(

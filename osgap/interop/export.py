@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from osgap import __version__
-from osgap.fit.summary import read_uv_size
+from osgap.fit.summary import SUMMARY, read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
@@ -255,7 +255,7 @@ def _check_folder(folder: Path) -> None:
 
 def _likely_sizes(folder: Path) -> list[int]:
     try:
-        return [read_uv_size(folder / "fit.json")]
+        return [read_uv_size(folder / SUMMARY)]
     except (OSError, UserError):  # an avatar from elsewhere says nothing
         return list(USUAL_SIZES)
 

@@ -27,7 +27,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,27 @@ def write_npz(
         if provenance is not None:
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.comment = json.dumps(provenance, sort_keys=True).encode()
+
+
+def read_npz(path: Path, names: Iterable[str], *, kind: str, remedy: str) -> dict[str, np.ndarray]:
+    """Those of the named arrays that a `.npz` file has.
+
+    Args:
+        kind: what the file is one of, for the messages: "FLAME parameters".
+        remedy: what to do where it is none: "Make it anew."
+
+    Raises:
+        UserError: no such file, or not a readable archive.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a file of {kind} (.npz) is expected there. {remedy}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names if name in archive.files}
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise UserError(f"{path}: not a readable .npz file of {kind} ({error}). {remedy}") from error
 
 
 def write_png(path: Path | str, image: np.ndarray, provenance: Mapping[str, Any] | None = None) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.runtime.artifacts import write_npz
+from osgap.runtime.artifacts import read_npz, write_npz
 from osgap.runtime.errors import UserError
 from osgap.splat.attributes import CHANNELS
 
@@ -60,15 +60,7 @@ def load_uv_gt(path: Path | str) -> Tensor:
             a value is not a finite float32.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; attribute maps (uv_gt) are expected there. Run the stage `bake` first.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in KEYS if key in archive.files}
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise UserError(f"{path}: not a readable .npz file of attribute maps ({error}). Bake it anew.") from error
+    arrays = read_npz(path, KEYS, kind="attribute maps", remedy="Bake it anew.")
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise UserError(

@@ -95,15 +95,12 @@ def accept(layout: Layout, stages: Sequence[str]) -> list[Evidence]:
     Raises:
         UserError: no such stage, or a damaged `accepted.json`.
     """
-    found = [gather(layout, stage) for stage in dict.fromkeys(stages)]
-    acceptances = dict(read_acceptances(layout.accepted))
-    for evidence in found:
-        more = [Acceptance(old, evidence.now, evidence.modules.get(old, ())) for old in evidence.pending]
-        if more:
-            acceptances[evidence.stage] = (*acceptances.get(evidence.stage, ()), *more)
-    if any(evidence.pending for evidence in found):
-        write_acceptances(layout.accepted, acceptances)
-    return found
+
+    def with_pending(evidence: Evidence, listed: tuple[Acceptance, ...]) -> tuple[Acceptance, ...]:
+        modules = evidence.modules
+        return (*listed, *(Acceptance(old, evidence.now, modules.get(old, ())) for old in evidence.pending))
+
+    return _revised(layout, stages, with_pending)
 
 
 def undo(layout: Layout, stages: Sequence[str]) -> list[Evidence]:
@@ -112,15 +109,26 @@ def undo(layout: Layout, stages: Sequence[str]) -> list[Evidence]:
     Raises:
         UserError: no such stage, or a damaged `accepted.json`.
     """
+    return _revised(layout, stages, lambda evidence, listed: tuple(each for each in listed if each.new != evidence.now))
+
+
+def _revised(
+    layout: Layout,
+    stages: Sequence[str],
+    revise: Callable[[Evidence, tuple[Acceptance, ...]], tuple[Acceptance, ...]],
+) -> list[Evidence]:
+    """Write what `revise` makes of each stage's acceptances, where that is something else."""
     found = [gather(layout, stage) for stage in dict.fromkeys(stages)]
-    acceptances = dict(read_acceptances(layout.accepted))
+    before = read_acceptances(layout.accepted)
+    # A stage that was there once stays, without acceptances: its outputs are still to be judged by what made them, not
+    # by what Snakemake recorded.
+    after = dict(before)
     for evidence in found:
-        if evidence.accepted:
-            # The stage stays: its outputs are still to be judged by what made them, not by what Snakemake recorded.
-            left = (each for each in acceptances[evidence.stage] if each.new != evidence.now)
-            acceptances[evidence.stage] = tuple(left)
-    if any(evidence.accepted for evidence in found):
-        write_acceptances(layout.accepted, acceptances)
+        listed = before.get(evidence.stage, ())
+        if (revised := revise(evidence, listed)) != listed:
+            after[evidence.stage] = revised
+    if after != before:
+        write_acceptances(layout.accepted, after)
     return found
 
 

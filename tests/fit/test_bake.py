@@ -36,7 +36,7 @@ def avatar(world: World, tmp_path: Path) -> Avatar:
 
 
 def inputs(world: World, folder: Path) -> BakeInputs:
-    return BakeInputs(folder / "avatar", folder / "avatar" / "fit.json", world.inputs.head)
+    return BakeInputs(folder / "avatar", world.inputs.head)
 
 
 def test_round_trip_renders_the_same(world: World, avatar: Avatar, tmp_path: Path) -> None:

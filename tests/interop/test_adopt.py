@@ -259,7 +259,7 @@ def test_an_avatar_of_this_size_stays_bit_for_bit_and_is_measured(world: World, 
 
 def test_an_adopted_avatar_bakes(world: World, tmp_path: Path) -> None:
     adopt_avatar(world, world.ball.folder, tmp_path, size=50)
-    inputs = bake.BakeInputs(tmp_path, tmp_path / "fit.json", world.ball.assets)
+    inputs = bake.BakeInputs(tmp_path, world.ball.assets)
     bake.run(inputs, bake.BakeOutputs(tmp_path / "maps.npz"), subject=SUBJECT, seed=0)
     maps = world.ball.avatar.attributes.to_uv(world.ball.binding)
     expected = resample_maps(maps, world.ball.head, 50)
