@@ -298,7 +298,7 @@ def write_head(folder: Path) -> None:
 
 
 def performance(head: HeadModel, config: SyntheticConfig) -> tuple[FlameParams, Cameras]:
-    """A synthetic person's identity and motion on the synthetic head, and the capture_cameras's cameras."""
+    """A synthetic person's identity and motion on the synthetic head, and the cameras of a capture."""
     import torch
 
     from osgap.head.params import FlameParams
