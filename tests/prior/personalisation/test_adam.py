@@ -73,8 +73,8 @@ value = torch.ones(3, requires_grad=True)
 value.sum().backward()
 GroupAdam([([value], 0.1)]).step()
 try:
-    import osgap.prior.network.attention_triton, osgap.prior.network.depthwise_triton, osgap.splat.rig_triton,
-    osgap.metrics.ssim_triton
+    import osgap.prior.network.attention_triton, osgap.prior.network.depthwise_triton
+    import osgap.metrics.ssim_triton, osgap.splat.rig_triton
 except ModuleNotFoundError as error:
     assert error.name == "triton", error
 found = {"torch._dynamo", "torch._inductor", "torchvision", "lightning_fabric", "torchmetrics"} & set(sys.modules)
