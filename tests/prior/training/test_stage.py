@@ -187,6 +187,7 @@ def test_a_compiled_network_learns_the_same(
     def compiled(model: Any) -> Any:
         return torch.compile(model, backend="aot_eager", fullgraph=True)  # without a C++ compiler's minute
 
+    torch.set_num_threads(1)  # as what it is compared with: sums in another order are other steps of Adam
     monkeypatch.setattr("osgap.prior.training.loop._compiled", compiled)
     torch._dynamo.utils.counters.clear()
     run(tiny().model_copy(update={"compile": True}), inputs(world), outputs(tmp_path), seed=7)
@@ -212,10 +213,11 @@ def test_two_machines_learn_what_one_learns(world: Any, trained: Path, tmp_path:
     processes = []
     try:
         for rank in ("0", "1"):
+            # One thread, as what it is compared with; Fabric would take all cores for the one process of a machine.
             slurm = {
                 "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive", "SLURM_NNODES": "2", "SLURM_STEP_NUM_TASKS": "2",
                 "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": "0",
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
             }  # fmt: skip
             processes.append(start(world, tmp_path, config, environment=slurm))
         assert [process.wait(300) for process in processes] == [0, 0]
