@@ -60,7 +60,7 @@ def load_uv_gt(path: Path | str) -> Tensor:
             a value is not a finite float32.
     """
     path = Path(path)
-    arrays = read_npz(path, KEYS, kind="attribute maps", remedy="Bake it anew.")
+    arrays = read_npz(path, KEYS, kind="attribute maps", remedy="Run the stage `bake`, which makes it.")
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise UserError(
