@@ -26,7 +26,7 @@ from osgap.runtime.seeds import derive_seed
 from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import CHANNELS, sh_to_rgb
 
-PARITY = Path(__file__).resolve().parents[1] / "parity"
+PARITY = Path(__file__).resolve().parents[2] / "parity"
 """Made by its `make_encoder.py`."""
 
 FULL = (1024, 5, 4)
