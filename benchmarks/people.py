@@ -318,9 +318,9 @@ def capture_cameras(config: SyntheticConfig) -> Cameras:
     from osgap.splat.cameras import Cameras
     from osgap.synthetic.captures.cameras import make_cameras
 
-    rig = make_cameras(config.width, config.height, config.seed)
-    world_to_camera = torch.from_numpy(rig.world_to_camera).float()
-    intrinsics = torch.from_numpy(rig.intrinsics).float().expand(len(world_to_camera), 3, 3)
+    array = make_cameras(config.width, config.height, config.seed)
+    world_to_camera = torch.from_numpy(array.world_to_camera).float()
+    intrinsics = torch.from_numpy(array.intrinsics).float().expand(len(world_to_camera), 3, 3)
     return Cameras(world_to_camera, intrinsics, config.width, config.height)
 
 

@@ -1,7 +1,7 @@
 """Which frames are measured, and with whose geometry.
 
 ==================  ==========================================  =================================================
-EvaluationSplit            Frames                                      Geometry
+Evaluation split    Frames                                      Geometry
 ==================  ==========================================  =================================================
 novel view          split `val`: the held-out camera, at        the person's own motion: tracked, or as the
                     timesteps of the training sequences         method refined it on the training cameras (`fit`)

@@ -36,8 +36,8 @@ def test_everything_that_is_promised_exists(finished: Checkout) -> None:
     results = finished.results
     summary = json.loads((results / "metrics" / "summary.json").read_text())
     for method in ("mean_avatar", "prior", "one_shot", "fit"):
-        for supervision in ("novel_view", "self_reenactment"):
-            values = summary[method][supervision]
+        for split in ("novel_view", "self_reenactment"):
+            values = summary[method][split]
             assert 5 < values["psnr"] < 60
             assert 0 < values["ssim"] <= 1
             assert values["lpips_alex"] is None, "no weights, no number"
