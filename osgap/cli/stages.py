@@ -187,7 +187,7 @@ def oneshot(
 
     Args:
         supervision: what may be seen of the person: one photograph; one moment in a few cameras; or all training
-        frames.
+            frames.
     """
     pipeline = common.pipeline()
     from osgap.prior.personalisation import stage

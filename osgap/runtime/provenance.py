@@ -55,7 +55,7 @@ class Provenance:
         Args:
             stage: its name, as on the command line.
             module: dotted name of the module whose `run` does the work; its code and that of all it imports is
-            recorded.
+                recorded.
             config: the settings that the stage was given, JSON-serialisable.
             inputs: files (or folders: every file below them) that are read; they must exist.
         """
