@@ -1,1 +1,1 @@
-"""Evaluation splits, metrics, tables, figures and videos."""
+"""What is measured of an avatar: methods, evaluation splits, metrics, and the stage `evaluate`."""

@@ -1,1 +1,1 @@
-"""Per-subject optimisation of the Gaussians on FLAME's UV texels, and baking them into UV maps."""
+"""Per-subject optimisation of the Gaussians on FLAME's UV texels: the stage `fit`."""
