@@ -135,9 +135,10 @@ def test_docstrings_are_missed_in_the_package_alone(text: str, rule: str) -> Non
 
 def test_untyped_functions_are_refused_in_the_package_alone(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    for folder in ("osgap", "tests", "benchmarks"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"{folder}_part.py").write_text("def half(x: int, y):\n    return x / y\n")
+    parts = ["osgap/osgap_part.py", "tests/tests_part.py", "benchmarks/benchmarks_part.py"]
+    for part in (*parts, "examples/01_half.py", "docs/pages.py"):
+        (tmp_path / part).parent.mkdir()
+        (tmp_path / part).write_text("def half(x: int, y):\n    return x / y\n")
     command = [sys.executable, "-m", "mypy", "--no-incremental"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     errors = [line for line in done.stdout.splitlines() if ": error: " in line]
