@@ -52,7 +52,7 @@ class SubjectEntry(Section):
     """NeRSemble's number of the person [number]. Default is the subject's own name, read as a number."""
     sequences: list[str] | None = None
     """Sequences of this subject. Default is `capture.sequences`."""
-    tracking: str | None = None
+    tracking: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
     """Folder of this subject's tracking export; as `capture.tracking`, which is the default."""
     source: SourceFrame | None = None
     """The photograph that a test person's avatar is made from. Default is chosen by `oneshot`."""

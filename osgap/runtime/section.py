@@ -36,7 +36,10 @@ def is_operational(field: FieldInfo) -> bool:
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
 
 
-def _part(section: Section, dump: Mapping[str, Any], *, operational: bool) -> dict[str, Any]:
+def _part(section: Section | Mapping[str, Section], dump: Mapping[str, Any], *, operational: bool) -> dict[str, Any]:
+    if not isinstance(section, Section):  # several, by names of the user's
+        parts = {name: _part(section[name], value, operational=operational) for name, value in dump.items()}
+        return {name: part for name, part in parts.items() if part or not operational}
     fields = type(section).model_fields
     # A section with an operational key is no section without the keys that it requires.
     required = operational and any(is_operational(field) for field in fields.values())
@@ -46,9 +49,13 @@ def _part(section: Section, dump: Mapping[str, Any], *, operational: bool) -> di
         if is_operational(field):
             if operational:
                 part[name] = value
-        elif isinstance(held, Section):
+        elif isinstance(held, Section) or _are_sections(held):
             if (within := _part(held, value, operational=operational)) or not operational:
                 part[name] = within
         elif not operational or (required and field.is_required()):
             part[name] = value
     return part
+
+
+def _are_sections(held: Any) -> bool:
+    return isinstance(held, Mapping) and bool(held) and all(isinstance(value, Section) for value in held.values())

@@ -109,7 +109,7 @@ class Config(Section):
     """Runs of one dataset that differ in what follows the fits, by name. These are made, each in
     `{results}/experiments/NAME`, and compared in one table; without any it is the config as it stands."""
     cache: CacheConfig = CacheConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterConfig = Field(default=ClusterConfig(), json_schema_extra=OPERATIONAL)
 
     @field_validator("experiments")
     @classmethod
