@@ -12,6 +12,10 @@ OPERATIONAL: dict[str, Any] = {"operational": True}
 """`Field(…, json_schema_extra=OPERATIONAL)`: a key that changes where or how fast something is made, and not what.
 It is told to every job, and makes none run again; provenance and the keys of checkpoints do not know it."""
 
+PLACE: dict[str, Any] = {**OPERATIONAL, "place": True}
+"""The same of a key that says where files are that are read or made: what is in them counts, and not the path.
+Snakemake, though, takes files at another path for others, and makes again what depends on them."""
+
 
 class Section(BaseModel):
     """A part of the config: immutable, unknown keys are errors, field docstrings describe the fields.
@@ -32,7 +36,7 @@ class Section(BaseModel):
 
 
 def is_operational(field: FieldInfo) -> bool:
-    """Whether a key is marked as `OPERATIONAL`."""
+    """Whether a key is marked as `OPERATIONAL` or `PLACE`."""
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
 
 

@@ -24,7 +24,7 @@ from osgap.interop.config import InteropConfig
 from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.report.config import ReportConfig
 from osgap.runtime.errors import UserError
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.section import OPERATIONAL, PLACE, Section
 from osgap.synthetic.config import SyntheticConfig
 from osgap.workflow.cache_config import CacheConfig
 from osgap.workflow.cluster import ClusterConfig
@@ -91,7 +91,7 @@ class Config(Section):
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The seed that all others derive from, with the stage and the subject [number]."""
-    results: Path = Field(default=Path("results"), json_schema_extra=OPERATIONAL)
+    results: Path = Field(default=Path("results"), json_schema_extra=PLACE)
     """Folder of everything that the run writes. `{results}` in any other text of the config stands for it."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()

@@ -1,8 +1,8 @@
 """What a job is told: one part decides when it runs again, the other does not.
 
 Both are JSON for `osgap STAGE --config`. `settings` is a rule's parameter, so that Snakemake runs the job again when,
-and only when, that part of the config changes. `operation` is none, or a function of the output, which Snakemake does not
-record: it says where files are, what is done how often.
+and only when, that part of the config changes. `operation` is none, or a function of the output, which Snakemake does
+not record: it says where files are, what is done how often.
 The data URL is in no dump of the config; it reaches the jobs through the environment.
 """
 
