@@ -54,7 +54,9 @@ def _part(section: Section | Mapping[str, Section], dump: Mapping[str, Any], *, 
             if operational:
                 part[name] = value
         elif isinstance(held, Section) or _are_sections(held):
-            if (within := _part(held, value, operational=operational)) or not operational:
+            within = _part(held, value, operational=operational)
+            # One that is off by default is there, even if all of it is at its defaults.
+            if within or not (operational or isinstance(field.default, Section)):
                 part[name] = within
         elif not operational or (required and field.is_required()):
             part[name] = value
