@@ -291,6 +291,16 @@ def test_rhythm_and_memory_at_default_settings_rerun_nothing() -> None:
     assert differing(validate(people), validate(people | quick)) == set()
 
 
+@pytest.mark.parametrize("listed", [["few_shot"], ["all_frames", "few_shot"], ["one_shot", "few_shot"]])
+def test_pictures_show_the_avatars_that_are_made(listed: list[str]) -> None:
+    config = validate({**BASE, "oneshot": {"supervision": listed}})
+    pipeline, jobs = Pipeline(config), told(config)
+    for job in ("overview", "video", "person_figure", "cross_figure", "tables"):
+        known = Pipeline(load_config([pipeline.operation, jobs[job]]))
+        assert known.shown == pipeline.shown, job
+        assert job in ("overview", "video") or known.methods == pipeline.methods
+
+
 # entries of people ---------------------------------------------------------------------------------------
 
 
