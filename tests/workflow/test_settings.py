@@ -207,7 +207,11 @@ def is_operational(key: Key) -> bool:
 
 # every key -----------------------------------------------------------------------------------------------
 
-KEYS = [pytest.param(key, id=key.name) for key in keys().values()]
+
+def each(*, operational: bool | None = None) -> pytest.MarkDecorator:
+    """Parametrise a test with all keys, or with those that decide a result, or with the others."""
+    chosen = [key for key in keys().values() if operational in (None, is_operational(key))]
+    return pytest.mark.parametrize("key", [pytest.param(key, id=key.name) for key in chosen])
 
 
 def test_the_table_has_every_key_once() -> None:
@@ -215,14 +219,14 @@ def test_the_table_has_every_key_once() -> None:
     assert sorted(listed) == sorted(key.name for key in keys().values())
 
 
-@pytest.mark.parametrize("key", KEYS)
+@each()
 def test_a_key_makes_the_jobs_run_again_that_use_it(key: Key) -> None:
     before, after = changed(key)
     expected = next(jobs for jobs, names in TABLE.items() if key.name in names.split())
     assert differing(before, after, OWN if key.path[0] == "subjects" else OTHER) == set(expected.split())
 
 
-@pytest.mark.parametrize("key", [param for param in KEYS if is_operational(param.values[0])])
+@each(operational=True)
 def test_an_operational_key_is_told_and_decides_nothing(key: Key) -> None:
     before, after = changed(key)
     assert before.computation() == after.computation(), "what provenance and checkpoints know"
@@ -234,14 +238,14 @@ def test_an_operational_key_is_told_and_decides_nothing(key: Key) -> None:
     assert operation != json.loads(Pipeline(before).operation)
 
 
-@pytest.mark.parametrize("key", [param for param in KEYS if not is_operational(param.values[0])])
+@each(operational=False)
 def test_a_key_that_decides_something_is_not_told_besides(key: Key) -> None:
     """But for a digest, without which a path of weights would be no valid section."""
     before, after = (Pipeline(config).operation for config in changed(key))
     assert (before == after) == (key.path[-1] != "sha256")
 
 
-@pytest.mark.parametrize("key", KEYS)
+@each()
 def test_jobs_understand_what_they_are_told(key: Key) -> None:
     """Some keys are valid together only; each job is told some of them."""
     _, after = changed(key)
