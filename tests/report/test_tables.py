@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from osgap.evaluation.measure import METRICS
-from osgap.evaluation.methods import METHODS, SPLIT_TABLES
-from osgap.report.tables.stage import METHOD_NAMES, TablesInputs, TablesOutputs, run
+from osgap.evaluation.methods import METHODS, SPLIT_TABLES, SUFFIXES
+from osgap.report.names import METHOD_NAMES
+from osgap.report.tables.stage import TablesInputs, TablesOutputs, run
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.errors import UserError
 
