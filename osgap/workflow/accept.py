@@ -137,7 +137,7 @@ def record(layout: Layout, stage: str) -> Path:
     return {
         "synthetic-head": layout.synthetic_head.template,
         "synthetic-person": layout.synthetic_person("{subject}"),
-        "download": layout.download("{subject}", "{sequence}"),
+        "download": layout.download("{subject}"),
         "import": layout.capture("{subject}"),
         "fit": layout.fit("{subject}") / "fit.json",
         "adopt-avatar": layout.fit("{subject}") / "fit.json",
@@ -147,6 +147,7 @@ def record(layout: Layout, stage: str) -> Path:
         "oneshot": layout.oneshot("{subject}", "{folder}") / "oneshot.json",
         "evaluate": layout.metrics("{method}", "{subject}"),
         "tables": layout.summary,
+        "ablation": layout.ablation_summary,
         "figure": layout.figure("{figure}"),
         "video": layout.video("{subject}"),
     }[stage]

@@ -6,7 +6,7 @@ A person counts the same whatever the number of their frames: means over people 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ _SPLIT_NAMES = {"novel_view": "Novel view", "self_reenactment": "Self-reenactmen
 Result = Mapping[str, Any]
 """What `evaluate` writes of one method and one subject."""
 
+_KEYS = {"method", "subject", "splits", "missing", "definitions"}
+
 Results = Mapping[tuple[str, str], Result]
 """(method, subject) -> result, methods in the order of the tables, subjects in order."""
 
@@ -38,22 +40,31 @@ class Row:
     values: dict[str, float | None]
 
 
-def read_results(paths: Sequence[Path], who: str) -> Results:
-    """The results of some files.
+def read_result(path: Path) -> Result:
+    """One result.
+
+    Raises:
+        UserError: the file is unreadable, or none.
+    """
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a result of `osgap evaluate` ({error!r}); make it again") from error
+    if not isinstance(result, dict) or not result.keys() >= _KEYS or result["method"] not in METHODS:
+        raise UserError(f"{path}: not a result of `osgap evaluate`; make it again")
+    return result
+
+
+def in_order(results: Iterable[Result], who: str) -> Results:
+    """Results in the order of the tables.
 
     Args:
         who: wants them; it stands in messages.
 
     Raises:
-        UserError: when a file is unreadable, or the methods do not cover the same subjects and frames.
+        UserError: there are none, or the methods do not cover the same subjects and frames.
     """
-    found: dict[tuple[str, str], Result] = {}
-    for path in paths:
-        try:
-            result = json.loads(path.read_text())
-            found[result["method"], result["subject"]] = result
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a result of `osgap evaluate` ({error!r}); make it again") from error
+    found = {(str(result["method"]), str(result["subject"])): result for result in results}
     if not found:
         raise UserError(f"{who}: there are no results to tabulate; list at least one metrics file")
     methods = sorted({method for method, _ in found}, key=METHODS.index)
@@ -62,7 +73,7 @@ def read_results(paths: Sequence[Path], who: str) -> Results:
     if absent:
         raise UserError(
             f"{who}: results are missing for {', '.join(absent)}; a mean over different people per method "
-            f"would compare nothing. Run `osgap evaluate` for them."
+            f"would compare nothing: run `osgap evaluate` for them"
         )
     for subject in subjects:
         check_same_frames({method: found[method, subject] for method in methods}, who)
@@ -87,7 +98,7 @@ def check_same_frames(results: Mapping[str, Result], who: str) -> None:
                 if a != b:
                     raise UserError(
                         f"{who}: {split} of subject {first['subject']}: {name} has {key} {a}, "
-                        f"{other_name} has {b}. Run `osgap evaluate` again for both on one capture store."
+                        f"{other_name} has {b}; run `osgap evaluate` again for both on one capture store"
                     )
 
 

@@ -16,9 +16,10 @@ from osgap.report.tables.results import (
     Results,
     Row,
     described,
+    in_order,
     methods_of,
     missing_of,
-    read_results,
+    read_result,
     rows_of,
     summarise,
 )
@@ -53,7 +54,7 @@ def run(inputs: TablesInputs, outputs: TablesOutputs, *, seed: int) -> None:
     provenance = Provenance.collect(
         "tables", __name__, subject=None, config={}, inputs=inputs.metrics, seed=seed
     ).as_dict()
-    results = read_results(inputs.metrics, "tables")
+    results = in_order(map(read_result, inputs.metrics), "tables")
     rows = {split: rows_of(results, split) for split in SPLIT_TABLES}
     for (split, suffix), path in outputs.tables.items():
         write_text(path, _text(results, rows[split], split, suffix))
