@@ -25,7 +25,7 @@ from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.report.config import ReportConfig
 from osgap.runtime.artifacts import PROVENANCE_KEY
 from osgap.runtime.errors import UserError
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.section import OPERATIONAL, PLACE, Section
 from osgap.synthetic.config import SyntheticConfig
 from osgap.workflow.cache_config import CacheConfig
 from osgap.workflow.cluster import ClusterConfig
@@ -92,7 +92,7 @@ class Config(Section):
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The seed that all others derive from, with the stage and the subject [number]."""
-    results: Path = Field(default=Path("results"), json_schema_extra=OPERATIONAL)
+    results: Path = Field(default=Path("results"), json_schema_extra=PLACE)
     """Folder of everything that the run writes. `{results}` in any other text of the config stands for it."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
@@ -110,7 +110,7 @@ class Config(Section):
     """Runs of one dataset that differ in what follows the fits, by name. These are made, each in
     `{results}/experiments/NAME`, and compared in one table; without any it is the config as it stands."""
     cache: CacheConfig = CacheConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterConfig = Field(default=ClusterConfig(), json_schema_extra=OPERATIONAL)
 
     @field_validator("experiments")
     @classmethod
