@@ -21,7 +21,7 @@ from rich.console import Console
 
 from osgap.capture.config import URL_VARIABLE
 from osgap.doctor import Finding, Report, examine, machine, run, show, to_json
-from osgap.doctor.space import existing_folder, space_needed
+from osgap.operations.space import existing_folder, space_needed
 from osgap.workflow.config import load_config
 from osgap.workflow.pipeline import Pipeline
 
