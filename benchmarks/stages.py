@@ -4,9 +4,9 @@
     python benchmarks/stages.py --size 550x802 --timesteps 7 --device cuda --config '{"prior": {"steps": 300}}'
 
 Runs the jobs of two synthetic people, one to train on and one to test, in a temporary folder (or `--work`, where what
-is done already is not done again), and prints JSON: for each stage and method the seconds from start to end, those of the
-processors, the largest resident memory of one of its processes and, on a GPU, the most memory that was in use on the
-card; and how many units of `osgap.operations.work` the job was. `osgap/operations/costs.yaml` has what follows from it.
+is done already is not done again), and prints JSON: for each stage and method the seconds from start to end, those of
+the processors, the largest resident memory of one of its processes and, on a GPU, the most memory that was in use on
+the card; and how many units of `osgap.operations.work` the job was. `osgap/operations/costs.yaml` has what follows.
 """
 
 from __future__ import annotations
