@@ -80,7 +80,6 @@ def _sources(options: argparse.Namespace, results: Path) -> list[Any]:
 
 def _measure(pipeline: Pipeline, job: Job, told: list[str], device: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "osgap.cli", *_command(job), *told]
-    people.log(job.name)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     used = _used_by_all_children()
     with _CardMemory(device) as card:
@@ -92,7 +91,7 @@ def _measure(pipeline: Pipeline, job: Job, told: list[str], device: str) -> dict
         wall = time.perf_counter() - start
     if status:
         sys.exit(f"{job.name} ended with {os.waitstatus_to_exitcode(status)}:\n{said}")
-    return {
+    measured = {
         "stage": job.stage,
         **job.wildcards,
         "seconds": round(wall, 2),
@@ -101,6 +100,8 @@ def _measure(pipeline: Pipeline, job: Job, told: list[str], device: str) -> dict
         **({"peak_gpu_mib": card.peak_mib} if device == "cuda" else {}),
         "work": {name: round(amount, 4) for name, amount in work_of(pipeline, job).items()},
     }
+    people.log(json.dumps(measured))
+    return measured
 
 
 def _command(job: Job) -> list[str]:
