@@ -51,11 +51,10 @@ def _synthetic_person(pipeline: Pipeline, job: Job) -> Work:
 
 
 def _download(pipeline: Pipeline, job: Job) -> Work:
-    sequences = 1 if "sequence" in job.wildcards else len(pipeline.sequences(_subject(job)))
+    subject = _subject(job)
     if pipeline.config.synthetic is not None:
-        share = sequences / len(pipeline.sequences(_subject(job)))
-        return {"gigabytes": share * SYNTHETIC_RAW_PER_PIXEL * _frame_megapixels(pipeline, _subject(job)) / 1e3}
-    return {"gigabytes": AVERAGE_GB_PER_VIDEO * sequences * len(pipeline.config.capture.serials)}
+        return {"gigabytes": SYNTHETIC_RAW_PER_PIXEL * _frame_megapixels(pipeline, subject) / 1e3}
+    return {"gigabytes": AVERAGE_GB_PER_VIDEO * len(pipeline.sequences(subject) * len(pipeline.config.capture.serials))}
 
 
 def _import(pipeline: Pipeline, job: Job) -> Work:

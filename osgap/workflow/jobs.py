@@ -6,11 +6,12 @@ of people. A test holds this list to Snakemake's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from osgap.workflow.pipeline import Pipeline
+from osgap.workflow.run_name import EXPERIMENTS
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,20 @@ class Job:
         return self.wildcards.get("subject")
 
     @property
+    def place(self) -> str:
+        """The folder of the experiment that it belongs to, with a slash at its end; empty for the dataset."""
+        return self.wildcards.get("experiment", "")
+
+    @property
+    def experiment(self) -> str | None:
+        """The experiment that it belongs to."""
+        return self.place.split("/")[1] if self.place else None
+
+    @property
     def name(self) -> str:
-        """What it is called in lists: its rule and wildcards."""
-        return " ".join([self.rule, *self.wildcards.values()])
+        """What it is called in lists: its rule and wildcards, and its experiment."""
+        values = [value for name, value in self.wildcards.items() if name != "experiment"]
+        return " ".join([self.rule, *values, *([f"({self.experiment})"] if self.experiment else [])])
 
     @property
     def done(self) -> bool:
@@ -46,36 +58,47 @@ class Job:
         return all(path.exists() for path in self.outputs)
 
 
-def jobs(pipeline: Pipeline) -> list[Job]:
+def jobs(pipeline: Pipeline, experiment: str | None = None) -> list[Job]:
     """All jobs that a run from nothing would have, each after those that it needs.
 
+    Args:
+        experiment: only those that this experiment needs.
+
     Raises:
-        UserError: the config names things that are not there; see `osgap.workflow.checks`.
+        UserError: there is no such experiment, or the config names things that are not there.
     """
-    all_jobs = [job for part in _PARTS for job in part(pipeline)]
-    made_by = {path: index for index, job in enumerate(all_jobs) for path in job.outputs}
+    targets = pipeline.targets if experiment is None else pipeline.run(experiment).report_files
+    owners = {"": pipeline, **{f"{EXPERIMENTS}/{name}/": run for name, run in pipeline.experiments.items()}}
+    found = [job for part in _OF_DATASET for job in part(pipeline)]
+    for part in _OF_EXPERIMENTS:
+        for place, owner in owners.items():
+            found += [job for job in part(owner) if job.place == place]  # what it shares is another's
+    if pipeline.experiments:
+        found += _ablation(pipeline)
+    made_by = {path: index for index, job in enumerate(found) for path in job.outputs}
     needed: set[int] = set()
-    waiting = [made_by[path] for path in pipeline.targets]
+    waiting = [made_by[path] for path in targets]
     while waiting:
         index = waiting.pop()
         if index not in needed:
             needed.add(index)
-            waiting += [made_by[path] for path in all_jobs[index].inputs if path in made_by]
-    return [_with_inputs(all_jobs[index], made_by) for index in sorted(needed)]
+            waiting += [made_by[path] for path in found[index].inputs if path in made_by]
+    return [_with_inputs(found[index], made_by) for index in sorted(needed)]
 
 
-def _with_inputs(job: Job, made_by: Iterable[Path]) -> Job:
+def _with_inputs(job: Job, made_by: Container[Path]) -> Job:
     """The job without inputs that are there before the run."""
-    inputs = tuple(dict.fromkeys(path for path in job.inputs if path in made_by))
-    return Job(job.rule, job.stage, job.outputs, job.log, job.wildcards, inputs)
+    return replace(job, inputs=tuple(dict.fromkeys(path for path in job.inputs if path in made_by)))
+
+
+# the dataset -----------------------------------------------------------------------------------------------------
 
 
 def _synthetic(pipeline: Pipeline) -> Iterator[Job]:
     layout = pipeline.layout
     if pipeline.config.synthetic is None:
         return
-    head = tuple(layout.synthetic_head.files)
-    yield Job("synthetic_head", "synthetic-head", head, layout.log("synthetic-head"))
+    yield Job("synthetic_head", "synthetic-head", _head(pipeline), layout.log("synthetic-head"))
     for subject in pipeline.config.subjects.all:
         yield Job(
             "synthetic_person",
@@ -91,15 +114,14 @@ def _captures(pipeline: Pipeline) -> Iterator[Job]:
     layout = pipeline.layout
     for subject in pipeline.config.subjects.all:
         if pipeline.downloads:
-            for sequence in pipeline.sequences(subject):
-                yield Job(
-                    "download",
-                    "download",
-                    (layout.download(subject, sequence),),
-                    layout.log("download", subject, sequence),
-                    {"subject": subject, "sequence": sequence},
-                    tuple(pipeline.download_sources(subject)),
-                )
+            yield Job(
+                "download",
+                "download",
+                (layout.download(subject),),
+                layout.log("download", subject),
+                {"subject": subject},
+                tuple(pipeline.download_sources(subject)),
+            )
         tracking = [layout.synthetic_person(subject)] if pipeline.makes(pipeline.tracking_pattern(subject)) else []
         yield Job(
             "import_tracking",
@@ -107,7 +129,7 @@ def _captures(pipeline: Pipeline) -> Iterator[Job]:
             (layout.capture(subject),),
             layout.log("import", subject),
             {"subject": subject},
-            (*_head(pipeline), *tracking, *pipeline.downloads_of(subject)),
+            (*_head(pipeline), *tracking, *pipeline.download_of(subject)),
         )
 
 
@@ -139,16 +161,14 @@ def _maps(pipeline: Pipeline) -> Iterator[Job]:
         )
 
 
+# experiments -----------------------------------------------------------------------------------------------------
+
+
 def _prior(pipeline: Pipeline) -> Iterator[Job]:
     layout, train = pipeline.layout, pipeline.config.subjects.train
-    yield Job(
-        "train",
-        "train",
-        _files(layout.prior, "model.pt", "mean_uv.npz", "train.json", "preview.png"),
-        layout.log("train"),
-        {},
-        (*_head(pipeline), *map(layout.capture, train), *map(layout.uv_gt, train)),
-    )
+    outputs = _files(layout.prior, "model.pt", "mean_uv.npz", "train.json", "preview.png")
+    inputs = (*_head(pipeline), *map(layout.capture, train), *map(layout.uv_gt, train))
+    yield _own(pipeline, "train", "train", outputs, layout.log("train"), {}, inputs)
 
 
 def _personal(pipeline: Pipeline) -> Iterator[Job]:
@@ -157,53 +177,62 @@ def _personal(pipeline: Pipeline) -> Iterator[Job]:
     for folder, supervision in pipeline.personalised.items():
         for subject in pipeline.config.subjects.test:
             avatar = layout.oneshot(subject, supervision)
-            prior = _files(avatar / "prior", *names)
-            yield Job(
-                "oneshot",
-                "oneshot",
-                (*_files(avatar, *names), *prior, *_files(avatar, "oneshot.json", "preview.png")),
-                layout.log(folder, subject),
-                {"folder": folder, "subject": subject},
-                (*_head(pipeline), layout.capture(subject), layout.prior / "model.pt"),
-            )
+            files = (*_files(avatar, *names), *_files(avatar / "prior", *names))
+            outputs = (*files, *_files(avatar, "oneshot.json", "preview.png"))
+            inputs = (*_head(pipeline), layout.capture(subject), layout.prior / "model.pt")
+            wildcards = {"folder": folder, "subject": subject}
+            yield _own(pipeline, "oneshot", "oneshot", outputs, layout.log(folder, subject), wildcards, inputs)
 
 
 def _measured(pipeline: Pipeline) -> Iterator[Job]:
     layout = pipeline.layout
     for method in pipeline.methods:
         for subject in pipeline.config.subjects.test:
-            metrics = layout.metrics(method, subject)
-            driver = layout.capture(pipeline.driver(subject))
-            avatar = pipeline.avatar_files(method, subject)
-            yield Job(
-                "evaluate",
-                "evaluate",
-                (metrics, metrics.with_suffix(".png")),
-                layout.log("evaluate", method, subject),
-                {"method": method, "subject": subject},
-                (*_head(pipeline), layout.capture(subject), *avatar, driver),
-            )
+            outputs = (layout.metrics(method, subject),)
+            inputs = (*_head(pipeline), layout.capture(subject), *pipeline.avatar_files(method, subject))
+            wildcards = {"method": method, "subject": subject}
+            log = layout.log("evaluate", method, subject)
+            yield _own(pipeline, "evaluate", "evaluate", outputs, log, wildcards, inputs)
 
 
 def _report(pipeline: Pipeline) -> Iterator[Job]:
     layout, test = pipeline.layout, pipeline.config.subjects.test
     tables = (layout.summary, *pipeline.table_files.values())
-    yield Job("tables", "tables", tables, layout.log("tables"), {}, tuple(pipeline.metric_files(test)))
-    shown = {subject: tuple(pipeline.shown_files(subject)) for subject in test}
+    yield _own(pipeline, "tables", "tables", tables, layout.log("tables"), {}, tuple(pipeline.metric_files(test)))
     for subject in test:
+        shown = tuple(pipeline.shown_files(subject))
         driver = layout.capture(pipeline.driver(subject))
-        for rule, name, more in (("person_figure", "person", ()), ("cross_figure", "cross", (driver,))):
-            yield _figure(pipeline, rule, f"{name}_{subject}", {"subject": subject}, (*shown[subject], *more))
-    everybody = tuple(path for paths in shown.values() for path in paths)
-    yield _figure(pipeline, "overview", "overview", {}, everybody)
-    for subject in test:
-        video = (layout.video(subject),)
-        yield Job("video", "video", video, layout.log("video", subject), {"subject": subject}, shown[subject])
+        wildcards = {"subject": subject}
+        yield _figure(pipeline, "person_figure", f"person_{subject}", wildcards, shown)
+        yield _figure(pipeline, "cross_figure", f"cross_{subject}", wildcards, (*shown, driver))
+        video, log = (layout.video(subject),), layout.log("video", subject)
+        yield _own(pipeline, "video", "video", video, log, wildcards, tuple(pipeline.video_files(subject)))
+    yield _figure(pipeline, "overview", "overview", {}, tuple(pipeline.overview_files))
 
 
 def _figure(pipeline: Pipeline, rule: str, name: str, wildcards: dict[str, str], inputs: tuple[Path, ...]) -> Job:
     layout = pipeline.layout
-    return Job(rule, "figure", (layout.figure(name),), layout.log("figure", name), wildcards, inputs)
+    return _own(pipeline, rule, "figure", (layout.figure(name),), layout.log("figure", name), wildcards, inputs)
+
+
+def _ablation(pipeline: Pipeline) -> Iterator[Job]:
+    outputs, inputs = tuple(pipeline.ablation_files.values()), tuple(pipeline.compared_files)
+    yield Job("ablation", "ablation", outputs, pipeline.layout.log("ablation"), {}, inputs)
+
+
+def _own(
+    pipeline: Pipeline,
+    rule: str,
+    stage: str,
+    outputs: tuple[Path, ...],
+    log: Path,
+    wildcards: dict[str, str],
+    inputs: tuple[Path, ...],
+) -> Job:
+    """A job of whoever has its outputs: an experiment, or the config as it stands."""
+    first, *rest = outputs[0].relative_to(pipeline.layout.results).parts
+    place = f"{EXPERIMENTS}/{rest[0]}/" if first == EXPERIMENTS else ""
+    return Job(rule, stage, outputs, log, {"experiment": place, **wildcards}, inputs)
 
 
 def _head(pipeline: Pipeline) -> tuple[Path, ...]:
@@ -215,5 +244,6 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
-_PARTS = (_synthetic, _captures, _avatars, _maps, _prior, _personal, _measured, _report)
-"""In the order in which they need each other."""
+# In the order in which they need each other.
+_OF_DATASET = (_synthetic, _captures, _avatars, _maps)
+_OF_EXPERIMENTS = (_prior, _personal, _measured, _report)
