@@ -93,7 +93,7 @@ def _measure(pipeline: Pipeline, job: Job, told: list[str], device: str) -> dict
         sys.exit(f"{job.name} ended with {os.waitstatus_to_exitcode(status)}:\n{said}")
     measured = {
         "stage": job.stage,
-        **job.wildcards,
+        **{name: value for name, value in job.wildcards.items() if value},
         "seconds": round(wall, 2),
         "cpu_seconds": round(_used_by_all_children() - used, 2),
         "peak_rss_mib": round(usage.ru_maxrss / 1024),
@@ -111,10 +111,10 @@ def _command(job: Job) -> list[str]:
         kind = job.rule.removesuffix("_figure")
         return ["figure", kind, values.get("subject", "201"), *(["--driver", "101"] if kind == "cross" else [])]
     if job.stage == "evaluate":
-        return ["evaluate", values["method"], values["subject"], "--driver", "101"]
+        return ["evaluate", values["method"], values["subject"]]
     if job.stage == "oneshot":
         return ["oneshot", values["subject"]]
-    return [job.stage, *values.values()]
+    return [job.stage, *(value for name, value in values.items() if name != "experiment")]
 
 
 def _used_by_all_children() -> float:
