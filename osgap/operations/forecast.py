@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from osgap.operations.costs import Costs
 from osgap.operations.work import work_of
+from osgap.runtime import slurm
+from osgap.runtime.gpus import list_gpus
 from osgap.workflow.jobs import Job
 from osgap.workflow.pipeline import Pipeline
 
@@ -23,6 +26,19 @@ class Machine:
     gpus: int
     cpus: int | None = None
     """Default is what the jobs ask for, at most `MOST_JOBS` jobs at once."""
+
+
+def machine_here(gpus: int | None = None, cpus: int | None = None) -> Machine:
+    """A machine of that many GPUs; by default what this cluster has, or this machine.
+
+    On a machine that belongs to no cluster, its own cores count by default.
+    """
+    nodes = {node.name: node for node in slurm.nodes() if not node.state.startswith(("down", "drain", "unknown"))}
+    if gpus is None:
+        gpus = sum(node.gpu_count for node in nodes.values()) if nodes else len(list_gpus())
+    if cpus is None and not nodes:
+        cpus = os.cpu_count()
+    return Machine(gpus, cpus)
 
 
 @dataclass(frozen=True)
