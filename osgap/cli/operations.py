@@ -22,7 +22,8 @@ class Devices:
     gpus: int | None = None
     """GPUs that it can use at once. Default is those of the cluster, or of this machine."""
     cpus: int | None = None
-    """CPU cores that it can use at once. Default is this machine's, or on a cluster what the jobs ask for."""
+    """CPU cores that it can use at once. Default is what the jobs ask for; without --gpus and on no cluster, this
+    machine's."""
 
 
 @app.command(name="plan")
@@ -40,13 +41,13 @@ def plan(
     from osgap.operations.forecast import machine_here
     from osgap.operations.plan import plan as make
     from osgap.operations.screen import show_plan
-    from osgap.operations.submissions import read_groups
     from osgap.workflow.config import load_config
     from osgap.workflow.pipeline import Pipeline
+    from osgap.workflow.profile import read_profile
 
     pipeline = Pipeline(load_config(common.sources, common.set))
     machine = machine_here(devices.gpus, devices.cpus)
-    found = make(pipeline, machine, experiment=common.experiment, groups=read_groups())
+    found = make(pipeline, machine, experiment=common.experiment, profile=read_profile())
     print(json.dumps(found.as_dict(), indent=2)) if as_json else show_plan(found)
 
 

@@ -31,12 +31,13 @@ class Machine:
 def machine_here(gpus: int | None = None, cpus: int | None = None) -> Machine:
     """A machine of that many GPUs; by default what this cluster has, or this machine.
 
-    On a machine that belongs to no cluster, its own cores count by default.
+    Of a machine that belongs to no cluster its own cores count, where GPUs are not named either.
     """
+    here = gpus is None
     nodes = {node.name: node for node in slurm.nodes() if not node.state.startswith(("down", "drain", "unknown"))}
     if gpus is None:
         gpus = sum(node.gpu_count for node in nodes.values()) if nodes else len(list_gpus())
-    if cpus is None and not nodes:
+    if cpus is None and here and not nodes:
         cpus = os.cpu_count()
     return Machine(gpus, cpus)
 

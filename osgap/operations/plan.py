@@ -9,9 +9,10 @@ from typing import Any
 from osgap.operations.costs import Costs, read_costs
 from osgap.operations.forecast import Load, Machine, load_of, schedule
 from osgap.operations.space import space_needed
-from osgap.operations.submissions import Groups, submissions
+from osgap.operations.submissions import submissions
 from osgap.workflow.jobs import Job, jobs
 from osgap.workflow.pipeline import Pipeline
+from osgap.workflow.profile import Profile
 
 _DISK = {
     "synthetic-person": "synthetic people",
@@ -67,14 +68,14 @@ def plan(
     machine: Machine,
     *,
     experiment: str | None = None,
-    groups: Groups | None = None,
+    profile: Profile | None = None,
     costs: Costs | None = None,
 ) -> Plan:
     """What is left of a run takes on this machine.
 
     Args:
         experiment: only what this experiment needs.
-        groups: what Slurm is given as one.
+        profile: which says what Slurm is given as one.
         costs: seconds. Default is what was measured.
     """
     everything = jobs(pipeline, experiment)
@@ -95,7 +96,7 @@ def plan(
         sum(row.disk_bytes for row in rows),
         max(ends.values(), default=0.0),
     )
-    count = submissions(left, groups or Groups()).total()
+    count = submissions(left, profile or Profile()).total()
     overhead = count * costs.submission / 3600 / total.cpu_hours if left else 0.0
     return Plan(tuple(rows), total, machine, count, overhead)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from osgap.operations.plan import Plan, Row
 from osgap.operations.status import STATES, JobState, Status
+from osgap.runtime import slurm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +21,7 @@ _SHOWN = 12
 def show_plan(plan: Plan, console: Console | None = None) -> None:
     """Print a row for each stage, and what the whole run takes."""
     from rich.console import Console
+    from rich.text import Text
 
     console = console or Console()
     table = _table("stage", "jobs to do", "of", "GPU-hours", "CPU-hours", "disk", "done after")
@@ -29,12 +31,13 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     table.add_row(*_cells(plan.total))
     console.print(table)
     cores = "as many CPU cores as jobs ask for" if plan.machine.cpus is None else f"{plan.machine.cpus} CPU cores"
-    console.print(f"Reckoned on {count(plan.machine.gpus, 'GPU')} and {cores}, from osgap/operations/costs.yaml.")
-    if plan.submissions:
-        console.print(
-            f"On Slurm: {plan.submissions:,} submissions; Snakemake's own work for them is {plan.overhead:.1%} of the "
-            f"CPU-hours."
-        )
+    console.print(
+        Text(f"Reckoned on {count(plan.machine.gpus, 'GPU')} and {cores}, from osgap/operations/costs.yaml."),
+        soft_wrap=True,
+    )
+    if plan.submissions and slurm.expected():
+        said = f"On Slurm: {count(plan.submissions, 'submission')}, for which Snakemake itself takes"
+        console.print(Text(f"{said} {plan.overhead:.1%} of the CPU-hours."), soft_wrap=True)
 
 
 def show_status(status: Status, console: Console | None = None) -> None:
@@ -47,11 +50,14 @@ def show_status(status: Status, console: Console | None = None) -> None:
     for stage, counts in status.counts().items():
         table.add_row(stage, *(f"{counts[state]:,}" if counts[state] else "" for state in STATES))
     console.print(table)
-    for state, title in (("running", "Running"), ("queued", "In the queue"), ("failed", "Failed")):
-        found = status.of(state)
+    for found, title in (
+        (status.of("running"), "Running"),
+        (status.of("queued"), "In the queue"),
+        (status.of("failed"), "Failed"),
+    ):
         for line in _listed(found, title):
-            console.print(Text(line))
-    console.print(Text(_summary(status), "bold"))
+            console.print(Text(line), soft_wrap=True)
+    console.print(Text(_summary(status), "bold"), soft_wrap=True)
 
 
 def _summary(status: Status) -> str:

@@ -122,7 +122,7 @@ def _captures(pipeline: Pipeline) -> Iterator[Job]:
                 {"subject": subject},
                 tuple(pipeline.download_sources(subject)),
             )
-        tracking = [layout.synthetic_person(subject)] if pipeline.makes(pipeline.tracking_pattern(subject)) else []
+        tracking = [layout.synthetic_person(subject)] if _makes_tracking(pipeline, subject) else []
         yield Job(
             "import_tracking",
             "import",
@@ -131,6 +131,10 @@ def _captures(pipeline: Pipeline) -> Iterator[Job]:
             {"subject": subject},
             (*_head(pipeline), *tracking, *pipeline.download_of(subject)),
         )
+
+
+def _makes_tracking(pipeline: Pipeline, subject: str) -> bool:
+    return pipeline.config.synthetic is not None and pipeline.makes(pipeline.tracking_pattern(subject))
 
 
 def _avatars(pipeline: Pipeline) -> Iterator[Job]:
@@ -200,14 +204,21 @@ def _report(pipeline: Pipeline) -> Iterator[Job]:
     tables = (layout.summary, *pipeline.table_files.values())
     yield _own(pipeline, "tables", "tables", tables, layout.log("tables"), {}, tuple(pipeline.metric_files(test)))
     for subject in test:
-        shown = tuple(pipeline.shown_files(subject))
+        shown = _shown(pipeline, subject, *pipeline.methods)
         driver = layout.capture(pipeline.driver(subject))
         wildcards = {"subject": subject}
         yield _figure(pipeline, "person_figure", f"person_{subject}", wildcards, shown)
         yield _figure(pipeline, "cross_figure", f"cross_{subject}", wildcards, (*shown, driver))
         video, log = (layout.video(subject),), layout.log("video", subject)
-        yield _own(pipeline, "video", "video", video, log, wildcards, tuple(pipeline.video_files(subject)))
-    yield _figure(pipeline, "overview", "overview", {}, tuple(pipeline.overview_files))
+        yield _own(pipeline, "video", "video", video, log, wildcards, _shown(pipeline, subject, pipeline.shown, "fit"))
+    everybody = tuple(file for subject in test for file in _shown(pipeline, subject, pipeline.shown))
+    yield _figure(pipeline, "overview", "overview", {}, everybody)
+
+
+def _shown(pipeline: Pipeline, subject: str, *methods: str) -> tuple[Path, ...]:
+    """As `Pipeline.shown_files`, of a config that may not say yet where the head model is."""
+    avatars = [file for method in methods for file in pipeline.avatar_files(method, subject)]
+    return (*_head(pipeline), pipeline.layout.capture(subject), *avatars)
 
 
 def _figure(pipeline: Pipeline, rule: str, name: str, wildcards: dict[str, str], inputs: tuple[Path, ...]) -> Job:
