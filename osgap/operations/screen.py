@@ -76,20 +76,28 @@ def _summary(status: Status) -> str:
 def _listed(found: Sequence[JobState], title: str) -> list[str]:
     if not found:
         return []
-    lines = [f"{title}:"]
-    for item in found[:_SHOWN]:
-        words = [f"  {item.job.name}"]
-        if item.slurm_id is not None:
-            words.append(f"[Slurm job {item.slurm_id}]")
-        words += filter(None, [item.progress, item.why])
-        if item.state == "running" and item.rest_s is not None:
-            words.append(f"about {duration(item.rest_s)} left")
-        if item.start is not None:
-            words.append(f"expected to start {_when(item.start)}")
-        lines.append("  ".join(words))
-    if len(found) > _SHOWN:
-        lines.append(f"  and {len(found) - _SHOWN:,} more")
+    submitted: dict[str, list[JobState]] = {}  # jobs of a group wait together
+    for item in found:
+        submitted.setdefault(item.slurm_id if item.state == "queued" and item.slurm_id else item.job.name, []).append(
+            item
+        )
+    lines = [f"{title}:", *(_line(items) for items in list(submitted.values())[:_SHOWN])]
+    if len(submitted) > _SHOWN:
+        lines.append(f"  and {len(submitted) - _SHOWN:,} more")
     return lines
+
+
+def _line(items: Sequence[JobState]) -> str:
+    first = items[0]
+    words = [f"  {', '.join(item.job.name for item in items)}"]
+    if first.slurm_id is not None:
+        words.append(f"[Slurm job {first.slurm_id}]")
+    words += filter(None, [first.progress, first.why])
+    if first.state == "running":
+        words.append("longer than expected" if first.rest_s is None else f"about {duration(first.rest_s)} left")
+    if first.start is not None:
+        words.append(f"expected to start {_when(first.start)}")
+    return "  ".join(words)
 
 
 def _cells(row: Row) -> list[str]:

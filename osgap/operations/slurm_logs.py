@@ -86,13 +86,12 @@ def queued_jobs(queue: Iterable[slurm.QueuedJob], jobs: Sequence[Job], folder: P
     by_target = {target_of(job): job.name for job in jobs}
     logs = {path.stem: path for path in folder.glob("group_*/*.log")}
     found: dict[str, slurm.QueuedJob] = {}
-    for queued in queue:
+    for queued in sorted(queue, key=lambda item: item.running):  # of two, that of a killed Snakemake may run
         if queued.comment in by_comment:
             found[by_comment[queued.comment]] = queued
         elif queued.comment.startswith("rule_"):
-            for target in _targets_of_group(queued.id, logs):
-                if target in by_target:
-                    found[by_target[target]] = queued
+            targets = _targets_of_group(queued.id, logs)
+            found |= {by_target[target]: queued for target in targets if target in by_target}
     return found
 
 

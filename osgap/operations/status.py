@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from osgap.workflow.jobs import Job
 
 State = Literal["done", "running", "queued", "failed", "waiting"]
 
+_OVERDUE = 0.25
+"""How much longer a job that takes longer than expected is expected to take, as a share of what was expected."""
 STATES: tuple[State, ...] = ("done", "running", "queued", "failed", "waiting")
-_RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class JobState:
     """Slurm's reason for letting it wait, or the cause of its failure."""
     progress: str = ""
     rest_s: float | None = None
-    """How long it still takes, as its log says or as others took [seconds]."""
+    """How long it still takes, as its log says or as others took [seconds]; None where that is over already."""
     slurm_id: str | None = None
     start: datetime | None = None
     """When Slurm expects to start it."""
@@ -102,7 +104,8 @@ def status(run: Run, machine: Machine) -> Status:
     loads = {job.name: load_of(run.pipeline, job, costs, machine) for job in left}
     states = {job.name: _state(run, job, queued.get(job.name), logs.get(job.name, []), loads[job.name]) for job in left}
     states = _one_of_each_group(left, states)
-    rest = {name: item.rest_s or 0.0 for name, item in states.items() if item.state == "running"}
+    running = {name: item.rest_s for name, item in states.items() if item.state == "running"}
+    rest = {name: _OVERDUE * loads[name].seconds if seconds is None else seconds for name, seconds in running.items()}
     ends = schedule(left, loads, machine, running=rest)
     everything = tuple(states.get(job.name) or JobState(job, "done") for job in run.jobs)
     return Status(run, everything, max(ends.values(), default=0.0), machine)
@@ -110,8 +113,8 @@ def status(run: Run, machine: Machine) -> Status:
 
 def _state(run: Run, job: Job, queued: slurm.QueuedJob | None, logs: Sequence[SlurmLog], load: Load) -> JobState:
     log = read_stage_log(job.log)
-    if queued is not None and queued.state in _RUNNING:
-        return _running(job, log, load, queued.elapsed_s, queued.id)
+    if queued is not None and queued.running:
+        return _running(job, log, load, time.time() - queued.elapsed_s, queued.id)
     if queued is not None:
         return JobState(job, "queued", queued.reason, slurm_id=queued.id, start=queued.start)
     newest = logs[-1] if logs else None
@@ -121,12 +124,17 @@ def _state(run: Run, job: Job, queued: slurm.QueuedJob | None, logs: Sequence[Sl
     return JobState(job, "waiting") if failure is None else _failed(failure)
 
 
-def _running(
-    job: Job, log: StageLog | None, load: Load, elapsed_s: float = 0.0, slurm_id: str | None = None
-) -> JobState:
+def _running(job: Job, log: StageLog | None, load: Load, started: float = 0.0, slurm_id: str | None = None) -> JobState:
+    """A job at work.
+
+    Args:
+        started: when Slurm started it, or the first of its group; it cannot have begun before its inputs were there.
+    """
     rest = log.rest_s if log is not None else None
     if rest is None:
-        rest = max(0.0, load.seconds - elapsed_s)
+        begun = max((path.stat().st_mtime for path in job.inputs if path.exists()), default=started)
+        expected = load.seconds - (time.time() - max(begun, started))
+        rest = expected if expected > 0 else None
     return JobState(job, "running", progress=log.progress if log is not None else "", rest_s=rest, slurm_id=slurm_id)
 
 
@@ -153,10 +161,12 @@ def _is_of(queued: slurm.QueuedJob, run: Run) -> bool:
 
 
 def _one_of_each_group(jobs: Sequence[Job], states: Mapping[str, JobState]) -> dict[str, JobState]:
-    """Jobs of a group run one after the other: of those that Slurm runs, what others still make cannot have begun."""
-    making = {path for job in jobs for path in job.outputs}
+    """Jobs of a group run one after the other: those that need what another of it still makes cannot have begun."""
+    makers = {path: job.name for job in jobs for path in job.outputs}
     found = dict(states)
     for job in jobs:
-        if states[job.name].state == "running" and any(path in making for path in job.inputs):
-            found[job.name] = JobState(job, "waiting", slurm_id=states[job.name].slurm_id)
+        own = states[job.name]
+        others = [states[makers[path]] for path in job.inputs if path in makers]
+        if own.state == "running" and own.slurm_id and any(item.slurm_id == own.slurm_id for item in others):
+            found[job.name] = JobState(job, "waiting", slurm_id=own.slurm_id)
     return found

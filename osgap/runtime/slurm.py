@@ -81,6 +81,11 @@ class QueuedJob:
     comment: str
     """What Snakemake says of the job: `rule_fit_wildcards_101`."""
 
+    @property
+    def running(self) -> bool:
+        """Whether it has begun, and has not ended."""
+        return self.state in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED")
+
 
 def commands() -> frozenset[str]:
     """Which of Slurm's commands are on PATH."""

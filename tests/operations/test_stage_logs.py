@@ -65,7 +65,7 @@ def test_the_last_progress_counts_and_time_goes_by(tmp_path: Path) -> None:
         ("fitting: 1 of 2, 0:00:01 left\n", ""),
         ("osgap fit: Slurm job 12 on gpu01\n", ""),
         ("a line\nosgap: 1.h5: no such file; import it first\n", "1.h5: no such file; import it first"),
-        ("osgap: x.yaml:\n  fit.iterations: found -3\n  seed: found x\n", "x.yaml: fit.iterations: found -3 seed: found x"),
+        ("osgap: x.yaml:\n  fit: found -3\n  seed: found x\n", "x.yaml: fit: found -3 seed: found x"),
         (
             'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: not this\n\n',
             "ValueError: not this",

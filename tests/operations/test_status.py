@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from osgap.operations.costs import read_costs
 from osgap.operations.forecast import Machine
 from osgap.operations.run import open_run
 from osgap.operations.screen import show_status
@@ -118,6 +121,29 @@ def test_a_retry_in_the_queue_has_not_failed(world: World) -> None:
     world.slurm_log("rule_fit/101", 10, OUT_OF_MEMORY)
     world.queue("12|PENDING|BeginTime|0:00|rule_fit_wildcards_101")
     assert states(look(world))["fit 101"] == "queued"
+
+
+def test_of_two_submissions_the_one_that_runs_counts(world: World) -> None:
+    """A killed Snakemake's goes on; the next one's waits for its checkpoint, or for a node."""
+    running, waiting = "11|RUNNING|None|0:30|rule_fit_wildcards_101", "12|PENDING|None|0:00|rule_fit_wildcards_101"
+    world.queue(waiting, running, waiting)
+    (found,) = (item for item in look(world).states if item.job.name == "fit 101")
+    assert (found.state, found.slurm_id) == ("running", "11")
+
+
+def test_without_progress_the_rest_is_what_others_took(world: World) -> None:
+    """From when its inputs were there: a group's time is not its last job's."""
+    world.finish(["fit 101"])
+    world.queue("11|RUNNING|None|2:00:00|rule_bake_wildcards_101", "12|RUNNING|None|2:00:00|rule_bake_wildcards_102")
+    found = {item.job.name: item.rest_s for item in look(world).states if item.state == "running"}
+    assert found["bake 101"] == pytest.approx(read_costs().of("bake", False).seconds({}, 1), abs=3)
+    world.finish(["fit 102"])
+    long_ago = time.time() - 3600
+    for path in world.job("bake 102").inputs:
+        os.utime(path, (long_ago, long_ago))
+    found = {item.job.name: item.rest_s for item in look(world).states if item.state == "running"}
+    assert found["bake 102"] is None
+    assert look(world).left_s > 0
 
 
 def test_a_group_runs_one_job_after_the_other(world: World) -> None:
