@@ -9,13 +9,14 @@ from pathlib import Path
 from osgap.operations.run import Run, open_run
 from osgap.operations.slurm_logs import SlurmLog, failed_rules, logs_of
 from osgap.operations.stage_logs import StageLog, read_stage_log
-from osgap.runtime.slurm_endings import Ending, ending, tail
+from osgap.runtime.slurm_endings import Ending, ending, in_light_of, tail
 from osgap.workflow.jobs import Job
 
 SAVED = ("fit", "train", "oneshot")
 """Stages that go on from a checkpoint."""
 
 _LINES = 8
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,17 @@ def failure_of(job: Job, log: StageLog | None, slurm: SlurmLog | None) -> Failur
             return None
         return Failure(job, log.error or "ended without a word", log)
     text = tail(slurm.path)
-    if slurm.grouped and log is None and job.rule not in failed_rules(text):
+    if slurm.grouped and log is None and not _had_begun(job, text):
         return None  # another job of the group came before it
-    found = ending(slurm.job_id, slurm.path)
-    said = log.error if log is not None and (log.slurm_job in (None, slurm.job_id)) else ""
+    said = log.error if log is not None and log.slurm_job in (None, slurm.job_id) else ""
+    found = in_light_of(Ending(slurm.job_id, "failed"), text) if said else ending(slurm.job_id, slurm.path)
     return Failure(job, sentence(found, job, said), log, slurm)
+
+
+def _had_begun(job: Job, text: str) -> bool:
+    """Whether a job of a group was at work when the group ended, by the group's log."""
+    failed = failed_rules(text)
+    return job.rule in failed if failed else all(path.exists() for path in job.inputs)
 
 
 def sentence(found: Ending, job: Job, said: str = "") -> str:
@@ -114,12 +121,15 @@ def causes(results: Path, since: float) -> list[str]:
     """
     run = open_run(str(results))
     lines = []
-    for failure in failures(run, [job for job in run.jobs if not job.done], since):
+    found = failures(run, [job for job in run.jobs if not job.done], since)
+    for failure in found[:_SHOWN]:
         job_id = f" (Slurm job {failure.slurm.job_id})" if failure.slurm is not None else ""
         lines.append(f"{failure.job.name}{job_id}: {failure.cause}")
         lines.append(f"    see {' and '.join(map(str, failure.logs))}")
         if failure.log is not None and failure.log.error and failure.log.error in failure.cause:
             lines += [f"    | {line}" for line in last_lines(failure.log.path)]
+    if len(found) > _SHOWN:
+        lines.append(f"and {len(found) - _SHOWN:,} more: `osgap status {results}` counts them")
     return lines
 
 

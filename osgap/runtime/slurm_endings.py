@@ -70,9 +70,12 @@ class Ending:
 
 
 def ending(job_id: str, log: Path | None = None) -> Ending:
-    """How a job ended, by whoever knows it."""
-    found = _accounting(job_id) or _controller(job_id) or Ending(job_id, "unknown")
-    return in_light_of(found, tail(log)) if log is not None else found
+    """How a job ended, by whoever knows it: Slurm is asked where the log does not say it, for that takes its time."""
+    text = tail(log) if log is not None else ""
+    told = in_light_of(Ending(job_id, "unknown"), text)
+    if told.kind in ("memory", "time", "preempted", "node"):
+        return told
+    return in_light_of(_accounting(job_id) or _controller(job_id) or Ending(job_id, "unknown"), text)
 
 
 def in_light_of(found: Ending, text: str) -> Ending:

@@ -80,6 +80,16 @@ def test_of_a_group_the_job_that_failed_is_named_alone(world: World) -> None:
     assert (failure.job.name, failure.logs) == ("fit 101", [log])
 
 
+def test_a_group_that_ended_at_once_ended_in_the_first_job_that_is_not_done(world: World) -> None:
+    """As when its node fails: nothing says which rule it was."""
+    world.finish(["import_tracking 101"])
+    killed = "slurmstepd: error: *** JOB 7 ON gpu01 CANCELLED AT 2026-11-30T05:07:09 DUE TO NODE FAILURE ***\n"
+    world.slurm_log(GROUP, 7, killed, targets=TARGETS)
+    (failure,) = failures(world.open(), [job for job in world.jobs if not job.done])
+    assert failure.job.name == "fit 101"
+    assert failure.cause.startswith("its node failed; ")
+
+
 def test_what_the_stage_says_is_the_cause_where_slurm_knows_none(world: World) -> None:
     world.slurm.answer("scontrol", "JobId=3 JobState=FAILED ExitCode=1:0", when='[ "$2" = show ]')
     log = world.say("fit 101", "osgap fit: Slurm job 3 on gpu01\nosgap: captures/101.h5: damaged; import it again\n")
@@ -106,6 +116,17 @@ def test_what_is_older_or_done_is_none_of_it(world: World) -> None:
     world.finish(["fit 102"])
     assert causes(world.results, time.time() - 100) == []
     assert len(causes(world.results, 0)) == 2
+
+
+def test_of_many_failures_the_first_are_shown(make_world: MakeWorld) -> None:
+    people = [str(number) for number in range(300, 330)]
+    world = make_world(subjects={"train": people})
+    for person in people:
+        world.slurm_log(f"rule_fit/{person}", int(person), OUT_OF_MEMORY)
+    lines = causes(world.results, 0)
+    assert len([line for line in lines if ": out of memory" in line]) == 20
+    assert lines[-1] == f"and 10 more: `osgap status {world.results}` counts them"
+    assert not world.slurm.calls.exists()  # thousands of jobs would ask thousands of times
 
 
 def test_without_slurm_the_stages_log_is_all_there_is(world: World) -> None:

@@ -230,7 +230,11 @@ def test_failed_to_the_controller_killed_for_memory_by_the_log(fake_slurm: Any, 
     log = tmp_path / "12.log"
     log.write_text("slurmstepd: error: Job 12 exceeded memory limit (1100000000 > 1048576000), being killed\n")
     found = ending("12", log)
-    assert (found.kind, found.peak_mb, found.runtime_min, found.node) == ("memory", 1049, 10, "")
+    assert (found.kind, found.peak_mb) == ("memory", 1049)
+    assert not fake_slurm.calls.exists()  # the log has said it
+    log.write_text("nothing of the kind\n")
+    found = ending("12", log)
+    assert (found.kind, found.exit_code, found.runtime_min, found.node) == ("failed", 1, 10, "")
 
 
 @pytest.mark.parametrize("kind", ["completed", "time", "preempted"])
