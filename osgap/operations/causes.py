@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from osgap.operations.run import Run, open_run
 from osgap.operations.slurm_logs import SlurmLog, failed_rules, logs_of
 from osgap.operations.stage_logs import StageLog, read_stage_log
-from osgap.runtime.slurm_endings import Ending, ending, in_light_of, tail
+from osgap.runtime.slurm_endings import Ending, Endings, in_light_of, tail
 from osgap.workflow.jobs import Job
 
 SAVED = ("fit", "train", "oneshot")
@@ -34,12 +34,13 @@ class Failure:
         return [item.path for item in (self.log, self.slurm) if item is not None]
 
 
-def failure_of(job: Job, log: StageLog | None, slurm: SlurmLog | None) -> Failure | None:
+def failure_of(job: Job, log: StageLog | None, slurm: SlurmLog | None, endings: Endings) -> Failure | None:
     """Why a job that is neither done nor in the queue ended; None where it never began.
 
     Args:
         log: its stage's, if there is one.
         slurm: the newest of Slurm's, if there is one.
+        endings: of Slurm's jobs, this one's among them.
     """
     if slurm is None:
         if log is None:
@@ -49,7 +50,7 @@ def failure_of(job: Job, log: StageLog | None, slurm: SlurmLog | None) -> Failur
     if slurm.grouped and log is None and not _had_begun(job, text):
         return None  # another job of the group came before it
     said = log.error if log is not None and log.slurm_job in (None, slurm.job_id) else ""
-    found = in_light_of(Ending(slurm.job_id, "failed"), text) if said else ending(slurm.job_id, slurm.path)
+    found = in_light_of(Ending(slurm.job_id, "failed"), text) if said else endings.of(slurm.job_id, slurm.path)
     return Failure(job, sentence(found, job, said), log, slurm)
 
 
@@ -98,15 +99,21 @@ def failures(run: Run, jobs: Sequence[Job], since: float = 0.0) -> list[Failure]
         since: only those whose logs are newer [seconds since 1970].
     """
     slurm_logs = logs_of(run.pipeline.layout.slurm_logs, jobs)
+    endings = endings_of(slurm_logs)
     found = []
     for job in jobs:
         log = read_stage_log(job.log)
         newest = slurm_logs.get(job.name, [None])[-1]
         if max(item.changed if item is not None else 0.0 for item in (log, newest)) < since:
             continue
-        if (failure := failure_of(job, log, newest)) is not None:
+        if (failure := failure_of(job, log, newest, endings)) is not None:
             found.append(failure)
     return found
+
+
+def endings_of(logs: Mapping[str, Sequence[SlurmLog]]) -> Endings:
+    """Of the newest of each job's logs."""
+    return Endings(items[-1].job_id for items in logs.values())
 
 
 def causes(results: Path, since: float) -> list[str]:

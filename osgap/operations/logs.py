@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from osgap.operations.causes import failure_of, last_lines
+from osgap.operations.causes import endings_of, failure_of, last_lines
 from osgap.operations.run import Run
 from osgap.operations.slurm_logs import logs_of, queued_jobs
 from osgap.operations.stage_logs import read_stage_log
@@ -63,7 +63,9 @@ def logs_of_job(run: Run, job: Job) -> JobLogs:
         return JobLogs(job, f"Slurm job {queued.id} is {queued.state.lower()}{reason}", files)
     if job.done:
         return JobLogs(job, "done: all of its files are there", files)
-    failure = failure_of(job, log, slurm_logs[-1] if slurm_logs else None)
+    failure = failure_of(
+        job, log, slurm_logs[-1] if slurm_logs else None, endings_of({job.name: slurm_logs} if slurm_logs else {})
+    )
     if failure is None:
         return JobLogs(job, "has not begun", files)
     if log is not None and log.fresh and not log.error and not slurm_logs:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from osgap.operations.causes import Failure, failure_of
+from osgap.operations.causes import Failure, endings_of, failure_of
 from osgap.operations.costs import read_costs
 from osgap.operations.forecast import Load, Machine, load_of, schedule
 from osgap.operations.run import Run
 from osgap.operations.slurm_logs import SlurmLog, logs_of, queued_jobs
 from osgap.operations.stage_logs import StageLog, read_stage_log
 from osgap.runtime import slurm
+from osgap.runtime.slurm_endings import Endings
 from osgap.workflow.jobs import Job
 
 State = Literal["done", "running", "queued", "failed", "waiting"]
@@ -102,7 +103,11 @@ def status(run: Run, machine: Machine) -> Status:
     logs = logs_of(folder, left)
     costs = read_costs()
     loads = {job.name: load_of(run.pipeline, job, costs, machine) for job in left}
-    states = {job.name: _state(run, job, queued.get(job.name), logs.get(job.name, []), loads[job.name]) for job in left}
+    endings = endings_of({name: items for name, items in logs.items() if name not in queued})
+    states = {
+        job.name: _state(run, job, queued.get(job.name), logs.get(job.name, []), loads[job.name], endings)
+        for job in left
+    }
     states = _one_of_each_group(left, states)
     running = {name: item.rest_s for name, item in states.items() if item.state == "running"}
     rest = {name: _OVERDUE * loads[name].seconds if seconds is None else seconds for name, seconds in running.items()}
@@ -111,7 +116,9 @@ def status(run: Run, machine: Machine) -> Status:
     return Status(run, everything, max(ends.values(), default=0.0), machine)
 
 
-def _state(run: Run, job: Job, queued: slurm.QueuedJob | None, logs: Sequence[SlurmLog], load: Load) -> JobState:
+def _state(
+    run: Run, job: Job, queued: slurm.QueuedJob | None, logs: Sequence[SlurmLog], load: Load, endings: Endings
+) -> JobState:
     log = read_stage_log(job.log)
     if queued is not None and queued.running:
         return _running(job, log, load, time.time() - queued.elapsed_s, queued.id)
@@ -120,7 +127,7 @@ def _state(run: Run, job: Job, queued: slurm.QueuedJob | None, logs: Sequence[Sl
     newest = logs[-1] if logs else None
     if log is not None and newest is None and _goes_on_here(run, log):
         return _running(job, log, load)
-    failure = failure_of(job, log, newest)
+    failure = failure_of(job, log, newest, endings)
     return JobState(job, "waiting") if failure is None else _failed(failure)
 
 

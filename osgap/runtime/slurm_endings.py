@@ -10,7 +10,9 @@ import contextlib
 import os
 import pwd
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +47,7 @@ _IN_LOGS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 )
 _REQUESTED = {"memory_mb": re.compile(r"\bmem_mb=(\d+)"), "runtime_min": re.compile(r"\bruntime=(\d+)")}
 _USED = re.compile(r"exceeded (?:\w+ )?memory limit \((\d+) > (\d+)\)", re.I)  # bytes, bytes
+_ASKED_AT_ONCE = 500
 _TAIL_BYTES = 1 << 20
 """Of a log that may have grown without end."""
 
@@ -69,13 +72,29 @@ class Ending:
     """Who cancelled it."""
 
 
+class Endings:
+    """How some jobs ended. Slurm is asked about all of them at once, and only where a log does not say it."""
+
+    def __init__(self, job_ids: Iterable[str]) -> None:
+        self._job_ids = tuple(dict.fromkeys(job_ids))
+
+    def of(self, job_id: str, log: Path | None = None) -> Ending:
+        """How one of them ended, by whoever knows it."""
+        text = tail(log) if log is not None else ""
+        told = in_light_of(Ending(job_id, "unknown"), text)
+        if told.kind in ("memory", "time", "preempted", "node"):
+            return told
+        return in_light_of(self._by_slurm.get(job_id) or Ending(job_id, "unknown"), text)
+
+    @cached_property
+    def _by_slurm(self) -> dict[str, Ending]:
+        known = {**_controller(self._job_ids), **_accounting(self._job_ids)}
+        return {job_id: known[job_id] for job_id in self._job_ids if job_id in known}
+
+
 def ending(job_id: str, log: Path | None = None) -> Ending:
-    """How a job ended, by whoever knows it: Slurm is asked where the log does not say it, for that takes its time."""
-    text = tail(log) if log is not None else ""
-    told = in_light_of(Ending(job_id, "unknown"), text)
-    if told.kind in ("memory", "time", "preempted", "node"):
-        return told
-    return in_light_of(_accounting(job_id) or _controller(job_id) or Ending(job_id, "unknown"), text)
+    """How a job ended."""
+    return Endings([job_id]).of(job_id, log)
 
 
 def in_light_of(found: Ending, text: str) -> Ending:
@@ -108,44 +127,49 @@ def tail(path: Path, most_bytes: int = _TAIL_BYTES) -> str:
         return ""
 
 
-def _accounting(job_id: str) -> Ending | None:
+def _accounting(job_ids: Sequence[str]) -> dict[str, Ending]:
     form = "JobID,State,ExitCode,MaxRSS,ReqMem,TimelimitRaw,NodeList"
-    text = ask("sacct", "--jobs", job_id, "--noheader", "--parsable2", "--duplicates", "--format", form) or ""
-    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 6]
-    own = [row for row in rows if row[0] == job_id]
-    if not own:
-        return None
-    _, state, exit_code, _, asked, limit, node = own[-1]  # a requeued job has a row for each time
-    peaks = [size for row in rows if (size := megabytes(row[3])) is not None]
-    return Ending(
-        job_id,
-        _kind(state),
-        state,
-        _exit_code(exit_code),
-        memory_mb=megabytes(asked),
-        peak_mb=max(peaks, default=None),
-        runtime_min=int(limit) if limit.isdecimal() else None,
-        node=node,
-        by=_user(state),
-    )
+    found: dict[str, Ending] = {}
+    for start in range(0, len(job_ids), _ASKED_AT_ONCE):
+        some = ",".join(job_ids[start : start + _ASKED_AT_ONCE])
+        text = ask("sacct", "--jobs", some, "--noheader", "--parsable2", "--duplicates", "--format", form) or ""
+        for job_id, state, exit_code, peak, asked, limit, node in _rows(text):
+            own, _, step = job_id.partition(".")
+            if step:
+                used = max(megabytes(peak) or 0, found[own].peak_mb or 0) if own in found else 0
+                found |= {own: replace(found[own], peak_mb=used)} if used else {}
+            else:  # a requeued job has a row for each time; the last one counts
+                minutes = int(limit) if limit.isdecimal() else None
+                memory = megabytes(asked)
+                found[own] = Ending(
+                    own, _kind(state), state, _exit_code(exit_code), memory, None, minutes, node, _user(state)
+                )
+    return found
 
 
-def _controller(job_id: str) -> Ending | None:
-    text = ask("scontrol", "--oneliner", "show", "job", job_id)
-    if not text:
-        return None
-    values = dict(re.findall(r"(\w+)=(\S*)", text))
-    state = values.get("JobState", "")
-    limit = seconds(values.get("TimeLimit", ""))
-    return Ending(
-        job_id,
-        _kind(state),
-        state,
-        _exit_code(values.get("ExitCode", "")),
-        memory_mb=megabytes(values.get("MinMemoryNode", "")),
-        runtime_min=limit // 60 if limit is not None else None,
-        node="" if values.get("NodeList", "(null)") == "(null)" else values["NodeList"],
-    )
+def _rows(text: str) -> Iterator[list[str]]:
+    return (line.split("|") for line in text.splitlines() if line.count("|") == 6)
+
+
+def _controller(job_ids: Sequence[str]) -> dict[str, Ending]:
+    one = job_ids[:1] if len(job_ids) == 1 else ()
+    text = ask("scontrol", "--oneliner", "show", "job", *one) or ""
+    found: dict[str, Ending] = {}
+    for line in text.splitlines():
+        values = dict(re.findall(r"(\w+)=(\S*)", line))
+        if (job_id := values.get("JobId")) is None:
+            continue
+        state, limit = values.get("JobState", ""), seconds(values.get("TimeLimit", ""))
+        found[job_id] = Ending(
+            job_id,
+            _kind(state),
+            state,
+            _exit_code(values.get("ExitCode", "")),
+            memory_mb=megabytes(values.get("MinMemoryNode", "")),
+            runtime_min=limit // 60 if limit is not None else None,
+            node="" if values.get("NodeList", "(null)") == "(null)" else values["NodeList"],
+        )
+    return found
 
 
 def _kind(state: str) -> Kind:

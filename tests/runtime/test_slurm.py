@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osgap.runtime import slurm
-from osgap.runtime.slurm_endings import Ending, ending, in_light_of, megabytes, tail
+from osgap.runtime.slurm_endings import Ending, Endings, ending, in_light_of, megabytes, tail
 
 CONFIG = """Configuration data as of 2026-11-30T05:00:00
 AccountingStorageBackupHost = (null)
@@ -204,6 +204,17 @@ def test_what_the_accounting_says(fake_slurm: Any) -> None:
 120|COMPLETED|0:0||1M|1|gpu02""",
     )
     assert ending("12") == Ending("12", "memory", "OUT_OF_MEMORY", 0, 8000, 7910, 720, "gpu02")
+
+
+def test_many_jobs_are_asked_about_at_once(fake_slurm: Any, tmp_path: Path) -> None:
+    fake_slurm.answer("sacct", "1|FAILED|1:0||1M|1|a\n1.0|FAILED|1:0|2048K|||a\n2|CANCELLED|0:0||1M|1|b")
+    fake_slurm.answer("scontrol", "JobId=2 JobState=FAILED ExitCode=0:0\nJobId=3 JobState=NODE_FAIL ExitCode=0:0")
+    endings = Endings(str(number) for number in range(600))
+    found = {job_id: endings.of(job_id, tmp_path / "absent").kind for job_id in ("1", "2", "3", "4")}
+    assert found == {"1": "failed", "2": "cancelled", "3": "node", "4": "unknown"}
+    assert endings.of("1").peak_mb == 2
+    calls = [line.split()[0] for line in fake_slurm.calls.read_text().splitlines()]
+    assert sorted(calls) == ["sacct", "sacct", "scontrol"]
 
 
 def test_who_cancelled(fake_slurm: Any) -> None:
