@@ -227,7 +227,8 @@ def _figure(pipeline: Pipeline, rule: str, name: str, wildcards: dict[str, str],
 
 
 def _ablation(pipeline: Pipeline) -> Iterator[Job]:
-    outputs, inputs = tuple(pipeline.ablation_files.values()), tuple(pipeline.compared_files)
+    outputs = (pipeline.layout.ablation_summary, *pipeline.ablation_files.values())
+    inputs = tuple(pipeline.compared_files)
     yield Job("ablation", "ablation", outputs, pipeline.layout.log("ablation"), {}, inputs)
 
 

@@ -66,11 +66,13 @@ def snakemakes(folder: Path, config: Path) -> list[dict[str, Any]]:
     [
         {},
         {"experiments": EXPERIMENTS},
-        {"oneshot": {"supervision": ["few_shot", "one_shot"]}, "subjects": {"test": ["201", "202"]}},
-        {"interop": {"avatars": "{folder}/adopted/{subject}", "uv_gt": "{folder}/maps/{subject}.npz"}},
-        {"subjects": {"entries": {"201": {"driver": "102"}}}},
+        {
+            "oneshot": {"supervision": ["few_shot", "one_shot"]},
+            "subjects": {"test": ["201", "202"], "entries": {"201": {"driver": "102"}}},
+            "interop": {"avatars": "{folder}/adopted/{subject}", "uv_gt": "{folder}/maps/{subject}.npz"},
+        },
     ],
-    ids=["reduced demo", "experiments", "few photographs", "adopted", "a driver"],
+    ids=["reduced demo", "experiments", "few photographs, a driver, adopted people"],
 )
 def test_the_jobs_are_snakemakes(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "adopted" / "101").mkdir(parents=True)
