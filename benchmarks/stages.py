@@ -26,8 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
-import people
-
+from benchmarks import people
 from osgap.operations.work import work_of
 from osgap.runtime.artifacts import write_json
 from osgap.workflow.config import load_config

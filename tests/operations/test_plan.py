@@ -40,7 +40,7 @@ def full(tmp_path: Path, train: int = 400, test: int = 45, **changes: Any) -> Pi
     """The full config with many people."""
     people = [f"{number:03}" for number in range(train + test)]
     subjects = {"train": people[:train], "test": people[train:]}
-    sources = [ROOT / "config.yaml", {**FULL, "results": str(tmp_path), "subjects": subjects}, changes]
+    sources: list[Any] = [ROOT / "config.yaml", {**FULL, "results": str(tmp_path), "subjects": subjects}, changes]
     return Pipeline(load_config(sources))
 
 

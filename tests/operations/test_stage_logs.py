@@ -22,7 +22,7 @@ def test_progress_is_what_track_writes(tmp_path: Path, monkeypatch: pytest.Monke
     """The line as the program writes it today, not as this test remembers it."""
     clock = iter(range(0, 10**6, 100))
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(progress.sys, "stderr", SimpleNamespace(isatty=lambda: False))  # type: ignore[attr-defined]
+    monkeypatch.setattr(progress.sys, "stderr", SimpleNamespace(isatty=lambda: False))
     file = tmp_path / "fit.log"
     handler = logging.FileHandler(file)
     logger = logging.getLogger(progress.__name__)

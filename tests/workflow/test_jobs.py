@@ -104,7 +104,7 @@ def test_the_jobs_are_snakemakes(change: dict[str, Any], tmp_path: Path) -> None
 
 
 def demo(tmp_path: Path, **changes: Any) -> Pipeline:
-    sources = [ROOT / "config.yaml", *(ROOT / name for name in DEMO), {"results": str(tmp_path), **changes}]
+    sources: list[Any] = [ROOT / "config.yaml", *(ROOT / name for name in DEMO), {"results": str(tmp_path), **changes}]
     return Pipeline(load_config(sources))
 
 
