@@ -70,10 +70,12 @@ def load_of(pipeline: Pipeline, job: Job, costs: Costs, machine: Machine) -> Loa
     """
     owner = pipeline.of(job.place)
     needs = owner.needs(job.rule)
-    asked = needs.gpus * (owner.config.prior.nodes if job.stage == "train" else 1)
+    nodes = owner.config.prior.nodes if job.stage == "train" else 1
+    asked = needs.gpus * nodes
     gpus = 0 if owner.config.prior.accelerator == "cpu" else min(asked, machine.gpus)
     cost = costs.of(job.stage, gpus > 0)
-    cpus = needs.threads if machine.cpus is None else min(needs.threads, machine.cpus)
+    threads = needs.threads * (asked if nodes > 1 else 1)  # on several nodes they are counted for each process
+    cpus = threads if machine.cpus is None else min(threads, machine.cpus)
     seconds = cost.seconds(work_of(owner, job), cpus)
     if gpus and gpus < asked:
         seconds *= asked / gpus

@@ -115,6 +115,15 @@ def test_a_training_with_fewer_cards_takes_longer(tmp_path: Path) -> None:
     assert loads[1].seconds == pytest.approx(2 * loads[2].seconds) == pytest.approx(4 * loads[8].seconds)
 
 
+def test_a_training_on_several_nodes_has_all_of_their_cards(tmp_path: Path) -> None:
+    one, two = (full(tmp_path, 1, 1, prior={"devices": 4, "nodes": nodes}) for nodes in (1, 2))
+    job = next(job for job in jobs(one) if job.rule == "train")
+    loads = [load_of(pipeline, job, read_costs(), Machine(8)) for pipeline in (one, two)]
+    assert [load.gpus for load in loads] == [4, 8]
+    assert [load.cpus for load in loads] == [32, 64]
+    assert loads[0].seconds == loads[1].seconds  # sources per step are per card
+
+
 def test_more_threads_make_faster_what_was_measured_on_fewer() -> None:
     cost = Cost(start=10, per={"results": 2}, source="", threads=2)
     assert cost.seconds({"results": 3}, threads=2) == 16
