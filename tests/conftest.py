@@ -70,6 +70,45 @@ def interpret() -> Callable[[str], None]:
     return run
 
 
+class FakeSlurm:
+    """Commands of Slurm's that say what a test wants, on a PATH that has no others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls = folder / "calls"
+        """A line for each call: the command and its arguments."""
+
+    def answer(self, command: str, text: str, when: str = "", status: int = 0) -> None:
+        """Let `command` print `text` and exit with `status`, where `when` (a test of the shell's) holds, if given.
+
+        Answers are tried in the order in which they were given; a call that none fits fails.
+        """
+        file = self.folder / command
+        if not file.exists():
+            file.write_text(f'#!/bin/sh\necho "{command} $*" >> {self.calls}\n')
+            file.chmod(0o755)
+        with file.open("a") as script:
+            script.write(
+                f"if {when or 'true'}; then\n/bin/cat <<'EOF'\n{text.rstrip(chr(10))}\nEOF\nexit {status}\nfi\n"
+            )
+            script.write("false\n")
+
+    def silence(self, *commands: str) -> None:
+        """Let commands be there, and fail as without a controller."""
+        for command in commands:
+            self.answer(command, "", status=1)
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """No command of Slurm's is there until the test lets it answer."""
+    folder = tmp_path / "slurm-commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", os.pathsep.join([str(folder), str(Path(sys.executable).parent)]))
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    return FakeSlurm(folder)
+
+
 class HeadFiles:
     """The raw content of a head model's three files: random blend shapes and weights on a mesh that is given.
 

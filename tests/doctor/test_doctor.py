@@ -21,7 +21,8 @@ from rich.console import Console
 
 from osgap.capture.config import URL_VARIABLE
 from osgap.doctor import Finding, Report, examine, machine, run, show, to_json
-from osgap.doctor.space import existing_folder, space_needed
+from osgap.operations.space import existing_folder, space_needed
+from osgap.runtime import slurm
 from osgap.workflow.config import load_config
 from osgap.workflow.pipeline import Pipeline
 
@@ -44,6 +45,12 @@ CONFIG = [
 def no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(URL_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not this machine has Slurm: `test_cluster.py` is about it."""
+    monkeypatch.setattr(slurm, "expected", lambda: False)
 
 
 def find(report: Report, name: str) -> Finding:
