@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,16 @@ import pytest
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
+from osgap.runtime import gpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _own_accelerator() -> Iterator[None]:
+    """What the command line says for the rest of a process holds for the rest of a test."""
+    with gpus.using("auto"):
+        yield
 
 
 @pytest.fixture(scope="session")
