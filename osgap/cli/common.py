@@ -41,14 +41,19 @@ class Common:
                 os.environ[f"{variable}_NUM_THREADS"] = str(self.threads)
 
     def pipeline(self) -> Pipeline:
-        """Limit threads, then read the config, and what was accepted in its results folder."""
+        """Limit threads, read the config, and tell the stages what concerns none of their results.
+
+        That is where they compute, and what was accepted in the results folder.
+        """
         self.limit_threads()
+        from osgap.runtime import gpus
         from osgap.runtime.acceptance import look_through
         from osgap.workflow.config import load_config
         from osgap.workflow.pipeline import Pipeline
 
         pipeline = Pipeline(load_config(self.sources, self.set))
         look_through(pipeline.layout.accepted)
+        gpus.use(pipeline.config.accelerator)
         return pipeline
 
 

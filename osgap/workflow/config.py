@@ -23,6 +23,7 @@ from osgap.interop.config import InteropConfig
 from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.report.config import ReportConfig
 from osgap.runtime.errors import UserError
+from osgap.runtime.gpus import Accelerator
 from osgap.runtime.section import Section
 from osgap.synthetic.config import SyntheticConfig
 
@@ -89,6 +90,9 @@ class Config(Section):
     """The seed that all others derive from, with the stage and the subject [number]."""
     results: Path = Path("results")
     """Folder of everything that the run writes. `{results}` in any other text of the config stands for it."""
+    accelerator: Accelerator = "auto"
+    """Where stages compute: `auto` is on GPUs where there are any, else on the CPU; `cpu` leaves GPUs alone; `cuda`
+    stops where there is none. No job runs again because of it."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
     capture: CaptureConfig = CaptureConfig()
@@ -214,6 +218,8 @@ def _explain(error: Any) -> str:
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"known keys here: {', '.join(sorted(known))}"
+        if location[-1] in Config.model_fields and len(location) > 1:
+            hint = f"`{location[-1]}` is a key of the top: write it there, in no section"
         return f"{key}: unknown key; {hint}"
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
