@@ -22,7 +22,7 @@ from typing import Any
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.code import code_digests
 from osgap.runtime.errors import UserError
-from osgap.runtime.provenance import current_versions
+from osgap.runtime.upgrades import current_versions
 from osgap.workflow.stages import STAGES
 
 _PARAMS = "Params have changed since last execution: "

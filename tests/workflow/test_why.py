@@ -13,7 +13,7 @@ from snakemake.persistence import ParamsChange
 
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.code import code_digests
-from osgap.runtime.provenance import current_versions
+from osgap.runtime.upgrades import current_versions
 from osgap.workflow import why
 from osgap.workflow.stages import STAGES
 

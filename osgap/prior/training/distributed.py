@@ -146,10 +146,14 @@ def lease_devices(config: PriorConfig) -> contextlib.AbstractContextManager[None
 
     The processes that `launch` starts use those that the first one holds, and those of a scheduler what it gave them.
     """
-    started = "LOCAL_RANK" in os.environ  # by the first process, torchrun or a scheduler
-    if accelerator() == "cpu" or started or not _is_alone(config):
+    if accelerator() == "cpu" or not is_first(config):
         return contextlib.nullcontext()
     return lease_gpus(config.devices)
+
+
+def is_first(config: PriorConfig) -> bool:
+    """Whether no other process trains with this one so far: none has started it, and it will start any that do."""
+    return "LOCAL_RANK" not in os.environ and _is_alone(config)
 
 
 def _is_started_by_another() -> bool:
