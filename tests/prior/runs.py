@@ -31,7 +31,7 @@ def outputs(folder: Path) -> TrainOutputs:
 
 
 _SCRIPT = """
-import json, sys
+import json, logging, sys
 from pathlib import Path
 import torch
 from osgap.head.config import HeadAssets
@@ -39,6 +39,7 @@ from osgap.prior.config import PriorConfig
 from osgap.prior.training.stage import TrainInputs, TrainOutputs, run
 from osgap.runtime.gpus import use
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(1)
     job = json.loads(Path(sys.argv[1]).read_text())
     use("cpu")
