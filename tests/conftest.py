@@ -18,15 +18,15 @@ import pytest
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
-from osgap.runtime import gpus
+from osgap.runtime import gpus, upgrades
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def _own_accelerator() -> Iterator[None]:
+def _own_policies() -> Iterator[None]:
     """What the command line says for the rest of a process holds for the rest of a test."""
-    with gpus.using("auto"):
+    with gpus.using("auto"), upgrades.using("warn"):
         yield
 
 

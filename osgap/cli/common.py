@@ -49,10 +49,10 @@ class Common:
     def pipeline(self) -> Pipeline:
         """Limit threads, read the config, and tell the stages what concerns none of their results.
 
-        That is where they compute, and what was accepted in the results folder.
+        That is where they compute, what was accepted in the results folder, and what upgrades mean.
         """
         self.limit_threads()
-        from osgap.runtime import gpus
+        from osgap.runtime import gpus, upgrades
         from osgap.runtime.acceptance import look_through
         from osgap.workflow.config import load_config
         from osgap.workflow.layout import Layout
@@ -63,6 +63,7 @@ class Common:
         pipeline = Pipeline(config, layout=layout).run(self.experiment)
         look_through(pipeline.layout.accepted)
         gpus.use(pipeline.config.accelerator)
+        upgrades.use(pipeline.config.upgrades)
         return pipeline
 
 

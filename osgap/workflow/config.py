@@ -26,6 +26,7 @@ from osgap.report.config import ReportConfig
 from osgap.runtime.errors import UserError
 from osgap.runtime.gpus import Accelerator
 from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.upgrades import Upgrades
 from osgap.synthetic.config import SyntheticConfig
 from osgap.workflow.cache_config import CacheConfig
 from osgap.workflow.cluster import ClusterConfig
@@ -97,6 +98,9 @@ class Config(Section):
     accelerator: Accelerator = Field(default="auto", json_schema_extra=OPERATIONAL)
     """Where stages compute: `auto` is on GPUs where there are any, else on the CPU; `cpu` leaves GPUs alone; `cuda`
     stops where there is none. No job runs again because of it."""
+    upgrades: Upgrades = Field(default="warn", json_schema_extra=OPERATIONAL)
+    """What happens to results and checkpoints of other versions of Python, torch, numpy, numba, OpenCV or h5py: they
+    stand, and a log says so (`warn`); they are made again (`rerun`); they stand (`accept`)."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
     capture: CaptureConfig = CaptureConfig()
