@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from osgap.evaluation.methods import SPLIT_TABLES
 from osgap.runtime.acceptance import (
     Acceptance,
     Acceptances,
@@ -161,7 +160,7 @@ def record(layout: Layout, stage: str) -> Path:
         "oneshot": layout.oneshot("{subject}", "{folder}") / "oneshot.json",
         "evaluate": layout.metrics("{method}", "{subject}"),
         "tables": layout.summary,
-        "ablation": layout.ablation(SPLIT_TABLES[0], "csv"),
+        "ablation": layout.ablation_summary,
         "figure": layout.figure("{figure}"),
         "video": layout.video("{subject}"),
     }[stage]
