@@ -377,9 +377,9 @@ def test_the_machine_is_measured(tmp_path: Path) -> None:
 def test_training_on_a_gpu_that_is_not_there_is_missing(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    report = examine([synthetic(tmp_path, prior={"accelerator": "cuda"})])
+    report = examine([synthetic(tmp_path, accelerator="cuda")])
     assert find(report, "gpu").status == "missing"
-    assert "prior.accelerator" in find(report, "gpu").fix
+    assert "set accelerator to auto" in find(report, "gpu").fix
     assert find(examine([real(tmp_path)]), "gpu").status == "warning"
 
 
