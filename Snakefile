@@ -4,6 +4,7 @@ from snakemake.utils import min_version
 from osgap.runtime.errors import UserError
 from osgap.evaluation.methods import METHODS
 from osgap.workflow.launch import prepare
+from osgap.workflow.pipeline import table_files
 
 min_version("9.20")
 
@@ -22,7 +23,7 @@ report: "rules/captions/workflow.rst"
 
 wildcard_constraints:
     subject=r"[A-Za-z0-9_-]+",
-    sequence=r"[^/]+",
+    experiment=pipeline.places,
 
 
 rule all:

@@ -5,33 +5,41 @@ rule download:
     input:
         lambda w: pipeline.download_sources(w.subject),
     output:
-        pipeline.layout.download("{subject}", "{sequence}"),
+        pipeline.layout.download("{subject}"),
     log:
-        pipeline.layout.log("download", "{subject}", "{sequence}"),
+        pipeline.layout.log("download", "{subject}"),
     conda:
         "../envs/osgap.yaml"
+    threads: pipeline.needs("download").threads
+    resources:
+        **pipeline.resources("download"),
     params:
+        subject="{subject}",
         settings=lambda w: pipeline.settings("download", w.subject),
         code=pipeline.code("download"),
     shell:
-        "exec osgap download {wildcards.subject} {wildcards.sequence:q} --config {params.settings:q} 2> {log:q}"
+        "exec osgap download {wildcards.subject} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
 
 
 rule import_tracking:
     input:
         pipeline.head_files,
         tracking=lambda w: pipeline.tracking_files(w.subject),
-        raw=lambda w: pipeline.downloads_of(w.subject),
+        raw=lambda w: pipeline.download_of(w.subject),
     output:
         pipeline.layout.capture("{subject}"),
     log:
         pipeline.layout.log("import", "{subject}"),
     conda:
         "../envs/osgap.yaml"
+    threads: pipeline.needs("import_tracking").threads
     resources:
-        mem_mb=4000,
+        **pipeline.resources("import_tracking"),
     params:
+        subject="{subject}",
         settings=lambda w: pipeline.settings("import", w.subject),
         code=pipeline.code("import"),
     shell:
-        "exec osgap import {wildcards.subject} --config {params.settings:q} 2> {log:q}"
+        "exec osgap import {wildcards.subject} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"

@@ -7,10 +7,10 @@ rule fit:
         pipeline.head_files,
         pipeline.layout.capture("{subject}"),
     output:
-        pipeline.layout.fit("{subject}") / "point_cloud.ply",
-        pipeline.layout.fit("{subject}") / "flame_param.npz",
-        pipeline.layout.fit("{subject}") / "fit.json",
-        report(
+        avatar=pipeline.layout.fit("{subject}") / "point_cloud.ply",
+        motion=pipeline.layout.fit("{subject}") / "flame_param.npz",
+        metrics=pipeline.layout.fit("{subject}") / "fit.json",
+        preview=report(
             pipeline.layout.fit("{subject}") / "preview.png",
             caption="captions/fit.rst",
             category="Fits",
@@ -26,16 +26,16 @@ rule fit:
         ),
     conda:
         "../envs/osgap.yaml"
-    threads: 4
+    threads: pipeline.needs("fit").threads
     resources:
-        mem_mb=8000,
-        runtime="12h",
+        **pipeline.resources("fit"),
     params:
         stage="fit",
         settings=lambda w: pipeline.settings("fit"),
         code=pipeline.code("fit"),
     shell:
-        "exec osgap {params.stage} {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log:q}"
+        "exec osgap {params.stage} {wildcards.subject} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
 
 
 use rule fit as adopt_avatar with:
@@ -47,9 +47,9 @@ use rule fit as adopt_avatar with:
         pipeline.layout.log("adopt-avatar", "{subject}"),
     wildcard_constraints:
         subject=pipeline.one_of(pipeline.adopted_avatars),
-    threads: 1
+    threads: pipeline.needs("adopt_avatar").threads
     resources:
-        mem_mb=8000,
+        **pipeline.resources("adopt_avatar"),
     params:
         stage="adopt-avatar",
         settings=lambda w: pipeline.settings("adopt-avatar"),
@@ -70,12 +70,16 @@ rule bake:
         ),
     conda:
         "../envs/osgap.yaml"
+    threads: pipeline.needs("bake").threads
+    resources:
+        **pipeline.resources("bake"),
     params:
         stage="bake",
         settings=lambda w: pipeline.settings("bake"),
         code=pipeline.code("bake"),
     shell:
-        "exec osgap {params.stage} {wildcards.subject} --config {params.settings:q} 2> {log:q}"
+        "exec osgap {params.stage} {wildcards.subject} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
 
 
 use rule bake as adopt_maps with:
@@ -86,6 +90,9 @@ use rule bake as adopt_maps with:
         pipeline.layout.log("adopt-maps", "{subject}"),
     wildcard_constraints:
         subject=pipeline.one_of(pipeline.adopted_maps),
+    threads: pipeline.needs("adopt_maps").threads
+    resources:
+        **pipeline.resources("adopt_maps"),
     params:
         stage="adopt-maps",
         settings=lambda w: pipeline.settings("adopt-maps"),

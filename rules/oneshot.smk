@@ -5,35 +5,39 @@ rule oneshot:
     input:
         pipeline.head_files,
         pipeline.layout.capture("{subject}"),
-        pipeline.layout.prior / "model.pt",
+        lambda w: pipeline.of(w.experiment).layout.prior / "model.pt",
     output:
-        pipeline.layout.oneshot("{subject}", "{folder}") / "point_cloud.ply",
-        pipeline.layout.oneshot("{subject}", "{folder}") / "flame_param.npz",
-        pipeline.layout.oneshot("{subject}", "{folder}") / "prior" / "point_cloud.ply",
-        pipeline.layout.oneshot("{subject}", "{folder}") / "prior" / "flame_param.npz",
-        pipeline.layout.oneshot("{subject}", "{folder}") / "oneshot.json",
+        pipeline.pattern.oneshot("{subject}", "{folder}") / "point_cloud.ply",
+        pipeline.pattern.oneshot("{subject}", "{folder}") / "flame_param.npz",
+        pipeline.pattern.oneshot("{subject}", "{folder}") / "prior" / "point_cloud.ply",
+        pipeline.pattern.oneshot("{subject}", "{folder}") / "prior" / "flame_param.npz",
+        pipeline.pattern.oneshot("{subject}", "{folder}") / "oneshot.json",
         report(
-            pipeline.layout.oneshot("{subject}", "{folder}") / "preview.png",
+            pipeline.pattern.oneshot("{subject}", "{folder}") / "preview.png",
             caption="captions/oneshot.rst",
             category="One-shot avatars",
-            labels={"subject": "{subject}", "supervision": "{folder}"},
+            labels={
+                "subject": "{subject}",
+                "supervision": "{folder}",
+                "experiment": "{experiment}",
+            },
         ),
     log:
-        pipeline.layout.log("{folder}", "{subject}"),
+        pipeline.pattern.log("{folder}", "{subject}"),
     wildcard_constraints:
         folder=pipeline.one_of(pipeline.personalised),
     conda:
         "../envs/osgap.yaml"
-    threads: 4
+    threads: pipeline.needs("oneshot").threads
     resources:
-        mem_mb=8000,
-        runtime="1h",
+        **pipeline.resources("oneshot"),
     params:
-        settings=lambda w: pipeline.settings(
+        folders=lambda w: pipeline.of(w.experiment).folders,
+        settings=lambda w: pipeline.of(w.experiment).settings(
             "oneshot", w.subject, supervision=pipeline.personalised[w.folder]
         ),
         code=pipeline.code("oneshot"),
         supervision=lambda w: pipeline.personalised[w.folder],
     shell:
-        "exec osgap oneshot {wildcards.subject} --supervision {params.supervision} "
-        "--threads {threads} --config {params.settings:q} 2> {log:q}"
+        "exec osgap oneshot {wildcards.subject} --supervision {params.supervision} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"

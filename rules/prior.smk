@@ -8,25 +8,28 @@ rule train:
         [pipeline.layout.uv_gt(s) for s in pipeline.config.subjects.train],
         pipeline.prior_files,
     output:
-        pipeline.layout.prior / "model.pt",
-        pipeline.layout.prior / "mean_uv.npz",
-        pipeline.layout.prior / "train.json",
+        pipeline.pattern.prior / "model.pt",
+        pipeline.pattern.prior / "mean_uv.npz",
+        pipeline.pattern.prior / "train.json",
         report(
-            pipeline.layout.prior / "preview.png",
+            pipeline.pattern.prior / "preview.png",
             caption="captions/prior.rst",
             category="Prior",
+            labels={"experiment": "{experiment}"},
         ),
     log:
-        pipeline.layout.log("train"),
+        pipeline.pattern.log("train"),
     conda:
         "../envs/osgap.yaml"
-    threads: 8
+    threads: pipeline.needs("train").threads
     resources:
-        mem_mb=32000,
-        runtime="48h",
+        **pipeline.resources("train"),
     params:
-        settings=lambda w: pipeline.settings("train"),
+        launcher=pipeline.launcher,
+        folders=lambda w: pipeline.of(w.experiment).folders,
+        settings=lambda w: pipeline.of(w.experiment).settings("train"),
         code=pipeline.code("train"),
         subjects=",".join(pipeline.config.subjects.train),
     shell:
-        "exec osgap train --subjects {params.subjects} --threads {threads} --config {params.settings:q} 2> {log:q}"
+        "exec {params.launcher}osgap train --subjects {params.subjects} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"

@@ -5,131 +5,204 @@ rule evaluate:
     input:
         pipeline.head_files,
         pipeline.layout.capture("{subject}"),
-        lambda w: pipeline.avatar_files(w.method, w.subject),
+        lambda w: pipeline.of(w.experiment).avatar_files(w.method, w.subject),
         pipeline.weight_files,
-        driver=lambda w: pipeline.layout.capture(pipeline.driver(w.subject)),
     output:
-        pipeline.layout.metrics("{method}", "{subject}"),
-        pipeline.layout.metrics("{method}", "{subject}").with_suffix(".png"),
+        pipeline.pattern.metrics("{method}", "{subject}"),
     log:
-        pipeline.layout.log("evaluate", "{method}", "{subject}"),
+        pipeline.pattern.log("evaluate", "{method}", "{subject}"),
     wildcard_constraints:
         method="|".join(METHODS),
     conda:
         "../envs/osgap.yaml"
-    threads: 2
+    threads: pipeline.needs("evaluate").threads
     resources:
-        mem_mb=8000,
+        **pipeline.resources("evaluate"),
     params:
-        settings=lambda w: pipeline.settings("evaluate", w.subject),
+        folders=lambda w: pipeline.of(w.experiment).folders,
+        settings=lambda w: pipeline.of(w.experiment).settings("evaluate", w.subject),
         code=pipeline.code("evaluate"),
-        driver=lambda w: pipeline.driver(w.subject),
     shell:
-        "exec osgap evaluate {wildcards.method} {wildcards.subject} --driver {params.driver} "
-        "--threads {threads} --config {params.settings:q} 2> {log:q}"
+        "exec osgap evaluate {wildcards.method} {wildcards.subject} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
 
 
 rule tables:
     input:
-        pipeline.metric_files(pipeline.config.subjects.test),
+        lambda w: pipeline.of(w.experiment).metric_files(pipeline.config.subjects.test),
     output:
-        pipeline.layout.summary,
-        [path for (_, suffix), path in pipeline.table_files.items() if suffix != "csv"],
+        pipeline.pattern.summary,
+        [
+            path
+            for (_, suffix), path in table_files(pipeline.pattern).items()
+            if suffix != "csv"
+        ],
         report(
             [
                 path
-                for (_, suffix), path in pipeline.table_files.items()
+                for (_, suffix), path in table_files(pipeline.pattern).items()
                 if suffix == "csv"
             ],
             caption="captions/table.rst",
             category="Tables",
+            labels={"experiment": "{experiment}"},
         ),
     log:
-        pipeline.layout.log("tables"),
+        pipeline.pattern.log("tables"),
     conda:
         "../envs/osgap.yaml"
+    threads: pipeline.needs("tables").threads
+    resources:
+        **pipeline.resources("tables"),
     params:
-        settings=lambda w: pipeline.settings("tables"),
+        folders=lambda w: pipeline.of(w.experiment).folders,
+        settings=lambda w: pipeline.of(w.experiment).settings("tables"),
         code=pipeline.code("tables"),
         subjects=",".join(pipeline.config.subjects.test),
     shell:
-        "exec osgap tables --subjects {params.subjects} --config {params.settings:q} 2> {log:q}"
+        "exec osgap tables --subjects {params.subjects} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
 
 
 rule person_figure:
     input:
-        lambda w: pipeline.shown_files(w.subject),
+        lambda w: pipeline.of(w.experiment).shown_files(w.subject),
     output:
         report(
-            pipeline.layout.figure("person_{subject}"),
+            pipeline.pattern.figure("person_{subject}"),
             caption="captions/figure_person.rst",
             category="Figures",
-            labels={"figure": "all methods", "subject": "{subject}"},
+            labels={
+                "figure": "all methods",
+                "subject": "{subject}",
+                "experiment": "{experiment}",
+            },
         ),
     log:
-        pipeline.layout.log("figure", "person_{subject}"),
+        pipeline.pattern.log("figure", "person_{subject}"),
     conda:
         "../envs/osgap.yaml"
+    threads: pipeline.needs("person_figure").threads
+    resources:
+        **pipeline.resources("person_figure"),
     params:
+        folders=lambda w: pipeline.of(w.experiment).folders,
         figure=lambda w: f"person {w.subject}",
-        settings=lambda w: pipeline.settings("figure", w.subject),
-        code=pipeline.code("figure", pipeline.layout.figure("person_{subject}")),
+        settings=lambda w: pipeline.of(w.experiment).settings(
+            "figure", w.subject, keys=["report.expressions"]
+        ),
+        code=pipeline.code("figure", pipeline.pattern.figure("person_{subject}")),
     shell:
-        "exec osgap figure {params.figure} --config {params.settings:q} 2> {log:q}"
+        "exec osgap figure {params.figure} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
 
 
 use rule person_figure as cross_figure with:
     input:
-        lambda w: pipeline.shown_files(w.subject),
+        lambda w: pipeline.of(w.experiment).shown_files(w.subject),
         driver=lambda w: pipeline.layout.capture(pipeline.driver(w.subject)),
     output:
         report(
-            pipeline.layout.figure("cross_{subject}"),
+            pipeline.pattern.figure("cross_{subject}"),
             caption="captions/figure_cross.rst",
             category="Figures",
-            labels={"figure": "cross-reenactment", "subject": "{subject}"},
+            labels={
+                "figure": "cross-reenactment",
+                "subject": "{subject}",
+                "experiment": "{experiment}",
+            },
         ),
     log:
-        pipeline.layout.log("figure", "cross_{subject}"),
+        pipeline.pattern.log("figure", "cross_{subject}"),
     params:
+        folders=lambda w: pipeline.of(w.experiment).folders,
         figure=lambda w: f"cross {w.subject} --driver {pipeline.driver(w.subject)}",
-        code=pipeline.code("figure", pipeline.layout.figure("cross_{subject}")),
+        settings=lambda w: pipeline.of(w.experiment).settings(
+            "figure", w.subject, keys=["evaluation.cross_frames"]
+        ),
+        code=pipeline.code("figure", pipeline.pattern.figure("cross_{subject}")),
 
 
 use rule person_figure as overview with:
     input:
-        [pipeline.shown_files(s) for s in pipeline.config.subjects.test],
+        lambda w: pipeline.of(w.experiment).overview_files,
     output:
         report(
-            pipeline.layout.figure("overview"),
+            pipeline.pattern.figure("overview"),
             caption="captions/figure_overview.rst",
             category="Figures",
-            labels={"figure": "overview"},
+            labels={"figure": "overview", "experiment": "{experiment}"},
         ),
     log:
-        pipeline.layout.log("figure", "overview"),
+        pipeline.pattern.log("figure", "overview"),
     params:
+        folders=lambda w: pipeline.of(w.experiment).folders,
         figure="overview " + ",".join(pipeline.config.subjects.test),
-        settings=lambda w: pipeline.settings("figure", *pipeline.config.subjects.test),
-        code=pipeline.code("figure", pipeline.layout.figure("overview")),
+        settings=lambda w: pipeline.of(w.experiment).shown_settings(
+            "figure", *pipeline.config.subjects.test, keys=["report.expressions"]
+        ),
+        code=pipeline.code("figure", pipeline.pattern.figure("overview")),
 
 
 rule video:
     input:
-        lambda w: pipeline.shown_files(w.subject),
+        lambda w: pipeline.of(w.experiment).video_files(w.subject),
     output:
         report(
-            pipeline.layout.video("{subject}"),
+            pipeline.pattern.video("{subject}"),
             caption="captions/video.rst",
             category="Videos",
-            labels={"subject": "{subject}"},
+            labels={"subject": "{subject}", "experiment": "{experiment}"},
         ),
     log:
-        pipeline.layout.log("video", "{subject}"),
+        pipeline.pattern.log("video", "{subject}"),
     conda:
         "../envs/osgap.yaml"
+    threads: pipeline.needs("video").threads
+    resources:
+        **pipeline.resources("video"),
     params:
-        settings=lambda w: pipeline.settings("video", w.subject),
+        folders=lambda w: pipeline.of(w.experiment).folders,
+        settings=lambda w: pipeline.of(w.experiment).shown_settings("video", w.subject),
         code=pipeline.code("video"),
     shell:
-        "exec osgap video {wildcards.subject} --config {params.settings:q} 2> {log:q}"
+        "exec osgap video {wildcards.subject} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
+
+
+if pipeline.experiments:
+
+    # The experiments of one dataset beside each other.
+    rule ablation:
+        input:
+            pipeline.compared_files,
+        output:
+            [
+                path
+                for (_, suffix), path in pipeline.ablation_files.items()
+                if suffix != "csv"
+            ],
+            report(
+                [
+                    path
+                    for (_, suffix), path in pipeline.ablation_files.items()
+                    if suffix == "csv"
+                ],
+                caption="captions/ablation.rst",
+                category="Tables",
+                labels={"experiment": "all"},
+            ),
+        log:
+            pipeline.layout.log("ablation"),
+        conda:
+            "../envs/osgap.yaml"
+        threads: pipeline.needs("ablation").threads
+        resources:
+            **pipeline.resources("ablation"),
+        params:
+            experiments=lambda w: pipeline.compared,
+            subjects=",".join(pipeline.config.subjects.test),
+            code=pipeline.code("ablation"),
+        shell:
+            "exec osgap ablation --experiments {params.experiments:q} --subjects {params.subjects} --threads {threads} "
+            "--config {pipeline.operation:q} 2> {log:q}"

@@ -9,11 +9,15 @@ rule synthetic_head:
         pipeline.layout.log("synthetic-head"),
     conda:
         "../envs/osgap.yaml"
+    threads: pipeline.needs("synthetic_head").threads
+    resources:
+        **pipeline.resources("synthetic_head"),
     params:
         settings=lambda w: pipeline.settings("synthetic-head"),
         code=pipeline.code("synthetic-head"),
     shell:
-        "exec osgap synthetic-head --config {params.settings:q} 2> {log:q}"
+        "exec osgap synthetic-head --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
 
 
 rule synthetic_person:
@@ -25,9 +29,13 @@ rule synthetic_person:
         pipeline.layout.log("synthetic-person", "{subject}"),
     conda:
         "../envs/osgap.yaml"
-    threads: 2
+    threads: pipeline.needs("synthetic_person").threads
+    resources:
+        **pipeline.resources("synthetic_person"),
     params:
+        subject="{subject}",
         settings=lambda w: pipeline.settings("synthetic-person", w.subject),
         code=pipeline.code("synthetic-person"),
     shell:
-        "exec osgap synthetic-person {wildcards.subject} --threads {threads} --config {params.settings:q} 2> {log:q}"
+        "exec osgap synthetic-person {wildcards.subject} --threads {threads} "
+        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nersemble_data.constants import SEQUENCE_NAMES, SERIALS
 from pydantic import Field, field_validator
 
-from osgap.runtime.section import Section
+from osgap.runtime.section import OPERATIONAL, Section
 
 URL_VARIABLE = "NERSEMBLE_DATA_URL"
 """Environment variable with NeRSemble's data URL; the name is nersemble-data's own."""
@@ -56,6 +56,8 @@ class SubjectEntry(Section):
     """Folder of this subject's tracking export; as `capture.tracking`, which is the default."""
     source: SourceFrame | None = None
     """The photograph that a test person's avatar is made from. Default is chosen by `oneshot`."""
+    driver: str | None = None
+    """The subject whose motion this one is given in cross-reenactment. Default is the next of `subjects.train`."""
 
     @field_validator("sequences")
     @classmethod
@@ -81,7 +83,7 @@ class CaptureConfig(Section):
     """Sequences to download, by NeRSemble's names. Default is the ten of the paper."""
     serials: list[str] = Field(default=list(SERIALS))
     """Serials of the cameras to download; quoted. Default is all 16."""
-    connections: int = Field(default=4, ge=1, le=32)
+    connections: int = Field(default=4, ge=1, le=32, json_schema_extra=OPERATIONAL)
     """Videos that one download job fetches and verifies at once [videos]."""
     frames: Literal["export", "videos"] = "export"
     """Where frames come from: the images of the tracking export, or the raw videos, colour-corrected, cut out with the
@@ -89,7 +91,7 @@ class CaptureConfig(Section):
     width: int | None = Field(default=None, ge=16, le=4096)
     """Width of the stored frames [pixels]; height and intrinsics follow. Default is the source's own: the tracking
     export's, or the benchmark videos'."""
-    tracking: str | None = None
+    tracking: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
     """Folder of a subject's FLAME tracking: an export in VHAP's layout (as GaussianAvatars released them, too), or a
     participant's folder of NeRSemble's benchmark. `{subject}` and `{participant}` are replaced
     (`{participant:03d}` pads), and `*`, `?` and `[…]` may stand for the rest of the name if exactly one folder fits:

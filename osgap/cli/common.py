@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,11 @@ class Common:
     Default is config.yaml."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """KEY=VALUE, such as fit.iterations=300. May be repeated; wins over every --config."""
+    experiment: str | None = None
+    """One of the config's experiments. Default is the config as it stands."""
+    folders: str | None = None
+    """Where below the results folder the parts of an experiment lie, as JSON: what a rule tells its job, whose config
+    is that of the experiment already."""
     threads: Annotated[int | None, tyro.conf.arg(aliases=["-j"])] = None
     """Threads of the numerical libraries. Default is theirs: one per core."""
     traceback: bool = False
@@ -45,9 +51,12 @@ class Common:
         self.limit_threads()
         from osgap.runtime.acceptance import look_through
         from osgap.workflow.config import load_config
+        from osgap.workflow.layout import Layout
         from osgap.workflow.pipeline import Pipeline
 
-        pipeline = Pipeline(load_config(self.sources, self.set))
+        config = load_config(self.sources, self.set)
+        layout = Layout(config.results, json.loads(self.folders)) if self.folders else None
+        pipeline = Pipeline(config, layout=layout).run(self.experiment)
         look_through(pipeline.layout.accepted)
         return pipeline
 

@@ -3,6 +3,7 @@ is done in the stage's own `run`, which a notebook calls the same way."""
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -52,18 +53,18 @@ def synthetic_person(subject: Subject, common: Options = Common()) -> None:
 
 
 @app.command(name="download")
-def download(subject: Subject, sequence: Annotated[str, tyro.conf.Positional], common: Options = Common()) -> None:
-    """Fetch one sequence of one subject from NeRSemble's data URL."""
+def download(subject: Subject, common: Options = Common()) -> None:
+    """Fetch a subject's sequences from NeRSemble's data URL."""
     pipeline = common.pipeline()
     from osgap.capture.download import stage
 
     stage.run(
         pipeline.config.capture,
         stage.DownloadInputs(),
-        stage.DownloadOutputs(pipeline.layout.raw, pipeline.layout.download(subject, sequence)),
+        stage.DownloadOutputs(pipeline.layout.raw, pipeline.layout.download(subject)),
         subject=subject,
         seed=pipeline.config.seed,
-        sequence=sequence,
+        sequences=pipeline.sequences(subject),
         participant=pipeline.participant(subject),
     )
 
@@ -80,7 +81,7 @@ def import_tracking(subject: Subject, common: Options = Common()) -> None:
             tracking=pipeline.tracking(subject),
             head=pipeline.head,
             raw=pipeline.layout.raw if pipeline.downloads else None,
-            manifests=tuple(pipeline.downloads_of(subject)),
+            manifest=pipeline.layout.download(subject) if pipeline.downloads else None,
         ),
         stage.ImportOutputs(pipeline.layout.capture(subject)),
         subject=subject,
@@ -212,32 +213,24 @@ def oneshot(
 
 
 @app.command(name="evaluate")
-def evaluate(
-    method: Annotated[str, tyro.conf.Positional],
-    subject: Subject,
-    driver: str | None = None,
-    common: Options = Common(),
-) -> None:
+def evaluate(method: Annotated[str, tyro.conf.Positional], subject: Subject, common: Options = Common()) -> None:
     """Measure one method on one subject.
 
     Args:
         method: mean_avatar, prior, one_shot, few_shot, all_frames or fit.
-        driver: Subject whose motion the avatar is given in cross-reenactment. Default is the next test subject.
     """
     pipeline = common.pipeline()
     from osgap.evaluation import stage
 
     layout = pipeline.layout
-    metrics = layout.metrics(method, subject)
     stage.run(
         pipeline.config.evaluation,
         stage.EvaluationInputs(
             capture=layout.capture(subject),
             head=pipeline.head,
             avatar=pipeline.avatar(method, subject),
-            driver=layout.capture(driver or pipeline.driver(subject)),
         ),
-        stage.EvaluationOutputs(metrics=metrics, cross=metrics.with_suffix(".png")),
+        stage.EvaluationOutputs(layout.metrics(method, subject)),
         subject=subject,
         seed=pipeline.config.seed,
         method=method,
@@ -259,6 +252,31 @@ def tables(
     stage.run(stage.TablesInputs(tuple(pipeline.metric_files(people))), outputs, seed=pipeline.config.seed)
 
 
+@app.command(name="ablation")
+def ablation(
+    experiments: str | None = None,
+    subjects: Annotated[str | None, tyro.conf.arg(help="Comma-separated. Default is subjects.test.")] = None,
+    common: Options = Common(),
+) -> None:
+    """Write a table per evaluation split that compares the experiments.
+
+    Args:
+        experiments: Their names, methods, and where their parts lie, as JSON: what a rule tells its job. Default is all
+            of the config.
+    """
+    pipeline = common.pipeline()
+    from osgap.report.ablation import stage
+    from osgap.workflow.layout import Layout
+
+    people = subjects.split(",") if subjects else pipeline.config.subjects.test
+    metrics = {}
+    for name, compared in json.loads(experiments or pipeline.compared).items():
+        layout = Layout(pipeline.config.results, compared["folders"])
+        metrics[name] = tuple(layout.metrics(method, person) for method in compared["methods"] for person in people)
+    outputs = stage.AblationOutputs(pipeline.ablation_files)
+    stage.run(stage.AblationInputs(metrics), outputs, seed=pipeline.config.seed)
+
+
 @app.command(name="figure")
 def figure(
     kind: Annotated[Literal["person", "cross", "overview"], tyro.conf.Positional],
@@ -271,7 +289,7 @@ def figure(
     Args:
         kind: what to draw.
         subjects: one subject; for `overview` any number, comma-separated.
-        driver: For `cross`: whose motion is shown. Default is the next test subject.
+        driver: For `cross`: whose motion is shown. Default is what the config says.
     """
     pipeline = common.pipeline()
     from osgap.report.figures import stage
@@ -284,7 +302,9 @@ def figure(
         driver=pipeline.layout.capture(driver or pipeline.driver(people[0])) if kind == "cross" else None,
     )
     outputs = stage.FigureOutputs(pipeline.layout.figure(name))
-    stage.run(pipeline.config.report, inputs, outputs, kind=kind, seed=pipeline.config.seed)
+    config = pipeline.config
+    cross_frames = config.evaluation.cross_frames
+    stage.run(config.report, inputs, outputs, kind=kind, seed=config.seed, cross_frames=cross_frames)
 
 
 @app.command(name="video")
@@ -303,7 +323,9 @@ def video(subject: Subject, common: Options = Common()) -> None:
 
 
 def _adopted(pipeline: Pipeline, key: Literal["avatars", "uv_gt"], subject: str) -> Path:
-    found = pipeline.adopted(key, subject)
+    from osgap.workflow.adopted import adopted
+
+    found = adopted(pipeline.config.interop, key, subject)
     if found is None:
         raise UserError(f"subject {subject}: interop.{key} names no file of theirs; set it, or fit the subject here")
     return found

@@ -23,4 +23,5 @@ class EvaluationConfig(Section):
     lpips: LpipsWeights = LpipsWeights()
     """Weight files of LPIPS; a metric without its file is null in the results and a footnote in the tables."""
     cross_frames: int = Field(default=8, ge=1, le=64)
-    """Length of a cross-reenactment strip: frames of the driver's held-out sequence [frames]."""
+    """Length of a figure of cross-reenactment: frames of the driver's held-out sequence and camera, evenly spaced
+    [frames]. No number depends on it."""

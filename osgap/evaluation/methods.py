@@ -8,3 +8,6 @@ METHODS = ("mean_avatar", "prior", "one_shot", "few_shot", "all_frames", "fit")
 
 SPLIT_TABLES = ("novel_view", "self_reenactment")
 """Evaluation splits with ground truth, so with a table."""
+
+SUFFIXES = ("csv", "md", "tex")
+"""Formats of the tables."""

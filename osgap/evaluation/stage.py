@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from osgap.capture.choice import evenly_spaced
 from osgap.capture.config import SourceFrame
 from osgap.capture.pairs import rendered_and_captured
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid
 from osgap.evaluation.avatars import avatar_files, load_avatar, open_store
 from osgap.evaluation.config import EvaluationConfig
 from osgap.evaluation.lpips_networks import BACKBONES, Net, load_networks, why_missing
@@ -24,11 +22,8 @@ from osgap.evaluation.measure import DEFINITIONS, METRICS, average, average_by, 
 from osgap.evaluation.splits import (
     SPLITS,
     EvaluationSplit,
-    cross_motion,
     frame_name,
     frames_digest,
-    held_out_camera,
-    held_out_frames,
     motion,
     select,
 )
@@ -36,13 +31,12 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.prior.photo import load_photo
-from osgap.runtime.artifacts import write_json, write_png
+from osgap.runtime.artifacts import write_json
 from osgap.runtime.gpus import lease_gpu
-from osgap.runtime.pixels import to_bytes
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance
 from osgap.splat.avatar import Avatar
-from osgap.splat.sequence import frames_at_once, posed_once, render_frames
+from osgap.splat.sequence import frames_at_once, posed_once
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,8 +51,6 @@ class EvaluationInputs:
     head: HeadAssets
     avatar: Path
     """Folder of `point_cloud.ply` and `flame_param.npz`; for `mean_avatar` the file `mean_uv.npz`."""
-    driver: Path | None = None
-    """Somebody else's capture store, whose motion the avatar is given. None: no cross-reenactment."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +59,6 @@ class EvaluationOutputs:
 
     metrics: Path
     """JSON, read by the stage `tables`."""
-    cross: Path | None = None
-    """PNG: the driver's frames above the avatar's. Set if, and only if, there is a driver."""
 
 
 def run(
@@ -92,8 +82,6 @@ def run(
         UserError: when inputs do not belong together, a weight file is not what the config says, or a split has no
             frame.
     """
-    if (inputs.driver is None) != (outputs.cross is None):
-        raise ValueError("cross-reenactment needs both a driver and an output, or neither")
     store = open_store(inputs.capture, subject)
     head = load_head(inputs.head)
     avatar = load_avatar(method, inputs.avatar, head, store.params)
@@ -113,10 +101,6 @@ def run(
         "definitions": DEFINITIONS,
     }
     provenance = _provenance(config, inputs, subject=subject, seed=seed, method=method, source=source).as_dict()
-    if inputs.driver is not None and outputs.cross is not None:
-        strip, described = _cross_reenact(avatar, head, store, CaptureStore(inputs.driver), config.cross_frames)
-        result["cross_reenactment"] = described
-        write_png(outputs.cross, strip, provenance)
     write_json(outputs.metrics, result, provenance)
     psnr = {name: f"{split['mean']['psnr']:.2f} dB" for name, split in result["splits"].items()}
     logging.getLogger(__name__).info("%s of %s: PSNR %s", method, subject, psnr)
@@ -131,12 +115,12 @@ def _provenance(
     method: str,
     source: SourceFrame | None,
 ) -> Provenance:
-    settings = config.model_dump(mode="json") | {"method": method, "source": source and source.model_dump(mode="json")}
-    files = [inputs.capture, *inputs.head.files]
-    files += avatar_files(method, inputs.avatar)
-    files += [] if inputs.driver is None else [inputs.driver]
-    # Weight files are absolute paths on many machines; what matters of them is their content, which is an input.
-    settings["lpips"] = {net: weights and weights["sha256"] for net, weights in settings["lpips"].items()}
+    settings = {
+        "lpips": config.lpips.computation(),
+        "method": method,
+        "source": source and source.model_dump(mode="json"),
+    }
+    files = [inputs.capture, *inputs.head.files, *avatar_files(method, inputs.avatar)]
     present = [getattr(config.lpips, net).path for net in BACKBONES if net not in why_missing(config.lpips)]
     return Provenance.collect(
         "evaluate", __name__, subject=subject, config=settings, inputs=[*files, *present], seed=seed
@@ -176,22 +160,4 @@ def _measure_split(
         "mean": average(values),
         "per_camera": average_by(values, cameras_of),
         "per_sequence": average_by(values, sequences_of),
-    }
-
-
-def _cross_reenact(
-    avatar: Avatar, head: HeadModel, store: CaptureStore, driver: CaptureStore, count: int
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """The driver's frames above the avatar that they drive, seen by each capture's held-out camera."""
-    frames = held_out_frames(driver)
-    frames = frames[evenly_spaced(len(frames), count)]
-    camera = store.cameras[torch.full((len(frames),), held_out_camera(store))]
-    params = cross_motion(avatar, store, driver, frames[:, 0])
-    rendered = to_bytes(render_frames(avatar, head, params, torch.arange(len(frames)), camera)).cpu().numpy()
-    truth = [image_grid.letterbox(image, camera.width, camera.height) for image in driver.images(frames)]
-    strip = image_grid.vstack([image_grid.hstack(truth), image_grid.hstack(list(rendered))])
-    return strip, {
-        "driver": driver.subject,
-        "camera": store.serials[held_out_camera(store)],
-        "frames": [frame_name(driver, frame) for frame in frames],
     }

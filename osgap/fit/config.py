@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from osgap.runtime.section import Section
+from osgap.runtime.section import OPERATIONAL, Section
 
 MAX_UV_SIZE = 1024
 """Largest size of a UV map, in texels along either axis."""
@@ -76,12 +76,12 @@ class FitConfig(Section):
     that is nearly opaque from the start is nearer to the end (and faster) than one that is nearly transparent."""
     learning_rates: LearningRates = LearningRates()
     losses: LossWeights = LossWeights()
-    checkpoint_every: int = Field(default=2000, ge=1)
+    checkpoint_every: int = Field(default=2000, ge=1, json_schema_extra=OPERATIONAL)
     """Time between two checkpoints [steps]; a killed fit repeats at most that many."""
-    gpu_frame_memory_mib: int | None = Field(default=None, ge=0)
+    gpu_frame_memory_mib: int | None = Field(default=None, ge=0, json_schema_extra=OPERATIONAL)
     """Training frames stay decoded in the GPU's memory when they need at most this much [MiB]. Default is what the card
     has free, less what a step needs. Where frames are kept does not change the result."""
-    frame_memory_mib: int = Field(default=8192, ge=0)
+    frame_memory_mib: int = Field(default=8192, ge=0, json_schema_extra=OPERATIONAL)
     """Training frames that do not stay on a GPU stay decoded in main memory when they need at most this much [MiB];
     otherwise they are decoded in threads ahead of the step that uses them. Where frames are kept does not change the
     result."""

@@ -68,7 +68,7 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
     """
     files = [inputs.capture, *inputs.head.files]
     provenance = Provenance.collect(
-        "fit", __name__, subject=subject, config=config.model_dump(), inputs=files, seed=seed
+        "fit", __name__, subject=subject, config=config.computation(), inputs=files, seed=seed
     )
     with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints, lease_gpu() as device:
         store = CaptureStore(inputs.capture)

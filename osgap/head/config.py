@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from osgap.runtime.section import Section
+from pydantic import Field
+
+from osgap.runtime.section import OPERATIONAL, Section
 
 
 class HeadAssets(Section):
     """The three files of a head model in FLAME's format."""
 
-    model: Path
+    model: Path = Field(json_schema_extra=OPERATIONAL)
     """Model pickle: template, shape and pose directions, joints and skinning weights (FLAME: `flame2023.pkl`)."""
-    masks: Path
+    masks: Path = Field(json_schema_extra=OPERATIONAL)
     """Pickle of a dict from region name to vertex ids (FLAME: `FLAME_masks.pkl`)."""
-    template: Path
+    template: Path = Field(json_schema_extra=OPERATIONAL)
     """OBJ with the triangles and their UVs; its positions are not used (FLAME: `head_template_mesh.obj`)."""
 
     @property

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from osgap.runtime.errors import UserError
-from osgap.runtime.section import Section
+from osgap.runtime.section import OPERATIONAL, Section
 from osgap.runtime.weights import WeightFile
 
 
@@ -142,9 +142,9 @@ class PriorConfig(Section):
     """Devices of each machine that train together [devices]; `auto` is all visible GPUs, or one CPU process."""
     nodes: int = Field(1, ge=1)
     """Machines that train together [machines]; on more than one, the scheduler starts the processes."""
-    workers: int = Field(8, ge=0)
+    workers: int = Field(8, ge=0, json_schema_extra=OPERATIONAL)
     """Processes that decode frames for each device [processes]; 0 decodes in the training process."""
-    checkpoint_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(500, ge=1, json_schema_extra=OPERATIONAL)
     """Time between two checkpoints [steps]; a killed training repeats at most that many."""
     validation: tuple[str, ...] = ()
     """People of `subjects.train` who are kept out of training and measured during it."""
@@ -249,7 +249,7 @@ class OneShotConfig(Section):
     shift: float = Field(0.03, ge=0, le=0.5)
     """Largest shift of what the network reads in each step [fraction of its input's size]: the weights must not learn
     this one framing by heart."""
-    checkpoint_every: int = Field(50, ge=1)
+    checkpoint_every: int = Field(50, ge=1, json_schema_extra=OPERATIONAL)
     """Time between two checkpoints [steps]; more where a checkpoint takes long and the steps do not."""
 
     @field_validator("supervision", "optimise")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+OPERATIONAL: dict[str, Any] = {"operational": True}
+"""`Field(…, json_schema_extra=OPERATIONAL)`: a key that changes where or how fast something is made, and not what.
+It is told to every job, and makes none run again; provenance and the keys of checkpoints do not know it."""
 
 
 class Section(BaseModel):
@@ -13,3 +21,34 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def computation(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """What decides a result: all keys but the operational ones, as JSON has them."""
+        return _part(self, self.model_dump(mode="json", exclude_defaults=exclude_defaults), operational=False)
+
+    def operation(self) -> dict[str, Any]:
+        """The operational keys that are not at their defaults, as JSON has them."""
+        return _part(self, self.model_dump(mode="json", exclude_defaults=True), operational=True)
+
+
+def is_operational(field: FieldInfo) -> bool:
+    """Whether a key is marked as `OPERATIONAL`."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
+
+
+def _part(section: Section, dump: Mapping[str, Any], *, operational: bool) -> dict[str, Any]:
+    fields = type(section).model_fields
+    # A section with an operational key is no section without the keys that it requires.
+    required = operational and any(is_operational(field) for field in fields.values())
+    part: dict[str, Any] = {}
+    for name, value in dump.items():
+        field, held = fields[name], getattr(section, name)
+        if is_operational(field):
+            if operational:
+                part[name] = value
+        elif isinstance(held, Section):
+            if (within := _part(held, value, operational=operational)) or not operational:
+                part[name] = within
+        elif not operational or (required and field.is_required()):
+            part[name] = value
+    return part

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from osgap.interop.config import InteropConfig
 from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.report.config import ReportConfig
 from osgap.runtime.errors import UserError
-from osgap.runtime.section import Section
+from osgap.runtime.section import OPERATIONAL, Section
 from osgap.synthetic.config import SyntheticConfig
+from osgap.workflow.cluster import ClusterConfig
+from osgap.workflow.experiments import NAME_PATTERN, OVERLAID, Experiment
 
 
 class Flame(Section):
@@ -87,7 +90,7 @@ class Config(Section):
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The seed that all others derive from, with the stage and the subject [number]."""
-    results: Path = Path("results")
+    results: Path = Field(default=Path("results"), json_schema_extra=OPERATIONAL)
     """Folder of everything that the run writes. `{results}` in any other text of the config stands for it."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
@@ -101,6 +104,18 @@ class Config(Section):
     oneshot: OneShotConfig = OneShotConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
+    experiments: dict[str, Experiment] = {}
+    """Runs of one dataset that differ in what follows the fits, by name. These are made, each in
+    `{results}/experiments/NAME`, and compared in one table; without any it is the config as it stands."""
+    cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("experiments")
+    @classmethod
+    def _names(cls, value: dict[str, Experiment]) -> dict[str, Experiment]:
+        for name in value:
+            if not re.fullmatch(NAME_PATTERN, name):
+                raise ValueError(f"experiment {name!r} names a folder: use letters, digits, '-' and '_'")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -109,6 +124,28 @@ class Config(Section):
             return content
         results = str(content.get("results", cls.model_fields["results"].default))
         return {key: _with_results(value, results) if key != "results" else value for key, value in content.items()}
+
+    def experiment(self, name: str) -> Config:
+        """The config of one experiment, which names no experiments itself.
+
+        Raises:
+            UserError: there is none of that name, or what it lays over a section is wrong there.
+        """
+        if name not in self.experiments:
+            known = ", ".join(self.experiments) or "none"
+            raise UserError(f"experiment {name}: the config has none of that name; its section experiments has {known}")
+        laid_over = self.experiments[name]
+        update: dict[str, Any] = {} if laid_over.seed is None else {"seed": laid_over.seed}
+        for section in OVERLAID:
+            own = getattr(self, section)
+            merged = deep_merge(own.model_dump(mode="json", exclude_defaults=True), getattr(laid_over, section))
+            try:
+                update[section] = type(own).model_validate(merged)
+            except ValidationError as error:
+                raise UserError(
+                    "\n".join(_explain(item, (section,), f"experiments.{name}.") for item in error.errors())
+                ) from None
+        return self.model_copy(update={**update, "experiments": {}})
 
 
 def _with_results(value: Any, results: str) -> Any:
@@ -147,10 +184,14 @@ def load_config(sources: Iterable[str | Path | Mapping[str, Any]], overrides: It
 def validate(content: Mapping[str, Any], where: str = "config") -> Config:
     """Validate a merged config; `where` stands in the error message."""
     try:
-        return Config.model_validate(content)
+        config = Config.model_validate(content)
+        for name in config.experiments:
+            config.experiment(name)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
-        raise UserError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise UserError("\n".join([f"{where}:", *(f"  {_explain(item)}" for item in error.errors())])) from None
+    except UserError as error:
+        raise UserError("\n".join([f"{where}:", *(f"  {line}" for line in str(error).splitlines())])) from None
+    return config
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,10 +247,15 @@ def _parse_override(text: str) -> dict[str, Any]:
     return content
 
 
-def _explain(error: Any) -> str:
-    """One line for one validation error: the key, what was found, what would be accepted."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
+def _explain(error: Any, within: Sequence[str] = (), prefix: str = "") -> str:
+    """One line for one validation error: the key, what was found, what would be accepted.
+
+    Args:
+        within: path of the section that was validated.
+        prefix: what stands before the key's path in the config.
+    """
+    location = [*within, *(str(part) for part in error["loc"])]
+    key = prefix + ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)

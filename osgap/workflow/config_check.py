@@ -17,6 +17,7 @@ import yaml
 
 from osgap.runtime.errors import UserError
 from osgap.workflow.config import load_config, validate
+from osgap.workflow.experiments import OVERLAYS
 from osgap.workflow.reference import (
     ANY,
     REQUIRED,
@@ -268,6 +269,10 @@ def _walk(
         line: of the file, where the YAML begins.
     """
     if not isinstance(node, yaml.MappingNode):
+        return
+    if OVERLAYS in at:  # those of another section, which are keys of this config there
+        overlaid = _walk(node, whole["properties"][at[OVERLAYS]], whole, path, known, line)
+        yield from (item for item in overlaid if item.siblings is not None)
         return
     fields = children(at, whole) or {}
     for key, value in node.value:

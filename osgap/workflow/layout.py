@@ -5,7 +5,8 @@ Methods take a subject, or a wildcard such as `"{subject}"` when the Snakefile d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from osgap.head.config import HeadAssets
@@ -13,9 +14,22 @@ from osgap.head.config import HeadAssets
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below one results folder."""
+    """Paths below one results folder, as one experiment has them.
+
+    What follows the fits has parts that an experiment may have for itself: `prior`, each supervision, `metrics/METHOD`,
+    `report`. All else is the dataset's.
+    """
 
     results: Path
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Part -> the folder below `results` that it lies in, with a slash at its end."""
+    place: str = ""
+    """That of the parts that `places` does not name: the results folder itself, or a wildcard."""
+
+    def _in(self, part: str | None, *names: str) -> Path:
+        """A path of a part, or of the dataset."""
+        place = "" if part is None else self.places.get(part, self.place)
+        return Path(f"{self.results}/{place}{'/'.join(names)}")
 
     # synthetic people -------------------------------------------------------------------------------------
     @property
@@ -52,9 +66,9 @@ class Layout:
         """Root of the downloaded NeRSemble tree."""
         return self.results / "raw"
 
-    def download(self, subject: str, sequence: str) -> Path:
-        """Manifest of one downloaded sequence of one subject."""
-        return self.results / "raw" / "manifests" / subject / f"{sequence}.json"
+    def download(self, subject: str) -> Path:
+        """Manifest of one subject's downloaded sequences."""
+        return self.results / "raw" / "manifests" / f"{subject}.json"
 
     def capture(self, subject: str) -> Path:
         """One subject's capture store."""
@@ -72,11 +86,11 @@ class Layout:
     @property
     def prior(self) -> Path:
         """Folder of the trained prior."""
-        return self.results / "prior"
+        return self._in("prior", "prior")
 
     def oneshot(self, subject: str, supervision: str = "one_shot") -> Path:
         """A test person's avatar, by what could be seen of them: `oneshot/ID`, `few_shot/ID`, `all_frames/ID`."""
-        return self.results / self.personalised(supervision) / subject
+        return self._in(supervision, self.personalised(supervision), subject)
 
     @staticmethod
     def personalised(supervision: str) -> str:
@@ -86,24 +100,28 @@ class Layout:
     # results ---------------------------------------------------------------------------------------------
     def metrics(self, method: str, subject: str) -> Path:
         """What one method reaches on one subject."""
-        return self.results / "metrics" / method / f"{subject}.json"
+        return self._in(f"metrics/{method}", "metrics", method, f"{subject}.json")
 
     @property
     def summary(self) -> Path:
         """The mean metrics of all methods."""
-        return self.results / "metrics" / "summary.json"
+        return self._in("report", "metrics", "summary.json")
 
     def table(self, split: str, suffix: str) -> Path:
         """A table of one evaluation split, in the format that the suffix says."""
-        return self.results / "tables" / f"{split}.{suffix}"
+        return self._in("report", "tables", f"{split}.{suffix}")
+
+    def ablation(self, split: str, suffix: str) -> Path:
+        """The table of one evaluation split that compares the experiments."""
+        return self.results / "experiments" / f"{split}.{suffix}"
 
     def figure(self, name: str) -> Path:
         """A figure by its name."""
-        return self.results / "figures" / f"{name}.png"
+        return self._in("report", "figures", f"{name}.png")
 
     def video(self, subject: str) -> Path:
         """One subject's video."""
-        return self.results / "videos" / f"{subject}.mp4"
+        return self._in("report", "videos", f"{subject}.mp4")
 
     # housekeeping ----------------------------------------------------------------------------------------
     @property
@@ -111,15 +129,47 @@ class Layout:
         """What `osgap accept` writes."""
         return self.results / "accepted.json"
 
+    @property
+    def record(self) -> Path:
+        """What the last `snakemake` was told."""
+        return self.results / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the `snakemake` that is at work on the results folder."""
+        return self.results / "run.lock"
+
+    @property
+    def slurm_logs(self) -> Path:
+        """Folder of what Slurm writes of each job."""
+        return self.results / "logs" / "slurm"
+
     def checkpoints(self, stage: str, subject: str = "all") -> Path:
         """Undeclared in the rules: Snakemake deletes what it knows."""
-        return self.results / "checkpoints" / stage / subject
+        return self._in(_part_of(stage), "checkpoints", stage, subject)
 
     def events(self, stage: str) -> Path:
         """Folder for TensorBoard, undeclared like checkpoints: a run that goes on adds to it."""
-        return self.results / "logs" / "tensorboard" / stage
+        return self._in(_part_of(stage), "logs", "tensorboard", stage)
 
     def log(self, stage: str, *names: str) -> Path:
-        """A job's log."""
+        """A job's log.
+
+        Args:
+            stage: as its folder is called.
+            names: wildcards of the rule; of `evaluate` the method comes first.
+        """
         *folders, last = (stage, *names)
-        return self.results.joinpath("logs", *folders, f"{last}.log")
+        return self._in(_part_of(stage, *names), "logs", *folders, f"{last}.log")
+
+
+_PARTS = {"train": "prior", "oneshot": "one_shot", "few_shot": "few_shot", "all_frames": "all_frames"}
+_PARTS |= {"{folder}": "one_shot"}  # the wildcard of all personalised avatars
+_REPORTS = ("tables", "figure", "video")
+
+
+def _part_of(stage: str, *names: str) -> str | None:
+    """The part that a stage's logs and checkpoints go with; None for the dataset's."""
+    if stage == "evaluate":
+        return f"metrics/{names[0]}"
+    return "report" if stage in _REPORTS else _PARTS.get(stage)

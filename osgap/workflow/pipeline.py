@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from osgap.capture.config import SubjectEntry
 from osgap.capture.nersemble import participant_of
-from osgap.evaluation.methods import METHODS, SPLIT_TABLES
+from osgap.evaluation.methods import METHODS, SPLIT_TABLES, SUFFIXES
 from osgap.head.config import HeadAssets
 from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.runtime.acceptance import Acceptances, read_acceptances
@@ -20,51 +19,94 @@ from osgap.runtime.code import code_digest
 from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile
 from osgap.workflow.accept import Recorded, record, rule_parameter
+from osgap.workflow.adopted import all_adopted
 from osgap.workflow.config import Config
 from osgap.workflow.layout import Layout
+from osgap.workflow.resources import Needs, needs, resources
+from osgap.workflow.settings import operation, settings
+from osgap.workflow.sharing import keys_of, methods_of, places_of
 from osgap.workflow.stages import STAGES
 
 
 class Pipeline:
-    """One validated config with its paths."""
+    """One validated config with its paths: a dataset and one experiment on it.
 
-    def __init__(self, config: Config) -> None:
+    Attributes:
+        name: of the experiment; None for the config as it stands.
+        layout: where its files are.
+        recorded: what Snakemake recorded of an output, where Snakemake asks.
+    """
+
+    def __init__(self, config: Config, name: str | None = None, layout: Layout | None = None) -> None:
         self.config = config
-        self.layout = Layout(config.results)
+        self.name = name
+        self.layout = layout or Layout(config.results)
         self.recorded: Recorded = lambda _: None
-        """What Snakemake recorded of an output, where Snakemake asks."""
+
+    # experiments -----------------------------------------------------------------------------------------
+    @cached_property
+    def experiments(self) -> dict[str, Pipeline]:
+        """The config's experiments by name; each has for itself what none before it asks for, nor the config."""
+        known = [(keys_of(self.config), self.layout)]
+        found: dict[str, Pipeline] = {}
+        for name in self.config.experiments:
+            config = self.config.experiment(name)
+            keys = keys_of(config)
+            layout = Layout(config.results, places_of(name, keys, known))
+            known.append((keys, layout))
+            found[name] = Pipeline(config, name, layout)
+        return found
+
+    @property
+    def runs(self) -> list[Pipeline]:
+        """What is made: the experiments, or without any the config as it stands."""
+        return [*self.experiments.values()] or [self]
+
+    def run(self, name: str | None) -> Pipeline:
+        """The experiment of a name; without one, the config as it stands.
+
+        Raises:
+            UserError: the config has no such experiment.
+        """
+        if name is None:
+            return self
+        self.config.experiment(name)
+        return self.experiments[name]
+
+    def of(self, place: str) -> Pipeline:
+        """The experiment whose own folder it is: the wildcard `experiment` of the rules."""
+        return self.run(place.split("/")[1] if place else None)
+
+    @property
+    def places(self) -> str:
+        """The wildcard's pattern."""
+        return f"({'|'.join(['', *(f'experiments/{name}/' for name in self.config.experiments)])})"
+
+    @property
+    def pattern(self) -> Layout:
+        """Paths with the wildcard `{experiment}`, for rules."""
+        return Layout(self.config.results, place="{experiment}")
 
     # what a job is told ----------------------------------------------------------------------------------
-    def settings(self, stage: str, *subjects: str, supervision: Supervision | None = None) -> str:
-        """The part of the config that a job uses, as JSON for `osgap STAGE --config`.
+    def settings(
+        self, stage: str, *subjects: str, keys: Sequence[str] = (), supervision: Supervision | None = None
+    ) -> str:
+        """The part of the config that decides what a job makes; see `osgap.workflow.settings`."""
+        return settings(self.config, self._computation, STAGES[stage], subjects, keys, supervision)
 
-        As a rule's parameter it makes Snakemake run the job again when, and only when, that part changes. The data URL
-        is in no dump of the config; it reaches the jobs through the environment.
+    @cached_property
+    def _computation(self) -> dict[str, Any]:
+        return self.config.computation(exclude_defaults=True)
 
-        Args:
-            subjects: whose entries belong to it.
-            supervision: of personalisation, where the job is about one; what concerns others is left out.
-        """
-        spec = STAGES[stage]
-        dump = self.config.model_dump(mode="json", exclude_defaults=True)
-        if supervision is not None:
-            concerning = self.config.oneshot.concerning(supervision)
-            dump["oneshot"] = concerning.model_dump(mode="json", exclude_defaults=True)
-        part: dict[str, Any] = {"seed": self.config.seed, "results": str(self.config.results)}
-        for name in spec.sections:
-            section, _, key = name.partition(".")
-            used = dump.get(section)
-            if used is None:
-                continue
-            if not key:
-                part[section] = used
-            elif key in used:
-                part.setdefault(section, {})[key] = used[key]
-        entries = dump.get("subjects", {}).get("entries", {})
-        own = {s: {key: entries[s][key] for key in spec.entry if key in entries[s]} for s in subjects if s in entries}
-        if own := {subject: entry for subject, entry in own.items() if entry}:
-            part["subjects"] = {"entries": own}
-        return json.dumps(part, sort_keys=True)
+    @cached_property
+    def operation(self) -> str:
+        """What jobs need to know and no result depends on, as JSON: where files are, what is done how often."""
+        return operation(self.config)
+
+    @cached_property
+    def folders(self) -> str:
+        """Where the parts of an experiment lie, as JSON for `osgap STAGE --folders`."""
+        return json.dumps(dict(self.layout.places), sort_keys=True)
 
     @cached_property
     def acceptances(self) -> Acceptances:
@@ -80,6 +122,24 @@ class Pipeline:
         if stage not in self.acceptances:
             return code_digest(STAGES[stage].module)
         return rule_parameter(self.acceptances, stage, output or record(self.layout, stage), self.recorded)
+
+    def needs(self, rule: str) -> Needs:
+        """What a job of a rule needs at its first attempt."""
+        return needs(self.config, rule)
+
+    def resources(self, rule: str) -> dict[str, Any]:
+        """The same as Snakemake's resources."""
+        return resources(self.config, rule)
+
+    @property
+    def launcher(self) -> str:
+        """What stands before `osgap train`: on several machines Slurm's srun, which starts a process for each GPU."""
+        nodes = self.config.prior.nodes
+        return (
+            f"srun --nodes={nodes} --ntasks-per-node={self.needs('train').gpus} --kill-on-bad-exit=1 "
+            if nodes > 1
+            else ""
+        )
 
     # subjects --------------------------------------------------------------------------------------------
     def entry(self, subject: str) -> SubjectEntry:
@@ -104,10 +164,14 @@ class Pipeline:
         return list(self.entry(subject).sequences or self.config.capture.sequences)
 
     def driver(self, subject: str) -> str:
-        """Whose motion a test subject is given in cross-reenactment: the next test subject's, or the first trained."""
-        others = [s for s in self.config.subjects.test if s != subject] or self.config.subjects.train
-        later = [s for s in others if s > subject]
-        return (later or others)[0]
+        """Whose motion a subject is given in cross-reenactment.
+
+        By default the next train subject's in alphabetical order: that is nobody else's when a test subject is added.
+        """
+        if (named := self.entry(subject).driver) is not None:
+            return named
+        others = sorted(s for s in self.config.subjects.train if s != subject)
+        return next((s for s in others if s > subject), others[0])
 
     # where things are read ---------------------------------------------------------------------------------
     def makes(self, path: Path | str) -> bool:
@@ -163,11 +227,9 @@ class Pipeline:
         """Files of the run that a download of a subject reads: none, except where the run makes the recordings."""
         return [self.layout.synthetic_person(subject)] if self.makes_recordings else []
 
-    def downloads_of(self, subject: str) -> list[Path]:
-        """Manifests of the raw sequences that an import checks its tracking against."""
-        if not self.downloads:
-            return []
-        return [self.layout.download(subject, sequence) for sequence in self.sequences(subject)]
+    def download_of(self, subject: str) -> list[Path]:
+        """The manifest of the raw sequences that an import checks its tracking against, if there are any."""
+        return [self.layout.download(subject)] if self.downloads else []
 
     def tracking_pattern(self, subject: str) -> str:
         """Path of a subject's FLAME tracking export, in which wildcards may stand."""
@@ -189,42 +251,15 @@ class Pipeline:
             return [self.layout.synthetic_person(subject)]
         return tracking_files(self.tracking(subject), self.entry(subject).sequences)
 
-    def adopted(self, key: Literal["avatars", "uv_gt"], subject: str) -> Path | None:
-        """What another program has already made of a subject; None where it has not.
-
-        Raises:
-            UserError: when several paths fit the config's template.
-        """
-        template: str | None = getattr(self.config.interop, key)
-        if template is None:
-            return None
-        pattern = template.format(subject=subject)
-        matches = sorted(glob.glob(pattern))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        if len(matches) > 1:
-            raise UserError(
-                f"subject {subject}: {len(matches)} paths fit {pattern} (interop.{key}): {', '.join(matches[:3])}; "
-                f"make the pattern fit one"
-            )
-        return Path(matches[0]) if matches else None
-
     @cached_property
     def adopted_avatars(self) -> dict[str, Path]:
         """Folder of the avatar that another program fitted, of the subjects that have one."""
-        return self._all_adopted("avatars", self.config.subjects.all)
+        return all_adopted(self.config.interop, "avatars", self.config.subjects.all)
 
     @cached_property
     def adopted_maps(self) -> dict[str, Path]:
         """Attribute maps that another program made, of the train subjects that have them."""
-        return self._all_adopted("uv_gt", self.config.subjects.train)
-
-    def _all_adopted(self, key: Literal["avatars", "uv_gt"], subjects: Sequence[str]) -> dict[str, Path]:
-        found = {subject: path for subject in subjects if (path := self.adopted(key, subject)) is not None}
-        if (template := getattr(self.config.interop, key)) and subjects and not found:
-            raise UserError(
-                f"interop.{key}: nobody has {template}; correct the path, or leave the key out to have everybody "
-                f"fitted here"
-            )
-        return found
+        return all_adopted(self.config.interop, "uv_gt", self.config.subjects.train)
 
     @staticmethod
     def one_of(subjects: Iterable[str]) -> str:
@@ -233,9 +268,8 @@ class Pipeline:
 
     @property
     def methods(self) -> list[str]:
-        """What is compared in this run, in the order of the tables: all but the supervision that is not asked for."""
-        others = set(SUPERVISIONS) - set(self.config.oneshot.supervision)
-        return [method for method in METHODS if method not in others]
+        """What is compared in this run, in the order of the tables."""
+        return methods_of(self.config)
 
     @property
     def personalised(self) -> dict[str, Supervision]:
@@ -282,10 +316,33 @@ class Pipeline:
         named = {"prior.weights": self.config.prior.weights, "prior.vgg": self.config.prior.vgg}
         return {key: file for key, file in named.items() if file is not None}
 
-    def shown_files(self, subject: str) -> list[Path]:
-        """What a figure or video of a subject is drawn from."""
-        avatars = [file for method in self.methods for file in self.avatar_files(method, subject)]
+    @property
+    def shown(self) -> Supervision:
+        """Of the personalised avatars those that pictures show where they show one: that have seen the least."""
+        return next(name for name in SUPERVISIONS if name in self.config.oneshot.supervision)
+
+    def shown_files(self, subject: str, *methods: str) -> list[Path]:
+        """What a picture of a subject is drawn from.
+
+        Args:
+            methods: whose avatars it shows. Default is all.
+        """
+        avatars = [file for method in methods or self.methods for file in self.avatar_files(method, subject)]
         return [*self.head_files, self.layout.capture(subject), *avatars]
+
+    def video_files(self, subject: str) -> list[Path]:
+        """What a video is made of."""
+        return self.shown_files(subject, self.shown, "fit")
+
+    @property
+    def overview_files(self) -> list[Path]:
+        """What the overview is drawn from."""
+        listed = [file for subject in self.config.subjects.test for file in self.shown_files(subject, self.shown)]
+        return list(dict.fromkeys(listed))
+
+    def shown_settings(self, stage: str, *subjects: str, keys: Sequence[str] = ()) -> str:
+        """`settings` of a picture that shows one personalised avatar: other supervision does not matter to it."""
+        return self.settings(stage, *subjects, keys=keys, supervision=self.shown)
 
     # targets ---------------------------------------------------------------------------------------------
     @property
@@ -296,6 +353,14 @@ class Pipeline:
     @property
     def targets(self) -> list[Path]:
         """What `rule all` asks for."""
+        fits = [self.layout.fit(subject) / "preview.png" for subject in self.fitted]
+        made = [target for run in self.runs for target in run.report_files]
+        compared = [*self.ablation_files.values()] if self.experiments else []
+        return list(dict.fromkeys([*made, *compared, *fits]))
+
+    @property
+    def report_files(self) -> list[Path]:
+        """Tables, figures and videos of an experiment."""
         test, layout = self.config.subjects.test, self.layout
         return [
             layout.summary,
@@ -304,7 +369,6 @@ class Pipeline:
             *(layout.figure(f"person_{subject}") for subject in test),
             *(layout.figure(f"cross_{subject}") for subject in test),
             *(layout.video(subject) for subject in test),
-            *(layout.fit(subject) / "preview.png" for subject in self.fitted),
         ]
 
     def metric_files(self, subjects: Sequence[str]) -> list[Path]:
@@ -314,4 +378,30 @@ class Pipeline:
     @property
     def table_files(self) -> dict[tuple[str, str], Path]:
         """(evaluation split, suffix) -> file."""
-        return {(p, suffix): self.layout.table(p, suffix) for p in SPLIT_TABLES for suffix in ("csv", "md", "tex")}
+        return table_files(self.layout)
+
+    @property
+    def ablation_files(self) -> dict[tuple[str, str], Path]:
+        """The same of the tables that compare the experiments."""
+        return {(p, suffix): self.layout.ablation(p, suffix) for p in SPLIT_TABLES for suffix in SUFFIXES}
+
+    @property
+    def compared(self) -> str:
+        """The experiments that are compared, their methods and where their parts lie, as JSON for `osgap ablation`."""
+        return json.dumps(
+            {
+                name: {"methods": run.methods, "folders": dict(run.layout.places)}
+                for name, run in self.experiments.items()
+            }
+        )
+
+    @property
+    def compared_files(self) -> list[Path]:
+        """Results of the experiments that are compared."""
+        test = self.config.subjects.test
+        return list(dict.fromkeys(file for run in self.runs for file in run.metric_files(test)))
+
+
+def table_files(layout: Layout) -> dict[tuple[str, str], Path]:
+    """(evaluation split, suffix) -> file of an experiment's tables."""
+    return {(p, suffix): layout.table(p, suffix) for p in SPLIT_TABLES for suffix in SUFFIXES}

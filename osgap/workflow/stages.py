@@ -16,30 +16,41 @@ class Stage:
     module: str
     """Dotted name of the module whose `run` does the work."""
     sections: tuple[str, ...] = ()
-    """Sections of the config, or single keys of them (`oneshot.supervision`), that the job reads."""
+    """Sections of the config, or single keys of them (`oneshot.supervision`), that the job's result depends on."""
     entry: tuple[str, ...] = ()
     """Keys of the subject's own entry in the config (`subjects.entries`) that the job reads."""
 
 
+_VIDEO = (
+    "report.video_scale",
+    "report.video_seconds",
+    "report.video_fps",
+    "report.video_yaw_degrees",
+    "report.video_crf",
+)
+
 STAGES: dict[str, Stage] = {
     "synthetic-head": Stage("osgap.synthetic.head.stage"),
     "synthetic-person": Stage(
-        "osgap.synthetic.captures.stage", ("flame", "synthetic", "capture.sequences"), entry=("sequences",)
+        "osgap.synthetic.captures.stage", ("synthetic", "capture.sequences"), entry=("sequences",)
     ),
     "download": Stage(
-        "osgap.capture.download.stage", ("capture.serials", "capture.connections"), entry=("participant",)
+        "osgap.capture.download.stage", ("capture.serials", "capture.sequences"), entry=("participant", "sequences")
     ),
     "import": Stage(
-        "osgap.capture.tracking.stage", ("flame", "capture"), entry=("participant", "sequences", "tracking")
+        "osgap.capture.tracking.stage",
+        ("capture.download", "capture.frames", "capture.width", "capture.held_out_camera"),
+        entry=("participant", "sequences", "tracking"),
     ),
-    "fit": Stage("osgap.fit.stage", ("flame", "fit")),
-    "adopt-avatar": Stage("osgap.interop.adopt_avatar.stage", ("flame", "interop", "fit")),
-    "adopt-maps": Stage("osgap.interop.adopt_maps.stage", ("flame", "interop", "fit")),
-    "bake": Stage("osgap.bake.stage", ("flame",)),
-    "train": Stage("osgap.prior.training.stage", ("flame", "prior")),
-    "oneshot": Stage("osgap.prior.personalisation.stage", ("flame", "oneshot"), entry=("source",)),
-    "evaluate": Stage("osgap.evaluation.stage", ("flame", "evaluation"), entry=("source",)),
+    "fit": Stage("osgap.fit.stage", ("fit",)),
+    "adopt-avatar": Stage("osgap.interop.adopt_avatar.stage", ("interop", "fit.uv_size")),
+    "adopt-maps": Stage("osgap.interop.adopt_maps.stage", ("interop", "fit.uv_size")),
+    "bake": Stage("osgap.bake.stage"),
+    "train": Stage("osgap.prior.training.stage", ("prior",)),
+    "oneshot": Stage("osgap.prior.personalisation.stage", ("oneshot",), entry=("source",)),
+    "evaluate": Stage("osgap.evaluation.stage", ("evaluation.lpips",), entry=("source",)),
     "tables": Stage("osgap.report.tables.stage", ("oneshot.supervision",)),
-    "figure": Stage("osgap.report.figures.stage", ("flame", "report", "oneshot.supervision"), entry=("source",)),
-    "video": Stage("osgap.report.videos.stage", ("flame", "report", "oneshot.supervision"), entry=("source",)),
+    "ablation": Stage("osgap.report.ablation.stage"),
+    "figure": Stage("osgap.report.figures.stage", ("report.figure_scale", "oneshot.supervision"), entry=("source",)),
+    "video": Stage("osgap.report.videos.stage", _VIDEO, entry=("source",)),
 }

@@ -13,7 +13,7 @@ import pytest
 
 from osgap.evaluation.measure import METRICS
 from osgap.evaluation.methods import METHODS, SPLIT_TABLES
-from osgap.report.tables.stage import METHOD_NAMES, SUFFIXES, TablesInputs, TablesOutputs, run
+from osgap.report.tables.stage import METHOD_NAMES, TablesInputs, TablesOutputs, run
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Stage `download`: one sequence of one NeRSemble participant, verified, in NeRSemble's own tree.
+"""Stage `download`: the sequences of one NeRSemble participant, verified, in NeRSemble's own tree.
 
 Files get their final names when they are whole and every frame of a video decodes. Beside each lies a record of what
 was verified (`.NAME.json`), so that a rerun compares a digest in place of decoding. The manifest, with the size and
@@ -12,7 +12,7 @@ import dataclasses
 import io
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class DownloadOutputs:
     root: Path
     """Root of the local NeRSemble tree, shared by all participants."""
     manifest: Path
-    """JSON with the path below `root`, size and SHA-256 of every file of this sequence; written last."""
+    """JSON with the path below `root`, size and SHA-256 of every file of these sequences; written last."""
 
 
 def run(
@@ -63,11 +63,11 @@ def run(
     *,
     subject: str,
     seed: int,
-    sequence: str,
+    sequences: Sequence[str],
     participant: int,
     settings: TransferSettings = PATIENT,
 ) -> None:
-    """Fetch the calibration and the videos (one per serial of the config) of one sequence.
+    """Fetch the calibration and the videos (one per sequence and serial of the config) of one participant.
 
     Files that are already there and whole are kept, and what an earlier run has left of a file is continued. Several
     jobs may fetch the same file at once: one does, the others wait for it. The first error ends the whole job.
@@ -85,9 +85,9 @@ def run(
         catalogue = Path(folder) / Path(CATALOGUE).name
         source.fetch(CATALOGUE, catalogue, check_catalogue)
         available = sequences_of(io.BytesIO(catalogue.read_bytes()), participant)
-    if sequence not in available:
+    if absent := [sequence for sequence in sequences if sequence not in available]:
         raise UserError(
-            f"participant {participant} has no sequence {sequence}; the catalogue lists "
+            f"participant {participant} has no sequence {', '.join(absent)}; the catalogue lists "
             f"{', '.join(available) or 'none'}. Change subjects.entries.{subject}.sequences (or capture.sequences)."
         )
 
@@ -99,15 +99,15 @@ def run(
     missing = sorted(set(config.serials) - set(read_calibration(outputs.root / calibration).serials))
     if missing:
         raise UserError(f"{calibration} lacks camera {', '.join(missing)}; remove it from capture.serials")
-    videos = [video_path(participant, sequence, serial) for serial in config.serials]
-    files |= _obtain_all(source, videos, outputs.root, config.connections, stop, f"{subject} {sequence}")
+    videos = [video_path(participant, sequence, serial) for sequence in sequences for serial in config.serials]
+    files |= _obtain_all(source, videos, outputs.root, config.connections, stop, f"videos of {subject}")
 
-    used = {"participant": participant, "sequence": sequence, "serials": config.serials}
+    used = {"participant": participant, "sequences": [*sequences], "serials": config.serials}
     provenance = Provenance.collect("download", __name__, subject=subject, config=used, inputs=[], seed=seed)
     with writing(outputs.manifest):
         write_json(outputs.manifest, {**used, "files": files}, provenance.as_dict())
     size = sum(int(str(entry["size"])) for entry in files.values())
-    _log.info("%s %s: %d files, %.1f MB", subject, sequence, len(files), size / 1e6)
+    _log.info("%s: %d sequences, %d files, %.1f MB", subject, len(sequences), len(files), size / 1e6)
 
 
 def check_url(config: CaptureConfig) -> None:

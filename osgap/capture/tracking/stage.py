@@ -53,8 +53,8 @@ class ImportInputs:
     """Folder of the tracking."""
     raw: Path | None = None
     """Root of the NeRSemble tree, if raw videos are part of the run."""
-    manifests: tuple[Path, ...] = ()
-    """The downloads of the subject's sequences (`osgap.capture.download.stage`); needed with `raw`."""
+    manifest: Path | None = None
+    """What was downloaded of the subject (`osgap.capture.download.stage`); needed with `raw`."""
     head: HeadAssets | None = None
     """The head model. Of an export only the template is read, which says how many vertices a static offset must have
     (None: FLAME's number where the export has no static offset, else no check); NeRSemble's benchmark needs it all."""
@@ -86,9 +86,8 @@ def run(
     width, height = scaled_size(recording, config.width)
     frames = encoded_frames(recording, width, height, subject)
     settings = {"held_out_camera": config.held_out_camera, "frames": config.frames, "width": config.width}
-    provenance = Provenance.collect(
-        "import", __name__, subject=subject, config=settings, inputs=[*recording.tables, *inputs.manifests], seed=seed
-    )
+    files = [*recording.tables, *([inputs.manifest] if inputs.manifest else [])]
+    provenance = Provenance.collect("import", __name__, subject=subject, config=settings, inputs=files, seed=seed)
     capture = Capture(
         subject=subject,
         serials=recording.serials,
@@ -122,7 +121,9 @@ def _read_recording(config: CaptureConfig, inputs: ImportInputs, subject: str, e
     recording = read_export(inputs.tracking, subject, config.held_out_camera, _vertex_count(template))
     recording = replace(recording, tables=[*recording.tables, *([template] if template else [])])
     if inputs.raw is not None:
-        _check_against_raw(recording, inputs.raw, inputs.manifests, participant_of(subject, entry))
+        if inputs.manifest is None:
+            raise ValueError("the raw videos need the manifest of their download")
+        _check_against_raw(recording, inputs.raw, inputs.manifest, participant_of(subject, entry))
     if config.frames == "videos":
         if inputs.raw is None:
             raise UserError(
@@ -239,7 +240,7 @@ def _vertex_count(template: Path | None) -> int | None:
 # the raw videos ----------------------------------------------------------------------------------------------
 
 
-def _check_against_raw(export: Recording, raw: Path, manifests: tuple[Path, ...], participant: int) -> None:
+def _check_against_raw(export: Recording, raw: Path, manifest: Path, participant: int) -> None:
     """Cameras are those of the calibration; each tracked sequence has its videos, long enough for its timesteps."""
     calibration_file = raw / calibration_path(participant)
     calibration = read_calibration(calibration_file)
@@ -251,12 +252,10 @@ def _check_against_raw(export: Recording, raw: Path, manifests: tuple[Path, ...]
             f"The export is of another recording or incomplete: export it anew with all cameras."
         )
 
-    downloads = {}
-    for path in manifests:
-        content = read_json(path)
-        if content.get("participant") != participant or not isinstance(content.get("files"), dict):
-            raise UserError(f"{path}: not the manifest of a download of participant {participant}; download again")
-        downloads[content.get("sequence")] = (path, content)
+    content = read_json(manifest)
+    downloads, files = content.get("sequences"), content.get("files")
+    if content.get("participant") != participant or not isinstance(downloads, list) or not isinstance(files, dict):
+        raise UserError(f"{manifest}: not the manifest of a download of participant {participant}; download again")
 
     longest: dict[str, int] = {}
     for timestep in export.timesteps:
@@ -269,10 +268,9 @@ def _check_against_raw(export: Recording, raw: Path, manifests: tuple[Path, ...]
                 f"{', '.join(sorted(map(str, downloads))) or 'none'}; add it to capture.sequences, or use an export "
                 f"without it (the sequence is taken from the name of the export's folder)"
             )
-        manifest, content = downloads[sequence]
         for serial in content.get("serials", []):
             relative = video_path(participant, sequence or name, serial)
-            listed, video = content["files"].get(relative), raw / relative
+            listed, video = files.get(relative), raw / relative
             if not isinstance(listed, dict) or not video.is_file() or video.stat().st_size != listed.get("size"):
                 raise UserError(f"{video}: missing, or not as {manifest} lists it; delete the manifest and run again")
             frames = listed.get("frames")

@@ -139,7 +139,7 @@ def _provenance(
     supervision: Supervision,
 ) -> Provenance:
     settings = {
-        **config.model_dump(mode="json", exclude={"supervision"}),
+        **config.computation(),
         "supervision": supervision,
         "source": None if source is None else source.model_dump(),
     }

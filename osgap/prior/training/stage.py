@@ -110,7 +110,7 @@ def _provenance(config: PriorConfig, inputs: TrainInputs, seed: int) -> Provenan
         "train",
         __name__,
         subject=None,
-        config=config.model_dump(mode="json", exclude={"weights", "vgg"}),  # their content is among the inputs
+        config=config.computation(),
         inputs=[*inputs.captures, *inputs.maps, *inputs.head.files, *weights],
         seed=seed,
     )

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from osgap.capture.choice import evenly_spaced
 from osgap.capture.store import CaptureStore
 from osgap.evaluation import image_grid
 from osgap.evaluation.splits import (
@@ -29,7 +30,6 @@ from osgap.evaluation.splits import (
     cross_motion,
     held_out_camera,
     held_out_frames,
-    most_different,
 )
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -66,8 +66,13 @@ class FigureOutputs:
     """PNG."""
 
 
-def run(config: ReportConfig, inputs: FigureInputs, outputs: FigureOutputs, *, kind: Kind, seed: int) -> None:
+def run(
+    config: ReportConfig, inputs: FigureInputs, outputs: FigureOutputs, *, kind: Kind, seed: int, cross_frames: int = 8
+) -> None:
     """Draw one figure.
+
+    Args:
+        cross_frames: how many frames of the driver a figure of kind `cross` shows.
 
     Raises:
         UserError: when a figure would have no frame, or its files do not belong together.
@@ -82,7 +87,7 @@ def run(config: ReportConfig, inputs: FigureInputs, outputs: FigureOutputs, *, k
     else:
         if inputs.driver is None:
             raise ValueError("a figure of kind 'cross' needs the driver's capture")
-        picture = cross_figure(config, people[0], CaptureStore(inputs.driver))
+        picture = cross_figure(config, people[0], CaptureStore(inputs.driver), cross_frames)
     files = inputs.head.files
     files += [path for person in shown for path in person.paths]
     files += [] if inputs.driver is None else [inputs.driver]
@@ -90,7 +95,7 @@ def run(config: ReportConfig, inputs: FigureInputs, outputs: FigureOutputs, *, k
     settings = {
         "kind": kind,
         "figure_scale": config.figure_scale,
-        "expressions": config.expressions,
+        **({"cross_frames": cross_frames} if kind == "cross" else {"expressions": config.expressions}),
         "sources": {person.subject: person.source and person.source.model_dump() for person in inputs.people},
     }
     subject = None if kind == "overview" else inputs.people[0].subject
@@ -115,13 +120,14 @@ def person_figure(config: ReportConfig, person: Person) -> np.ndarray:
     return _labelled_grid(rows, columns)
 
 
-def cross_figure(config: ReportConfig, person: Person, driver: CaptureStore) -> np.ndarray:
-    """The driver's frames, and below them every avatar of the person with that motion.
+def cross_figure(config: ReportConfig, person: Person, driver: CaptureStore, count: int) -> np.ndarray:
+    """`count` frames of the driver, and below them every avatar of the person with that motion.
 
     Raises:
         UserError: when the driver is the person, or has no held-out frames.
     """
-    frames = most_different(held_out_frames(driver), driver.params, config.expressions)
+    frames = held_out_frames(driver)
+    frames = frames[evenly_spaced(len(frames), count)]
     own = person.photo_frame()
     camera = person.store.cameras[torch.full((len(frames),), held_out_camera(person.store))]
     truth = [image_grid.letterbox(image, camera.width, camera.height) for image in driver.images(frames)]

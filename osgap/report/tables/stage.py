@@ -21,8 +21,6 @@ from osgap.runtime.artifacts import write_json, write_text
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 
-SUFFIXES = ("csv", "md", "tex")
-
 METHOD_NAMES = {
     "mean_avatar": "Mean avatar",
     "prior": "Prior",

@@ -85,7 +85,7 @@ def run(
         STAGE,
         __name__,
         subject=subject,
-        config={**config.model_dump(mode="json"), "sequences": list(sequences)},
+        config={**config.computation(), "sequences": list(sequences)},
         inputs=inputs.files,
         seed=seed,
     )

@@ -1,0 +1,1 @@
+"""The stage `ablation`: the experiments of one dataset beside each other."""

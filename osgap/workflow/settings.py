@@ -1,0 +1,68 @@
+"""What a job is told: one part decides when it runs again, the other does not.
+
+Both are JSON for `osgap STAGE --config`. `settings` is a rule's parameter, so that Snakemake runs the job again when,
+and only when, that part of the config changes. `operation` is none: it says where files are, what is done how often.
+The data URL is in no dump of the config; it reaches the jobs through the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from osgap.prior.config import SUPERVISIONS, Supervision
+from osgap.workflow.config import Config
+from osgap.workflow.stages import Stage
+
+
+def settings(
+    config: Config,
+    computation: Mapping[str, Any],
+    stage: Stage,
+    subjects: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    supervision: Supervision | None = None,
+) -> str:
+    """The part of a config that decides what a job makes.
+
+    Args:
+        computation: `config.computation(exclude_defaults=True)`, which many jobs share.
+        subjects: whose entries belong to it.
+        keys: of the config that the job uses beside those of its stage.
+        supervision: of personalisation, where the job is about one; what concerns others is left out.
+    """
+    if supervision is not None:
+        oneshot = config.oneshot.concerning(supervision).computation(exclude_defaults=True)
+        listed = {} if supervision == SUPERVISIONS[0] else {"supervision": [supervision]}
+        computation = {**computation, "oneshot": {**oneshot, **listed}}
+    part: dict[str, Any] = {"seed": config.seed}
+    for name in (*stage.sections, *keys):
+        section, _, key = name.partition(".")
+        used = computation.get(section)
+        if used is None:
+            continue
+        if not key:
+            part[section] = used
+        elif key in used:
+            part.setdefault(section, {})[key] = used[key]
+    own = {subject: _entry(config, computation, subject, stage.entry) for subject in subjects}
+    if own := {subject: entry for subject, entry in own.items() if entry}:
+        part["subjects"] = {"entries": own}
+    return json.dumps(part, sort_keys=True)
+
+
+def _entry(config: Config, computation: Mapping[str, Any], subject: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Some keys of a subject's entry, without those that say what holds anyway."""
+    entry = computation.get("subjects", {}).get("entries", {}).get(subject, {})
+    own = {key: entry[key] for key in keys if entry.get(key) is not None}
+    if subject.isdecimal() and own.get("participant") == int(subject):
+        del own["participant"]
+    if own.get("sequences") == config.capture.sequences:
+        del own["sequences"]
+    return own
+
+
+def operation(config: Config) -> str:
+    """What a job needs to know besides, and no result depends on."""
+    return json.dumps(config.operation() | {"results": str(config.results)}, sort_keys=True)
