@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -57,11 +58,15 @@ class Cluster:
         self.daemons = Daemons(self.folder)
         self.conf = self.folder / "etc" / "slurm.conf"
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables that make Slurm's commands talk to this cluster."""
-        path = os.environ.get("PATH", os.defpath)
-        return {"PATH": f"{self.folder / 'bin'}{os.pathsep}{path}", "SLURM_CONF": str(self.conf)}
+    def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
+        """`outside`, with Slurm's commands talking to this cluster."""
+        path = os.pathsep.join([str(self.folder / "bin"), outside.get("PATH", os.defpath)])
+        return {**outside, "PATH": path, "SLURM_CONF": str(self.conf)}
+
+    def jobs(self) -> list[dict[str, str]]:
+        """What Slurm knows of every job that is not older than `min_job_age`, by the names that it gives."""
+        lines = self.run("scontrol", "--oneliner", "show", "job").splitlines()
+        return [dict(word.partition("=")[::2] for word in line.split() if "=" in word) for line in lines]
 
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """What one of Slurm's commands says.
@@ -124,7 +129,7 @@ class Cluster:
         if self.daemons.running("slurmctld"):
             self.run("scancel", f"--user={getpass.getuser()}", check=False)
             until(lambda: not self.run("squeue", "--noheader", check=False).strip(), 5 + self.options.kill_wait)
-        for process in self._of_jobs():
+        for process in self.processes_of_jobs():
             os.kill(process, signal.SIGKILL)
         names = {each["name"] for each in self.daemons.known()}
         for name in sorted(names, key=lambda name: ORDER.index(name.partition("-")[0])):
@@ -168,7 +173,7 @@ class Cluster:
         for words in (f"cluster {CLUSTER}", "account lab", f"user {user} account=lab"):
             self.run("sacctmgr", "--immediate", "add", *words.split(), check=False)
 
-    def _of_jobs(self) -> list[int]:
+    def processes_of_jobs(self) -> list[int]:
         """Processes of jobs that nobody ended: slurmd leaves them running when it stops."""
         mark = b"SLURM_CONF=" + os.fsencode(self.conf) + b"\0"
         found = []

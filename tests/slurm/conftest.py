@@ -1,0 +1,59 @@
+"""Clusters for tests, and the run on this machine that they are compared with."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from workflow.conftest import Checkout, finished
+
+from .cluster import PACKAGES, Cluster, missing
+from .files import Options
+from .runs import SlurmRun
+
+__all__ = ["finished"]  # a fixture here as well
+
+
+@pytest.fixture
+def start_cluster() -> Iterator[Callable[..., Cluster]]:
+    """Start a cluster with these `Options`; it ends with the test. It takes half a second, so none is shared."""
+    started: list[Cluster] = []
+
+    def start(**options: object) -> Cluster:
+        chosen = Options(**options)  # type: ignore[arg-type]
+        absent = missing(chosen.slurmdbd)
+        if absent:
+            pytest.skip(f"not on this machine: {', '.join(absent)}; Debian has them: {PACKAGES}")
+        # Not in pytest's own folder: the paths of sockets must be short.
+        cluster = Cluster(Path(tempfile.mkdtemp(prefix="osgap-slurm-")), chosen)
+        started.append(cluster)
+        cluster.start()
+        return cluster
+
+    yield start
+    for cluster in started:
+        cluster.stop()
+        shutil.rmtree(cluster.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
+    """One node with two GPUs, without slurmdbd."""
+    return start_cluster()
+
+
+@pytest.fixture
+def emptied(finished: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of the checkout in which the reduced demo has run, without the results."""
+    target = tmp_path / "checkout"
+    left_out = shutil.ignore_patterns("results", ".snakemake")
+    shutil.copytree(finished.root, target, symlinks=True, copy_function=shutil.copy2, ignore=left_out)
+    return Checkout(target)
+
+
+@pytest.fixture
+def run(emptied: Checkout, cluster: Cluster, tmp_path: Path) -> SlurmRun:
+    return SlurmRun(emptied, cluster, tmp_path / "snakemake.log")
