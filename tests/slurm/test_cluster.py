@@ -47,11 +47,12 @@ def test_two_nodes_of_one_machine(start_cluster: Callable[..., Cluster]) -> None
 
 def test_a_job_over_its_memory_is_killed(cluster: Cluster) -> None:
     greedy = f'{sys.executable} -c "import time; x = bytearray(300_000_000); time.sleep(30)"'
-    with pytest.raises(Exception, match="sbatch .* ended with"):
+    with pytest.raises(Exception, match=r"sbatch .* ended with"):
         submit(cluster, f"srun {greedy}", "--mem=100")
     assert "exceeded memory limit" in (cluster.folder / "out").read_text()
 
 
+@pytest.mark.slurm_full
 def test_accounting(start_cluster: Callable[..., Cluster]) -> None:
     cluster = start_cluster(slurmdbd=True)
     submit(cluster, "true", "--account=lab", "--comment=rule_fit")
