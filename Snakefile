@@ -5,11 +5,13 @@ from osgap.runtime.errors import UserError
 from osgap.evaluation.methods import METHODS
 from osgap.workflow.launch import prepare
 from osgap.workflow.pipeline import table_files
+from osgap.workflow.start import begin
 
 min_version("9.20")
 
 
 configfile: "config.yaml"
+configfile: "profiles/slurm/site.yaml"
 
 
 try:
@@ -19,6 +21,13 @@ except UserError as error:
 
 
 report: "rules/captions/workflow.rst"
+
+
+onstart:
+    try:
+        begin(pipeline, workflow)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:

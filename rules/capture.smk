@@ -31,6 +31,7 @@ rule import_tracking:
         pipeline.layout.capture("{subject}"),
     log:
         pipeline.layout.log("import", "{subject}"),
+    cache: pipeline.cached
     conda:
         "../envs/osgap.yaml"
     threads: pipeline.needs("import_tracking").threads

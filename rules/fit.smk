@@ -24,6 +24,7 @@ rule fit:
             for s in pipeline.config.subjects.all
             if s not in pipeline.adopted_avatars
         ),
+    cache: pipeline.cached
     conda:
         "../envs/osgap.yaml"
     threads: pipeline.needs("fit").threads
@@ -47,6 +48,7 @@ use rule fit as adopt_avatar with:
         pipeline.layout.log("adopt-avatar", "{subject}"),
     wildcard_constraints:
         subject=pipeline.one_of(pipeline.adopted_avatars),
+    cache: False
     threads: pipeline.needs("adopt_avatar").threads
     resources:
         **pipeline.resources("adopt_avatar"),
@@ -68,6 +70,7 @@ rule bake:
         subject=pipeline.one_of(
             s for s in pipeline.config.subjects.all if s not in pipeline.adopted_maps
         ),
+    cache: pipeline.cached
     conda:
         "../envs/osgap.yaml"
     threads: pipeline.needs("bake").threads
@@ -90,6 +93,7 @@ use rule bake as adopt_maps with:
         pipeline.layout.log("adopt-maps", "{subject}"),
     wildcard_constraints:
         subject=pipeline.one_of(pipeline.adopted_maps),
+    cache: False
     threads: pipeline.needs("adopt_maps").threads
     resources:
         **pipeline.resources("adopt_maps"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +25,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        _say_where(arguments)
         if arguments[:1] == ["why"]:  # its arguments are Snakemake's, options and all
             reruns.run_why(arguments[1:])
         else:
@@ -35,6 +38,18 @@ def main() -> None:
         message = str(error) if isinstance(error, UserError) else _explain(error)
         print(f"osgap: {message}", file=sys.stderr)
         sys.exit(UserError.EXIT_CODE)
+
+
+def _say_where(arguments: list[str]) -> None:
+    """The first line of a cluster job's log: which job it is, on which machine.
+
+    Whatever ends the process without a word, such as too little memory, leaves a log that is not empty; Snakemake shows
+    Slurm's log, which has the cause, beside such a one only.
+    """
+    if job := os.environ.get("SLURM_JOB_ID"):
+        logging.getLogger(__name__).info(
+            "osgap %s: Slurm job %s on %s", " ".join(arguments[:1]), job, socket.gethostname()
+        )
 
 
 def _explain(error: OSError) -> str:

@@ -137,7 +137,7 @@ def record(layout: Layout, stage: str) -> Path:
     return {
         "synthetic-head": layout.synthetic_head.template,
         "synthetic-person": layout.synthetic_person("{subject}"),
-        "download": layout.download("{subject}", "{sequence}"),
+        "download": layout.download("{subject}"),
         "import": layout.capture("{subject}"),
         "fit": layout.fit("{subject}") / "fit.json",
         "adopt-avatar": layout.fit("{subject}") / "fit.json",

@@ -26,6 +26,7 @@ from osgap.report.config import ReportConfig
 from osgap.runtime.errors import UserError
 from osgap.runtime.section import OPERATIONAL, Section
 from osgap.synthetic.config import SyntheticConfig
+from osgap.workflow.cache_config import CacheConfig
 from osgap.workflow.cluster import ClusterConfig
 from osgap.workflow.experiments import NAME_PATTERN, OVERLAID, Experiment
 
@@ -107,6 +108,7 @@ class Config(Section):
     experiments: dict[str, Experiment] = {}
     """Runs of one dataset that differ in what follows the fits, by name. These are made, each in
     `{results}/experiments/NAME`, and compared in one table; without any it is the config as it stands."""
+    cache: CacheConfig = CacheConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @field_validator("experiments")

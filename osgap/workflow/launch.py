@@ -10,6 +10,7 @@ from typing import Any
 
 from osgap.capture.config import URL_VARIABLE
 from osgap.workflow.accept import in_force, snakemake_records
+from osgap.workflow.cache import open_cache
 from osgap.workflow.checks import check
 from osgap.workflow.config import validate
 from osgap.workflow.pipeline import Pipeline
@@ -28,6 +29,7 @@ def prepare(merged: Mapping[str, Any], workflow: Any) -> Pipeline:
     """
     pipeline = Pipeline(validate(merged))
     check(pipeline)
+    open_cache(pipeline.config.cache, workflow, licensed=pipeline.config.synthetic is None)
     pipeline.recorded = snakemake_records(workflow)
     for sentence in in_force(pipeline.acceptances):
         from snakemake.logging import logger

@@ -20,6 +20,7 @@ from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile
 from osgap.workflow.accept import Recorded, record, rule_parameter
 from osgap.workflow.adopted import all_adopted
+from osgap.workflow.cache import cache_folder
 from osgap.workflow.config import Config
 from osgap.workflow.layout import Layout
 from osgap.workflow.resources import Needs, needs, resources
@@ -130,6 +131,11 @@ class Pipeline:
     def resources(self, rule: str) -> dict[str, Any]:
         """The same as Snakemake's resources."""
         return resources(self.config, rule)
+
+    @property
+    def cached(self) -> str | bool:
+        """What rules of captures, fits and maps say of Snakemake's cache."""
+        return "omit-software" if cache_folder(self.config.cache) else False
 
     @property
     def launcher(self) -> str:

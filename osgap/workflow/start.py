@@ -1,0 +1,81 @@
+"""What happens between a planned run and its first job: one `snakemake` at a time, what it was told, whether it can.
+
+Snakemake's own lock outlives a killed `snakemake` and is then refused until `--unlock`; the profiles leave it out. This
+one is a lock on a file, which the system releases with the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from osgap.runtime.artifacts import write_text
+from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import current_versions
+from osgap.workflow.layout import Layout
+from osgap.workflow.pipeline import Pipeline
+
+_held = contextlib.ExitStack()  # until the process ends
+
+
+def begin(pipeline: Pipeline, workflow: Any) -> None:
+    """Take the results folder, see to the scheduler, and record what is about to run.
+
+    Args:
+        workflow: Snakemake's own, whose jobs are planned and whose executor is ready.
+
+    Raises:
+        UserError: another `snakemake` is at work on the folder, or the scheduler cannot do what will be asked of it.
+    """
+    take(pipeline.layout)
+    if workflow.executor_plugin.name == "slurm":
+        from osgap.workflow.slurm import check_cluster, keep_logs
+
+        check_cluster(pipeline)
+        keep_logs(pipeline.layout.slurm_logs, workflow)
+    record(pipeline)
+
+
+def take(layout: Layout) -> None:
+    """Hold the results folder until the process ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    layout.results.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(layout.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{layout.results}: another snakemake is at work here{_who(layout.record)}; wait for it, or stop it with "
+            f"Ctrl-C and come back"
+        ) from None
+    _held.callback(lock.release)
+
+
+def record(pipeline: Pipeline) -> None:
+    """Write what `osgap status` and others need to know of the run: its config without secrets, and who runs it."""
+    content = {
+        "config": pipeline.config.model_dump(mode="json"),
+        "versions": current_versions(),
+        "arguments": sys.argv[1:],
+        "process": {"host": socket.gethostname(), "pid": os.getpid()},
+    }
+    write_text(pipeline.layout.record, json.dumps(content, indent=2) + "\n")  # unsorted: experiments have an order
+
+
+def _who(file: Path) -> str:
+    """The process that wrote a record, as far as it can be read."""
+    try:
+        process = json.loads(file.read_text())["process"]
+        return f" (process {process['pid']} on {process['host']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
