@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from workflow.conftest import Checkout, finished
+from workflow.conftest import Checkout, checkout, finished
 
 from .cluster import PACKAGES, Cluster, missing
 from .files import Options
 from .runs import SlurmRun
 
-__all__ = ["finished"]  # a fixture here as well
+__all__ = ["checkout", "finished"]  # fixtures here as well
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from workflow.conftest import Checkout
 
 from .cluster import Cluster
 from .daemons import until
+from .stub import Stub
 
 COMMAND = (
     "--profile", "slurm",
@@ -30,15 +31,21 @@ class SlurmRun:
 
     Args:
         checkout: whose results are made.
-        cluster: that has started.
+        cluster: that has started, or what stands for it.
         output: what Snakemake says is appended to it.
         arguments: beside `COMMAND`, which may be left out.
     """
 
     checkout: Checkout
-    cluster: Cluster
+    cluster: Cluster | Stub
     output: Path
     arguments: tuple[str, ...] = ()
+
+    @property
+    def slurm(self) -> Cluster:
+        """The cluster, which is not a stub."""
+        assert isinstance(self.cluster, Cluster)
+        return self.cluster
 
     @property
     def said(self) -> str:
@@ -48,7 +55,7 @@ class SlurmRun:
         """Of a process group of its own, as in a terminal."""
         with self.output.open("a") as out:
             return subprocess.Popen(
-                [sys.executable, "-m", "snakemake", *COMMAND, *self.arguments, *arguments],
+                [sys.executable, str(Path(__file__).with_name("impatient.py")), *COMMAND, *self.arguments, *arguments],
                 cwd=self.checkout.root, env=self.cluster.environment(self.checkout.environment),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
@@ -80,7 +87,7 @@ class SlurmRun:
 
         def is_there() -> bool:
             found[:] = [
-                job for job in self.cluster.jobs()
+                job for job in self.slurm.jobs()
                 if job.get("Comment", "").startswith(comment) and job["JobState"] == state
             ]  # fmt: skip
             return bool(found)

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,10 @@ class Stub:
         (self.folder / "settings.json").write_text(json.dumps({"run": self.run, "answers": ANSWERS | answers}))
         return self
 
-    @property
-    def environment(self) -> dict[str, str]:
-        path = os.environ.get("PATH", os.defpath)
-        return {"PATH": f"{self.folder / 'bin'}{os.pathsep}{path}", "OSGAP_STUB": str(self.folder)}
+    def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
+        """`outside`, with these commands in front of all others."""
+        path = os.pathsep.join([str(self.folder / "bin"), outside.get("PATH", os.defpath)])
+        return {**outside, "PATH": path, "OSGAP_STUB": str(self.folder)}
 
     @property
     def calls(self) -> list[list[str]]:

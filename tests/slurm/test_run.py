@@ -19,7 +19,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_this_machine(finished: 
     kill(first)
     said = run.finish()
     assert digests(run.checkout.results) == digests(finished.results)
-    for job in run.cluster.jobs():
+    for job in run.slurm.jobs():
         rule = job["Comment"].removeprefix("rule_").partition("_wildcards")[0]
         assert ("gres:gpu:1" in job.get("TresPerJob", "")) == (rule in WITH_GPU | {"group_person"}), (rule, job)
         assert job["JobState"] == "COMPLETED", job
