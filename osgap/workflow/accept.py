@@ -147,6 +147,7 @@ def record(layout: Layout, stage: str) -> Path:
         "oneshot": layout.oneshot("{subject}", "{folder}") / "oneshot.json",
         "evaluate": layout.metrics("{method}", "{subject}"),
         "tables": layout.summary,
+        "ablation": layout.ablation_summary,
         "figure": layout.figure("{figure}"),
         "video": layout.video("{subject}"),
     }[stage]

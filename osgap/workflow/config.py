@@ -23,6 +23,7 @@ from osgap.head.config import HeadAssets
 from osgap.interop.config import InteropConfig
 from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.report.config import ReportConfig
+from osgap.runtime.artifacts import PROVENANCE_KEY
 from osgap.runtime.errors import UserError
 from osgap.runtime.section import OPERATIONAL, Section
 from osgap.synthetic.config import SyntheticConfig
@@ -117,6 +118,8 @@ class Config(Section):
         for name in value:
             if not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f"experiment {name!r} names a folder: use letters, digits, '-' and '_'")
+            if name == PROVENANCE_KEY:
+                raise ValueError(f"experiment {name!r}: the experiments' summary has its own; give it another name")
         return value
 
     @model_validator(mode="before")

@@ -361,7 +361,7 @@ class Pipeline:
         """What `rule all` asks for."""
         fits = [self.layout.fit(subject) / "preview.png" for subject in self.fitted]
         made = [target for run in self.runs for target in run.report_files]
-        compared = [*self.ablation_files.values()] if self.experiments else []
+        compared = [self.layout.ablation_summary, *self.ablation_files.values()] if self.experiments else []
         return list(dict.fromkeys([*made, *compared, *fits]))
 
     @property

@@ -12,7 +12,7 @@ import yaml
 
 from osgap.workflow.config import deep_merge
 
-from .conftest import Checkout
+from .conftest import Checkout, Planner
 
 pytestmark = pytest.mark.slow
 
@@ -178,6 +178,13 @@ def place(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Check
     return finished.copy(tmp_path_factory.mktemp("edits") / "checkout")
 
 
+@pytest.fixture(scope="module")
+def planner(place: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planner]:
+    planner = Planner(place, tmp_path_factory.mktemp("planner"))
+    yield planner
+    planner.close()
+
+
 @pytest.fixture
 def undone(place: Checkout) -> Iterator[Callable[[Edit], None]]:
     """A function that makes an edit, which is taken back in the end."""
@@ -208,7 +215,7 @@ def undone(place: Checkout) -> Iterator[Callable[[Edit], None]]:
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name.replace(" ", "-"))
 def test_an_edit_reruns_what_depends_on_it_and_nothing_else(
-    place: Checkout, undone: Callable[[Edit], None], edit: Edit
+    planner: Planner, undone: Callable[[Edit], None], edit: Edit
 ) -> None:
     undone(edit)
-    assert place.planned(*edit.arguments) == edit.reruns
+    assert planner.planned(*edit.arguments) == edit.reruns
