@@ -62,5 +62,8 @@ def emptied(finished: Checkout, tmp_path: Path) -> Checkout:
 
 
 @pytest.fixture
-def run(cluster: Cluster, emptied: Checkout, tmp_path: Path) -> SlurmRun:
-    return SlurmRun(emptied, cluster, tmp_path / "snakemake.log")
+def halfway(checkout: Checkout) -> Checkout:
+    """A copy that lacks the test person's fit and the prior, and what follows from them."""
+    for name in ("avatars/201", "prior", "oneshot", "metrics", "tables", "checkpoints"):
+        shutil.rmtree(checkout.results / name)
+    return checkout

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow.conftest import Checkout
+from workflow.test_promises import digests
 
 from .cluster import Cluster
 from .daemons import until
@@ -23,6 +24,11 @@ COMMAND = (
     # A cluster on this machine answers at once.
     "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5",
 )  # fmt: skip
+
+
+def made(results: Path) -> dict[str, str]:
+    """Digests of what a run made: not of its record, which says how it was started."""
+    return {name: digest for name, digest in digests(results).items() if name != "run.json"}
 
 
 @dataclass(frozen=True)
