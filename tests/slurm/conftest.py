@@ -12,7 +12,6 @@ from workflow.conftest import Checkout, checkout, finished
 
 from .cluster import PACKAGES, Cluster, ClusterError, missing
 from .files import Options
-from .runs import SlurmRun
 
 __all__ = ["checkout", "finished"]  # fixtures here as well
 
