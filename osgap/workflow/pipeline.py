@@ -23,7 +23,7 @@ from osgap.workflow.adopted import all_adopted
 from osgap.workflow.cache import cache_folder
 from osgap.workflow.config import Config
 from osgap.workflow.layout import Layout
-from osgap.workflow.resources import Needs, needs, resources
+from osgap.workflow.resources import Needs, launcher, needs, resources
 from osgap.workflow.settings import operation, settings
 from osgap.workflow.sharing import keys_of, methods_of, places_of
 from osgap.workflow.stages import STAGES
@@ -139,13 +139,8 @@ class Pipeline:
 
     @property
     def launcher(self) -> str:
-        """What stands before `osgap train`: on several machines Slurm's srun, which starts a process for each GPU."""
-        nodes = self.config.prior.nodes
-        return (
-            f"srun --nodes={nodes} --ntasks-per-node={self.needs('train').gpus} --kill-on-bad-exit=1 "
-            if nodes > 1
-            else ""
-        )
+        """What stands before `osgap train`; see `osgap.workflow.resources.launcher`."""
+        return launcher(self.config)
 
     # subjects --------------------------------------------------------------------------------------------
     def entry(self, subject: str) -> SubjectEntry:
