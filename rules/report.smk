@@ -183,6 +183,7 @@ if pipeline.experiments:
         input:
             pipeline.compared_files,
         output:
+            pipeline.layout.ablation_summary,
             [
                 path
                 for (_, suffix), path in pipeline.ablation_files.items()

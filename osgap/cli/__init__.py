@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from osgap.cli import config, init, reruns, stages, tools
+from osgap.cli import config, init, operations, reruns, stages, tools
 from osgap.cli.common import app
 from osgap.runtime.errors import UserError
 
-__all__ = ["app", "config", "init", "main", "reruns", "stages", "tools"]
+__all__ = ["app", "config", "init", "main", "operations", "reruns", "stages", "tools"]
 
 
 def main() -> None:

@@ -258,7 +258,7 @@ def ablation(
     subjects: Annotated[str | None, tyro.conf.arg(help="Comma-separated. Default is subjects.test.")] = None,
     common: Options = Common(),
 ) -> None:
-    """Write a table per evaluation split that compares the experiments.
+    """Write experiments/summary.json and a table per evaluation split that compares the experiments.
 
     Args:
         experiments: Their names, methods, and where their parts lie, as JSON: what a rule tells its job. Default is all
@@ -273,7 +273,7 @@ def ablation(
     for name, compared in json.loads(experiments or pipeline.compared).items():
         layout = Layout(pipeline.config.results, compared["folders"])
         metrics[name] = tuple(layout.metrics(method, person) for method in compared["methods"] for person in people)
-    outputs = stage.AblationOutputs(pipeline.ablation_files)
+    outputs = stage.AblationOutputs(pipeline.layout.ablation_summary, pipeline.ablation_files)
     stage.run(stage.AblationInputs(metrics), outputs, seed=pipeline.config.seed)
 
 

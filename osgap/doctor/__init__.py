@@ -15,7 +15,14 @@ def examine(sources: Sequence[str], overrides: Sequence[str] = ()) -> Report:
 
     Takes seconds, changes nothing, and never raises on a config or a machine that is wrong: that is a finding.
     """
-    from osgap.doctor import machine, run
+    from osgap.doctor import cluster, machine, run
 
     pipeline, config = run.read_config(sources, overrides)
-    return Report([*machine.findings(pipeline), config, *(run.findings(pipeline) if pipeline else [])])
+    return Report(
+        [
+            *machine.findings(pipeline),
+            *cluster.findings(pipeline),
+            config,
+            *(run.findings(pipeline) if pipeline else []),
+        ]
+    )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from osgap.capture.config import URL_VARIABLE
 from osgap.capture.download.stage import check_reachable
 from osgap.doctor.findings import Finding, Status, gigabytes, some
-from osgap.doctor.space import existing_folder, free_space, space_needed
+from osgap.operations.space import existing_folder, free_space, space_needed
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import file_digest
 from osgap.runtime.weights import WeightFile

@@ -54,5 +54,7 @@ class ClusterConfig(Section):
             found["gres"] = f"gpu:{model}{gpus}"
         elif gpus:
             extra.append(f"--gpus-per-task={model}{gpus if nodes == 1 else 1}")
-        found["slurm_extra"] = " ".join(filter(None, extra)) or None
+        if given := " ".join(filter(None, extra)):
+            # In place of the profile's own: the log of a job that starts again goes on.
+            found["slurm_extra"] = f"--open-mode=append {given}"
         return {name: value for name, value in found.items() if value is not None}

@@ -23,8 +23,11 @@ from osgap.head.config import HeadAssets
 from osgap.interop.config import InteropConfig
 from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.report.config import ReportConfig
+from osgap.runtime.artifacts import PROVENANCE_KEY
 from osgap.runtime.errors import UserError
+from osgap.runtime.gpus import Accelerator
 from osgap.runtime.section import OPERATIONAL, PLACE, Section
+from osgap.runtime.upgrades import Upgrades
 from osgap.synthetic.config import SyntheticConfig
 from osgap.workflow.cache_config import CacheConfig
 from osgap.workflow.cluster import ClusterConfig
@@ -93,6 +96,12 @@ class Config(Section):
     """The seed that all others derive from, with the stage and the subject [number]."""
     results: Path = Field(default=Path("results"), json_schema_extra=PLACE)
     """Folder of everything that the run writes. `{results}` in any other text of the config stands for it."""
+    accelerator: Accelerator = Field(default="auto", json_schema_extra=OPERATIONAL)
+    """Where stages compute: `auto` is on GPUs where there are any, else on the CPU; `cpu` leaves GPUs alone; `cuda`
+    stops where there is none. No job runs again because of it."""
+    upgrades: Upgrades = Field(default="warn", json_schema_extra=OPERATIONAL)
+    """What happens to results and checkpoints of other versions of Python, torch, numpy, numba, OpenCV or h5py: they
+    stand, and a log says so (`warn`); they are made again (`rerun`); they stand (`accept`)."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
     capture: CaptureConfig = CaptureConfig()
@@ -117,6 +126,8 @@ class Config(Section):
         for name in value:
             if not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f"experiment {name!r} names a folder: use letters, digits, '-' and '_'")
+            if name == PROVENANCE_KEY:
+                raise ValueError(f"experiment {name!r}: the experiments' summary has its own; give it another name")
         return value
 
     @model_validator(mode="before")
@@ -262,6 +273,8 @@ def _explain(error: Any, within: Sequence[str] = (), prefix: str = "") -> str:
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"known keys here: {', '.join(sorted(known))}"
+        if location[-1] in Config.model_fields and len(location) > 1:
+            hint = f"`{location[-1]}` is a key of the top: write it there, in no section"
         return f"{key}: unknown key; {hint}"
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]

@@ -115,6 +115,11 @@ class Layout:
         """The table of one evaluation split that compares the experiments."""
         return self.results / "experiments" / f"{split}.{suffix}"
 
+    @property
+    def ablation_summary(self) -> Path:
+        """The mean metrics of all experiments."""
+        return self.results / "experiments" / "summary.json"
+
     def figure(self, name: str) -> Path:
         """A figure by its name."""
         return self._in("report", "figures", f"{name}.png")

@@ -15,7 +15,6 @@ from osgap.evaluation.methods import METHODS, SPLIT_TABLES, SUFFIXES
 from osgap.head.config import HeadAssets
 from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.runtime.acceptance import Acceptances, read_acceptances
-from osgap.runtime.code import code_digest
 from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile
 from osgap.workflow.accept import Recorded, record, rule_parameter
@@ -23,7 +22,7 @@ from osgap.workflow.adopted import all_adopted
 from osgap.workflow.cache import cache_folder
 from osgap.workflow.config import Config
 from osgap.workflow.layout import Layout
-from osgap.workflow.resources import Needs, needs, resources
+from osgap.workflow.resources import Needs, launcher, needs, resources
 from osgap.workflow.settings import operation, settings
 from osgap.workflow.sharing import keys_of, methods_of, places_of
 from osgap.workflow.stages import STAGES
@@ -114,15 +113,16 @@ class Pipeline:
         """Which code `osgap accept` lets stand for which."""
         return read_acceptances(self.layout.accepted)
 
-    def code(self, stage: str, output: Path | None = None) -> str | Callable[[Any], str]:
+    def code(self, stage: str, output: Path | None = None) -> Callable[[Any], str]:
         """Digest of the modules that the stage imports: editing one runs its jobs again, unless that was accepted.
+
+        Under `upgrades: rerun` so do other versions of packages.
 
         Args:
             output: the file of the job that has a provenance, with wildcards, where stage and wildcards do not say it.
         """
-        if stage not in self.acceptances:
-            return code_digest(STAGES[stage].module)
-        return rule_parameter(self.acceptances, stage, output or record(self.layout, stage), self.recorded)
+        output = output or record(self.pattern, stage)
+        return rule_parameter(self.acceptances, stage, output, self.recorded, self.config.upgrades)
 
     def needs(self, rule: str) -> Needs:
         """What a job of a rule needs at its first attempt."""
@@ -139,13 +139,8 @@ class Pipeline:
 
     @property
     def launcher(self) -> str:
-        """What stands before `osgap train`: on several machines Slurm's srun, which starts a process for each GPU."""
-        nodes = self.config.prior.nodes
-        return (
-            f"srun --nodes={nodes} --ntasks-per-node={self.needs('train').gpus} --kill-on-bad-exit=1 "
-            if nodes > 1
-            else ""
-        )
+        """What stands before `osgap train`; see `osgap.workflow.resources.launcher`."""
+        return launcher(self.config)
 
     # subjects --------------------------------------------------------------------------------------------
     def entry(self, subject: str) -> SubjectEntry:
@@ -361,7 +356,7 @@ class Pipeline:
         """What `rule all` asks for."""
         fits = [self.layout.fit(subject) / "preview.png" for subject in self.fitted]
         made = [target for run in self.runs for target in run.report_files]
-        compared = [*self.ablation_files.values()] if self.experiments else []
+        compared = [self.layout.ablation_summary, *self.ablation_files.values()] if self.experiments else []
         return list(dict.fromkeys([*made, *compared, *fits]))
 
     @property

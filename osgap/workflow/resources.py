@@ -24,7 +24,9 @@ class Needs:
     """Of one job at its first attempt."""
 
     threads: int = 1
+    """Of the command; on several nodes, of each of its processes."""
     memory_mb: int = 2_000
+    """On each node."""
     minutes: int = 30
     gpus: int = 0
     """On each node."""
@@ -62,8 +64,9 @@ def needs(config: Config, rule: str) -> Needs:
         prior = config.prior
         gpus = 1 if prior.devices == "auto" else prior.devices
         minutes = _minutes(prior.steps * prior.sources * prior.targets / _TRAINING_RATE, config)
-    # Workers of the training take a thread each, beside its processes.
-    return Needs(fixed.threads * max(1, gpus), fixed.memory_mb * max(1, gpus), minutes, gpus)
+    # On one machine a single command starts the processes; on several Slurm does, and counts threads for each.
+    processes = 1 if rule == "train" and config.prior.nodes > 1 else max(1, gpus)
+    return Needs(fixed.threads * processes, fixed.memory_mb * max(1, gpus), minutes, gpus)
 
 
 def resources(config: Config, rule: str) -> dict[str, int | str | Callable[[Any, int], int]]:
@@ -76,12 +79,27 @@ def resources(config: Config, rule: str) -> dict[str, int | str | Callable[[Any,
         **config.cluster.request(needed.gpus, nodes),
     }
     if nodes > 1:
-        # With `mpi` the executor leaves the start of the processes to the rule's own srun.
-        found |= {"nodes": nodes, "mpi": "srun", "tasks_per_node": needed.gpus}
+        # With `mpi` the executor leaves the start of the processes to the rule's own srun. It wants `tasks_per_node` or
+        # `tasks` to be more than 1, and takes `tasks` for those of each GPU unless that number is given.
+        found |= {"nodes": nodes, "mpi": "srun"}
+        found |= {"tasks_per_node": needed.gpus} if needed.gpus > 1 else {"tasks": nodes, "tasks_per_gpu": 0}
     return found
+
+
+def launcher(config: Config) -> str:
+    """What stands before `osgap train`: on several machines Slurm's srun, which starts a process for each GPU.
+
+    It is told everything, because the executor takes what Slurm has set out of the job's environment.
+    """
+    needed, nodes = needs(config, "train"), config.prior.nodes
+    if nodes == 1:
+        return ""
+    return (
+        f"srun --nodes={nodes} --ntasks-per-node={needed.gpus} --cpus-per-task={needed.threads} --kill-on-bad-exit=1 "
+    )
 
 
 def _minutes(seconds: float, config: Config) -> int:
     """A time limit for a computation that long."""
-    factor = _CPU_FACTOR if config.prior.accelerator == "cpu" else 1
+    factor = _CPU_FACTOR if config.accelerator == "cpu" else 1
     return _START_MINUTES + round(seconds * factor / 60)

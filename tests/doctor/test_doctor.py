@@ -21,7 +21,8 @@ from rich.console import Console
 
 from osgap.capture.config import URL_VARIABLE
 from osgap.doctor import Finding, Report, examine, machine, run, show, to_json
-from osgap.doctor.space import existing_folder, space_needed
+from osgap.operations.space import existing_folder, space_needed
+from osgap.runtime import slurm
 from osgap.workflow.config import load_config
 from osgap.workflow.pipeline import Pipeline
 
@@ -44,6 +45,12 @@ CONFIG = [
 def no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(URL_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not this machine has Slurm: `test_cluster.py` is about it."""
+    monkeypatch.setattr(slurm, "expected", lambda: False)
 
 
 def find(report: Report, name: str) -> Finding:
@@ -370,9 +377,9 @@ def test_the_machine_is_measured(tmp_path: Path) -> None:
 def test_training_on_a_gpu_that_is_not_there_is_missing(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    report = examine([synthetic(tmp_path, prior={"accelerator": "cuda"})])
+    report = examine([synthetic(tmp_path, accelerator="cuda")])
     assert find(report, "gpu").status == "missing"
-    assert "prior.accelerator" in find(report, "gpu").fix
+    assert "set accelerator to auto" in find(report, "gpu").fix
     assert find(examine([real(tmp_path)]), "gpu").status == "warning"
 
 

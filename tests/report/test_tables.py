@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from osgap.evaluation.measure import METRICS
+from osgap.evaluation.measure import DEFINITIONS, METRICS
 from osgap.evaluation.methods import METHODS, SPLIT_TABLES, SUFFIXES
-from osgap.report.tables.stage import METHOD_NAMES, TablesInputs, TablesOutputs, run
+from osgap.report.names import METHOD_NAMES
+from osgap.report.tables.stage import TablesInputs, TablesOutputs, run
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.errors import UserError
 
@@ -43,7 +44,13 @@ def _result(method: str, subject: str) -> dict[str, Any]:
             "per_sequence": {},
         }
     missing = {"lpips_alex": "not measured: no AlexNet weights are configured (evaluation.lpips.alex)"}
-    return {"method": method, "subject": subject, "splits": splits, "missing": missing}
+    return {
+        "method": method,
+        "subject": subject,
+        "splits": splits,
+        "missing": missing,
+        "definitions": DEFINITIONS,
+    }
 
 
 Change = Callable[[dict[str, Any]], None]

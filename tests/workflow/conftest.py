@@ -58,18 +58,7 @@ class Checkout:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs that a dry run announces."""
-        text = self.snakemake("--dry-run", "--quiet", "rules", *arguments).stdout
-        jobs: dict[str, int] = {}
-        inside = False
-        for line in text.splitlines():
-            words = line.split()
-            if words == ["job", "count"]:
-                inside = True
-            elif inside and len(words) == 2 and words[1].isdecimal() and words[0] not in ("all", "total"):
-                jobs[words[0]] = int(words[1])
-            elif inside and words[:1] == ["total"]:
-                break
-        return jobs
+        return announced(self.snakemake("--dry-run", "--quiet", "rules", *arguments).stdout)
 
     def edit(self, relative: str, text: str = "\nEDITED = True\n") -> None:
         """Append something that a digest of code sees, and that changes no result."""
@@ -97,6 +86,75 @@ class Checkout:
         """Another copy with the same results; hard to tell apart for Snakemake, because times are kept."""
         shutil.copytree(self.root, target, symlinks=True, copy_function=shutil.copy2)
         return Checkout(target)
+
+
+def announced(text: str) -> dict[str, int]:
+    """Rule -> number of jobs, of what a dry run prints."""
+    jobs: dict[str, int] = {}
+    inside = False
+    for line in text.splitlines():
+        words = line.split()
+        if words == ["job", "count"]:
+            inside = True
+        elif inside and len(words) == 2 and words[1].isdecimal() and words[0] not in ("all", "total"):
+            jobs[words[0]] = int(words[1])
+        elif inside and words[:1] == ["total"]:
+            break
+    return jobs
+
+
+_SERVER = """
+import json, os, sys, traceback
+import osgap.workflow.launch, snakemake.cli
+for line in sys.stdin:
+    arguments, output = json.loads(line)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1), os.dup2(file, 2)
+    try:
+        snakemake.cli.main(arguments)
+    except SystemExit as end:
+        sys.stdout.flush()
+        os._exit(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
+"""
+
+
+class Planner:
+    """Many dry runs in one checkout: Snakemake is loaded once, and a fork of it plans what is on the disk by then.
+
+    Code that plans (`osgap.workflow` and what it imports) is as it was at the start.
+    """
+
+    def __init__(self, checkout: Checkout, folder: Path) -> None:
+        self._output = folder / "planned.txt"
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _SERVER],
+            cwd=checkout.root,
+            env=checkout.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """As `Checkout.planned`."""
+        assert self._server.stdin
+        assert self._server.stdout
+        request = [[*ARGUMENTS, "--dry-run", "--quiet", "rules", *arguments], str(self._output)]
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        status = self._server.stdout.readline().strip()
+        text = self._output.read_text()
+        assert status == "0", f"the dry run ended with {status}:\n{text}"
+        return announced(text)
+
+    def close(self) -> None:
+        self._server.communicate()
 
 
 def make_checkout(target: Path) -> Checkout:

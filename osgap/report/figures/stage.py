@@ -34,8 +34,8 @@ from osgap.evaluation.splits import (
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.report.config import ReportConfig
+from osgap.report.names import METHOD_NAMES
 from osgap.report.person import Person, PersonFiles
-from osgap.report.tables.stage import METHOD_NAMES
 from osgap.runtime.artifacts import write_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.pixels import to_bytes

@@ -21,8 +21,8 @@ from osgap.rendering.camera_paths import orbit, scaled
 from osgap.rendering.sequence import frames, singly
 from osgap.rendering.writers import write_video
 from osgap.report.config import ReportConfig
+from osgap.report.names import METHOD_NAMES
 from osgap.report.person import Person, PersonFiles
-from osgap.report.tables.stage import METHOD_NAMES
 from osgap.runtime.prefetch import ahead
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance

@@ -25,7 +25,7 @@ _EXPORT_SIZE = (550, 802)
 
 _SYNTHETIC_PER_PIXEL = 3.0
 """Bytes of a synthetic person's videos and tracking export: 130 MB for 3,840 frames."""
-_SYNTHETIC_RAW_PER_PIXEL = 0.17
+SYNTHETIC_RAW_PER_PIXEL = 0.17
 """Bytes of their downloaded copy: 7.2 MB."""
 _CAPTURE_PER_PIXEL = 1.2
 """Bytes of a capture store, with masks: 51 MB. (PNG and mask at 275 x 401 pixels: 0.63.)"""
@@ -45,8 +45,8 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
     """Bytes that are still to be written, by kind of result."""
     config, layout = pipeline.config, pipeline.layout
     everybody, test = config.subjects.all, config.subjects.test
-    frames = {subject: _frames(pipeline, subject) for subject in everybody}
-    pixels, texels = _pixels(pipeline), config.fit.uv_size**2
+    frames = {subject: frame_count(pipeline, subject) for subject in everybody}
+    pixels, texels = frame_pixels(pipeline), config.fit.uv_size**2
 
     without_capture = [s for s in everybody if not layout.capture(s).is_file()]
     without_fit = [s for s in everybody if not (layout.fit(s) / "point_cloud.ply").is_file()]
@@ -57,7 +57,8 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
     without_video = [s for s in test if not layout.video(s).is_file()]
     needed = {
         "captures": _CAPTURE_PER_PIXEL * pixels * sum(frames[s] for s in without_capture),
-        "avatars": _AVATAR_PER_TEXEL * texels * (len(without_fit) + len(without_personal)),
+        "avatars": _AVATAR_PER_TEXEL * texels * len(without_fit),
+        "personal avatars": _AVATAR_PER_TEXEL * texels * len(without_personal),
         "maps": _MAPS_PER_TEXEL * texels * len(without_maps),
         "prior": 0.0 if (layout.prior / "model.pt").is_file() else 4.0 * _NETWORK_COPIES * _parameters(pipeline),
         "figures": _REPORT_PER_PIXEL * pixels * config.report.figure_scale**2 * len(without_video),
@@ -66,7 +67,7 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
         new = sum(frames[s] for s in everybody if not layout.synthetic_person(s).is_file())
         needed["synthetic people"] = _SYNTHETIC_PER_PIXEL * pixels * new
         new = sum(frames[s] for s in everybody if not layout.download(s).is_file())
-        needed["raw videos"] = _SYNTHETIC_RAW_PER_PIXEL * pixels * new
+        needed["raw videos"] = SYNTHETIC_RAW_PER_PIXEL * pixels * new
     elif pipeline.downloads:
         needed["raw videos"] = AVERAGE_GB_PER_VIDEO * 1e9 * sum(_missing_videos(pipeline, s) for s in everybody)
     return needed
@@ -83,14 +84,15 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _frames(pipeline: Pipeline, subject: str) -> int:
+def frame_count(pipeline: Pipeline, subject: str) -> int:
+    """Frames of a subject's capture, over all sequences and cameras."""
     sequences = len(pipeline.sequences(subject))
     synthetic = pipeline.config.synthetic
     return sequences * (synthetic.timesteps_per_sequence * len(SERIALS) if synthetic else _FRAMES_PER_SEQUENCE)
 
 
-def _pixels(pipeline: Pipeline) -> int:
-    """Of one stored frame."""
+def frame_pixels(pipeline: Pipeline) -> int:
+    """Pixels of one stored frame."""
     if synthetic := pipeline.config.synthetic:
         return synthetic.width * synthetic.height
     width, height = _EXPORT_SIZE
