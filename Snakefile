@@ -8,7 +8,6 @@ from osgap.runtime.errors import UserError
 from osgap.evaluation.methods import METHODS
 from osgap.operations.causes import causes
 from osgap.workflow.launch import prepare
-from osgap.workflow.pipeline import table_files
 from osgap.workflow.start import begin
 
 min_version("9.20")

@@ -18,7 +18,7 @@ from osgap.workflow.config import Config
 from osgap.workflow.stages import Stage
 
 OPERATION_VARIABLE = "OSGAP_OPERATION"
-"""Environment variable in which the jobs of a run find `operation`; whatever a command is told otherwise wins over it."""
+"""Environment variable in which a run's jobs find `operation`; whatever a command is told otherwise wins over it."""
 
 
 def settings(
