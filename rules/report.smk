@@ -35,13 +35,13 @@ rule tables:
         pipeline.pattern.summary,
         [
             path
-            for (_, suffix), path in table_files(pipeline.pattern).items()
+            for (_, suffix), path in pipeline.pattern.tables.items()
             if suffix != "csv"
         ],
         report(
             [
                 path
-                for (_, suffix), path in table_files(pipeline.pattern).items()
+                for (_, suffix), path in pipeline.pattern.tables.items()
                 if suffix == "csv"
             ],
             caption="captions/table.rst",
@@ -186,13 +186,13 @@ if pipeline.experiments:
             pipeline.layout.ablation_summary,
             [
                 path
-                for (_, suffix), path in pipeline.ablation_files.items()
+                for (_, suffix), path in pipeline.layout.ablations.items()
                 if suffix != "csv"
             ],
             report(
                 [
                     path
-                    for (_, suffix), path in pipeline.ablation_files.items()
+                    for (_, suffix), path in pipeline.layout.ablations.items()
                     if suffix == "csv"
                 ],
                 caption="captions/ablation.rst",
@@ -212,4 +212,4 @@ if pipeline.experiments:
             code=pipeline.code("ablation"),
         shell:
             "exec osgap ablation --experiments {params.experiments:q} --subjects {params.subjects} --threads {threads} "
-            "--config {pipeline.operation:q} 2> {log:q}"
+            "2> {log:q}"

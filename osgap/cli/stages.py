@@ -248,7 +248,7 @@ def tables(
     from osgap.report.tables import stage
 
     people = subjects.split(",") if subjects else pipeline.config.subjects.test
-    outputs = stage.TablesOutputs(pipeline.layout.summary, pipeline.table_files)
+    outputs = stage.TablesOutputs(pipeline.layout.summary, pipeline.layout.tables)
     stage.run(stage.TablesInputs(tuple(pipeline.metric_files(people))), outputs, seed=pipeline.config.seed)
 
 
@@ -273,7 +273,7 @@ def ablation(
     for name, compared in json.loads(experiments or pipeline.compared).items():
         layout = Layout(pipeline.config.results, compared["folders"])
         metrics[name] = tuple(layout.metrics(method, person) for method in compared["methods"] for person in people)
-    outputs = stage.AblationOutputs(pipeline.layout.ablation_summary, pipeline.ablation_files)
+    outputs = stage.AblationOutputs(pipeline.layout.ablation_summary, pipeline.layout.ablations)
     stage.run(stage.AblationInputs(metrics), outputs, seed=pipeline.config.seed)
 
 

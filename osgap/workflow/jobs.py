@@ -201,7 +201,7 @@ def _measured(pipeline: Pipeline) -> Iterator[Job]:
 
 def _report(pipeline: Pipeline) -> Iterator[Job]:
     layout, test = pipeline.layout, pipeline.config.subjects.test
-    tables = (layout.summary, *pipeline.table_files.values())
+    tables = (layout.summary, *pipeline.layout.tables.values())
     yield _own(pipeline, "tables", "tables", tables, layout.log("tables"), {}, tuple(pipeline.metric_files(test)))
     for subject in test:
         shown = _shown(pipeline, subject, *pipeline.methods)
@@ -227,7 +227,7 @@ def _figure(pipeline: Pipeline, rule: str, name: str, wildcards: dict[str, str],
 
 
 def _ablation(pipeline: Pipeline) -> Iterator[Job]:
-    outputs = (pipeline.layout.ablation_summary, *pipeline.ablation_files.values())
+    outputs = (pipeline.layout.ablation_summary, *pipeline.layout.ablations.values())
     inputs = tuple(pipeline.compared_files)
     yield Job("ablation", "ablation", outputs, pipeline.layout.log("ablation"), {}, inputs)
 

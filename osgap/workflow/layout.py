@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from osgap.evaluation.methods import SPLIT_TABLES, SUFFIXES
 from osgap.head.config import HeadAssets
 
 
@@ -114,6 +115,16 @@ class Layout:
     def ablation(self, split: str, suffix: str) -> Path:
         """The table of one evaluation split that compares the experiments."""
         return self.results / "experiments" / f"{split}.{suffix}"
+
+    @property
+    def tables(self) -> dict[tuple[str, str], Path]:
+        """(evaluation split, suffix) -> table."""
+        return {(split, suffix): self.table(split, suffix) for split in SPLIT_TABLES for suffix in SUFFIXES}
+
+    @property
+    def ablations(self) -> dict[tuple[str, str], Path]:
+        """The same of the tables that compare the experiments."""
+        return {(split, suffix): self.ablation(split, suffix) for split in SPLIT_TABLES for suffix in SUFFIXES}
 
     @property
     def ablation_summary(self) -> Path:

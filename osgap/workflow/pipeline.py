@@ -11,7 +11,7 @@ from typing import Any
 
 from osgap.capture.config import SubjectEntry
 from osgap.capture.nersemble import participant_of
-from osgap.evaluation.methods import METHODS, SPLIT_TABLES, SUFFIXES
+from osgap.evaluation.methods import METHODS
 from osgap.head.config import HeadAssets
 from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.runtime.acceptance import Acceptances, read_acceptances
@@ -356,7 +356,7 @@ class Pipeline:
         """What `rule all` asks for."""
         fits = [self.layout.fit(subject) / "preview.png" for subject in self.fitted]
         made = [target for run in self.runs for target in run.report_files]
-        compared = [self.layout.ablation_summary, *self.ablation_files.values()] if self.experiments else []
+        compared = [self.layout.ablation_summary, *self.layout.ablations.values()] if self.experiments else []
         return list(dict.fromkeys([*made, *compared, *fits]))
 
     @property
@@ -365,7 +365,7 @@ class Pipeline:
         test, layout = self.config.subjects.test, self.layout
         return [
             layout.summary,
-            *self.table_files.values(),
+            *self.layout.tables.values(),
             layout.figure("overview"),
             *(layout.figure(f"person_{subject}") for subject in test),
             *(layout.figure(f"cross_{subject}") for subject in test),
@@ -375,16 +375,6 @@ class Pipeline:
     def metric_files(self, subjects: Sequence[str]) -> list[Path]:
         """One result per method and subject, in the order of the tables."""
         return [self.layout.metrics(method, subject) for method in self.methods for subject in subjects]
-
-    @property
-    def table_files(self) -> dict[tuple[str, str], Path]:
-        """(evaluation split, suffix) -> file."""
-        return table_files(self.layout)
-
-    @property
-    def ablation_files(self) -> dict[tuple[str, str], Path]:
-        """The same of the tables that compare the experiments."""
-        return {(p, suffix): self.layout.ablation(p, suffix) for p in SPLIT_TABLES for suffix in SUFFIXES}
 
     @property
     def compared(self) -> str:
@@ -401,8 +391,3 @@ class Pipeline:
         """Results of the experiments that are compared."""
         test = self.config.subjects.test
         return list(dict.fromkeys(file for run in self.runs for file in run.metric_files(test)))
-
-
-def table_files(layout: Layout) -> dict[tuple[str, str], Path]:
-    """(evaluation split, suffix) -> file of an experiment's tables."""
-    return {(p, suffix): layout.table(p, suffix) for p in SPLIT_TABLES for suffix in SUFFIXES}
