@@ -72,7 +72,8 @@ EVERY_JOB = (
 TABLE: dict[str, str] = {
     EVERY_JOB: "seed",
     "": """
-        results subjects.train subjects.test subjects.entries.ID.tracking subjects.entries.ID.driver
+        results accelerator upgrades subjects.train subjects.test subjects.entries.ID.tracking
+        subjects.entries.ID.driver
         flame.assets.model flame.assets.masks flame.assets.template capture.url capture.connections capture.tracking
         interop.avatars interop.uv_gt fit.checkpoint_every fit.gpu_frame_memory_mib fit.frame_memory_mib
         prior.workers prior.checkpoint_every prior.weights.path prior.vgg.path oneshot.checkpoint_every
@@ -103,7 +104,7 @@ TABLE: dict[str, str] = {
     """,
     "train": """
         prior.source_cameras prior.sources prior.targets prior.steps prior.warmup prior.learning_rate prior.schedule
-        prior.weight_decay prior.clip_norm prior.ema prior.precision prior.accelerator prior.devices prior.nodes
+        prior.weight_decay prior.clip_norm prior.ema prior.precision prior.devices prior.nodes
         prior.validation prior.validate_every prior.compile prior.encoder.input_size prior.encoder.width
         prior.encoder.token_width prior.encoder.residual_blocks prior.encoder.attention_blocks prior.encoder.heads
         prior.encoder.dilations prior.weights.sha256 prior.vgg.sha256 prior.refiner.features prior.refiner.width
