@@ -1,12 +1,13 @@
 # make demo   synthetic people to metric tables, in results/demo (about ten minutes on two cores)
 # make test   the tests, and what they cover
+# make test-slurm   all tests on a Slurm that they start on this machine (a quarter of an hour)
 # make lint   style, types, workflow
 # make docs   the site, in site/
 # make env    the environment in .venv, which the others make by themselves
 # make lock   envs/requirements.txt anew, after a change of pyproject.toml
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo demo-reduced test lint docs env lock format clean
+.PHONY: demo demo-reduced test test-slurm lint docs env lock format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,9 +32,12 @@ then snakemake --profile profiles/demo $(2) --quiet all --report $(1)/report.htm
 endef
 
 test: $(READY)
-	pytest -n 2 -m "not slurm and not browser and not gpu" --dist loadfile --cov --cov-report=
+	pytest -n 2 -m "not slurm_full and not browser and not gpu" --dist loadfile --cov --cov-report=
 	@echo "Covered by these tests, in percent of lines; the files with the least, and all:"
 	@coverage report --sort=cover | sed -n '3,17p; /^TOTAL/p'
+
+test-slurm: $(READY)
+	pytest -m slurm
 
 lint: $(READY)
 	ruff check .

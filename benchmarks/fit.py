@@ -514,11 +514,10 @@ def command(sitter: Sitter, config: FitConfig, options: argparse.Namespace) -> d
             "subjects": {"train": [name]},
             "flame": {"assets": assets},
             "fit": config.model_dump(mode="json"),
+            "accelerator": options.device,
         }
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        if options.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "osgap.cli", "fit", name, "--config", json.dumps(settings)],

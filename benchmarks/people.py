@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 
 from osgap.head.config import HeadAssets
 from osgap.runtime.artifacts import write_json
+from osgap.runtime.cards import describe_driver
 from osgap.runtime.code import code_digest
-from osgap.runtime.gpus import describe_driver
 from osgap.synthetic.captures import stage, tracking
 from osgap.synthetic.config import SyntheticConfig
 from osgap.synthetic.head import stage as head_stage

@@ -79,6 +79,7 @@ from osgap.prior.training.initial import initial_prior
 from osgap.prior.training.loop import Training
 from osgap.prior.training.objective import training_loss
 from osgap.runtime.artifacts import atomic_path
+from osgap.runtime.gpus import using
 from osgap.runtime.provenance import file_digest
 from osgap.splat.attributes import N_CHANNELS
 from osgap.splat.backends import gsplat_backend
@@ -198,7 +199,7 @@ def training_config(
     options: argparse.Namespace, vgg: Mapping[str, Tensor] | None, work: Path, device: torch.device
 ) -> PriorConfig:
     """The settings of the training, on this device, with this LPIPS."""
-    settings = {**options.prior, "accelerator": device.type, "devices": 1}
+    settings = {**options.prior, "devices": 1}
     settings["losses"] = {**settings.get("losses", {}), "lpips": plain_prior.WEIGHTS["lpips"] if options.lpips else 0.0}
     if vgg is not None:
         file = options.vgg
@@ -250,7 +251,9 @@ def describe(cast: Cast) -> dict[str, Any]:
 def make_training(cast: Cast, folder: Path, fabric: Any = None) -> Training:
     """A training before its first step, as the stage begins one; on one device where none is launched yet."""
     model = initial_prior(cast.config, cast.maps, cast.binding.mask.cpu(), cast.samples.seed)
-    training = Training(model, cast.config, fabric or launch(cast.config), folder)
+    with using("cpu" if cast.device.type == "cpu" else "cuda"):
+        fabric = fabric or launch(cast.config)
+    training = Training(model, cast.config, fabric, folder)
     training.model.train()
     return training
 
@@ -717,11 +720,10 @@ def command(cast: Cast, config: OneShotConfig, options: argparse.Namespace) -> d
             "subjects": {"train": trained_on, "test": [name]},
             "flame": {"assets": assets},
             "oneshot": config.model_dump(mode="json"),
+            "accelerator": options.device,
         }
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        if options.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
         seconds = []
         for _ in range(options.commands):
             before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 from benchmarks import people, prior
 from osgap.prior.config import PriorConfig
 from osgap.prior.training.distributed import launch
-from osgap.runtime.gpus import lease_gpus
+from osgap.runtime.gpus import lease_gpus, using
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,7 +105,8 @@ def paint(options: argparse.Namespace, config: PriorConfig, device: torch.device
 def measure(options: argparse.Namespace) -> None:
     """One turn; the first of the processes prints images per second of all of them."""
     config = settings(options, options.together)
-    fabric = launch(config)
+    with using(options.device):
+        fabric = launch(config)
     files = paint(options, config, fabric.device)
     cast = prior.load(files, config, options.seed, fabric.device, fabric.global_rank, fabric.world_size)
     per_step = config.sources * config.targets

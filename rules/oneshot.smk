@@ -32,6 +32,7 @@ rule oneshot:
     resources:
         **pipeline.resources("oneshot"),
     params:
+        operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings(
             "oneshot", w.subject, supervision=pipeline.personalised[w.folder]
@@ -40,4 +41,4 @@ rule oneshot:
         supervision=lambda w: pipeline.personalised[w.folder],
     shell:
         "exec osgap oneshot {wildcards.subject} --supervision {params.supervision} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
+        "--config {params.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"

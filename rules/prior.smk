@@ -6,7 +6,7 @@ rule train:
         pipeline.head_files,
         [pipeline.layout.capture(s) for s in pipeline.config.subjects.train],
         [pipeline.layout.uv_gt(s) for s in pipeline.config.subjects.train],
-        pipeline.prior_files,
+        lambda w: pipeline.of(w.experiment).prior_files,
     output:
         pipeline.pattern.prior / "model.pt",
         pipeline.pattern.prior / "mean_uv.npz",
@@ -25,11 +25,12 @@ rule train:
     resources:
         **pipeline.resources("train"),
     params:
-        launcher=pipeline.launcher,
+        launcher=lambda w: pipeline.of(w.experiment).launcher,
+        operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings("train"),
         code=pipeline.code("train"),
         subjects=",".join(pipeline.config.subjects.train),
     shell:
         "exec {params.launcher}osgap train --subjects {params.subjects} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
+        "--config {params.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"

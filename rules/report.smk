@@ -6,7 +6,7 @@ rule evaluate:
         pipeline.head_files,
         pipeline.layout.capture("{subject}"),
         lambda w: pipeline.of(w.experiment).avatar_files(w.method, w.subject),
-        pipeline.weight_files,
+        lambda w: pipeline.of(w.experiment).weight_files,
     output:
         pipeline.pattern.metrics("{method}", "{subject}"),
     log:
@@ -19,12 +19,13 @@ rule evaluate:
     resources:
         **pipeline.resources("evaluate"),
     params:
+        operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings("evaluate", w.subject),
         code=pipeline.code("evaluate"),
     shell:
         "exec osgap evaluate {wildcards.method} {wildcards.subject} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
+        "--config {params.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
 
 
 rule tables:
@@ -55,13 +56,14 @@ rule tables:
     resources:
         **pipeline.resources("tables"),
     params:
+        operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings("tables"),
         code=pipeline.code("tables"),
         subjects=",".join(pipeline.config.subjects.test),
     shell:
         "exec osgap tables --subjects {params.subjects} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
+        "--config {params.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
 
 
 rule person_figure:
@@ -86,6 +88,7 @@ rule person_figure:
     resources:
         **pipeline.resources("person_figure"),
     params:
+        operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w: pipeline.of(w.experiment).folders,
         figure=lambda w: f"person {w.subject}",
         settings=lambda w: pipeline.of(w.experiment).settings(
@@ -94,7 +97,7 @@ rule person_figure:
         code=pipeline.code("figure", pipeline.pattern.figure("person_{subject}")),
     shell:
         "exec osgap figure {params.figure} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
+        "--config {params.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
 
 
 use rule person_figure as cross_figure with:
@@ -115,6 +118,7 @@ use rule person_figure as cross_figure with:
     log:
         pipeline.pattern.log("figure", "cross_{subject}"),
     params:
+        operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w: pipeline.of(w.experiment).folders,
         figure=lambda w: f"cross {w.subject} --driver {pipeline.driver(w.subject)}",
         settings=lambda w: pipeline.of(w.experiment).settings(
@@ -136,6 +140,7 @@ use rule person_figure as overview with:
     log:
         pipeline.pattern.log("figure", "overview"),
     params:
+        operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w: pipeline.of(w.experiment).folders,
         figure="overview " + ",".join(pipeline.config.subjects.test),
         settings=lambda w: pipeline.of(w.experiment).shown_settings(
@@ -162,12 +167,13 @@ rule video:
     resources:
         **pipeline.resources("video"),
     params:
+        operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).shown_settings("video", w.subject),
         code=pipeline.code("video"),
     shell:
         "exec osgap video {wildcards.subject} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
+        "--config {params.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"
 
 
 if pipeline.experiments:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,16 @@ import pytest
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
+from osgap.runtime import gpus, upgrades
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _own_policies() -> Iterator[None]:
+    """What the command line says for the rest of a process holds for the rest of a test."""
+    with gpus.using("auto"), upgrades.using("warn"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +117,58 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.setenv("PATH", os.pathsep.join([str(folder), str(Path(sys.executable).parent)]))
     monkeypatch.delenv("SLURM_CONF", raising=False)
     return FakeSlurm(folder)
+
+
+Process = subprocess.Popen[Any]
+
+
+@pytest.fixture(scope="session")
+def second_process() -> Callable[[Process, Callable[[], Process], bool], str]:
+    """Two processes of one job: the first is suspended in the middle of it, and the second waits for it."""
+
+    def run(first: Process, start: Callable[[], Process], killed: bool) -> str:
+        """What the second one logs, which `start` starts once the first has suspended itself (SIGSTOP).
+
+        Args:
+            start: of a process whose stderr is a pipe, in bytes or text.
+            killed: the first is killed while the second waits; else it goes on to its end.
+        """
+        try:
+            _until(lambda: _state(first) == "T")
+            second = start()
+            try:
+                said = _line(second)
+                assert "waiting for it to end" in said, said
+                assert f"process {first.pid} on" in said
+                os.kill(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
+                rest = second.communicate(timeout=300)[1]
+                assert first.wait(60) == (-signal.SIGKILL if killed else 0)
+                assert second.returncode == 0, rest
+                return said + (rest.decode() if isinstance(rest, bytes) else rest)
+            finally:
+                second.kill()
+        finally:
+            first.kill()
+
+    return run
+
+
+def _line(process: Process) -> str:
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    return line.decode() if isinstance(line, bytes) else line
+
+
+def _state(process: Process) -> str:
+    assert process.poll() is None, "the first process ended before it was suspended"
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class HeadFiles:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nersemble_data.constants import SEQUENCE_NAMES, SERIALS
 from pydantic import Field, field_validator
 
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.section import OPERATIONAL, PLACE, Section
 
 URL_VARIABLE = "NERSEMBLE_DATA_URL"
 """Environment variable with NeRSemble's data URL; the name is nersemble-data's own."""
@@ -52,7 +52,7 @@ class SubjectEntry(Section):
     """NeRSemble's number of the person [number]. Default is the subject's own name, read as a number."""
     sequences: list[str] | None = None
     """Sequences of this subject. Default is `capture.sequences`."""
-    tracking: str | None = None
+    tracking: str | None = Field(default=None, json_schema_extra=PLACE)
     """Folder of this subject's tracking export; as `capture.tracking`, which is the default."""
     source: SourceFrame | None = None
     """The photograph that a test person's avatar is made from. Default is chosen by `oneshot`."""
@@ -91,7 +91,7 @@ class CaptureConfig(Section):
     width: int | None = Field(default=None, ge=16, le=4096)
     """Width of the stored frames [pixels]; height and intrinsics follow. Default is the source's own: the tracking
     export's, or the benchmark videos'."""
-    tracking: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    tracking: str | None = Field(default=None, json_schema_extra=PLACE)
     """Folder of a subject's FLAME tracking: an export in VHAP's layout (as GaussianAvatars released them, too), or a
     participant's folder of NeRSemble's benchmark. `{subject}` and `{participant}` are replaced
     (`{participant:03d}` pads), and `*`, `?` and `[…]` may stand for the rest of the name if exactly one folder fits:

@@ -47,8 +47,12 @@ class Common:
                 os.environ[f"{variable}_NUM_THREADS"] = str(self.threads)
 
     def pipeline(self) -> Pipeline:
-        """Limit threads, then read the config, and what was accepted in its results folder."""
+        """Limit threads, read the config, and tell the stages what concerns none of their results.
+
+        That is where they compute, what was accepted in the results folder, and what upgrades mean.
+        """
         self.limit_threads()
+        from osgap.runtime import gpus, upgrades
         from osgap.runtime.acceptance import look_through
         from osgap.workflow.config import load_config
         from osgap.workflow.layout import Layout
@@ -58,6 +62,8 @@ class Common:
         layout = Layout(config.results, json.loads(self.folders)) if self.folders else None
         pipeline = Pipeline(config, layout=layout).run(self.experiment)
         look_through(pipeline.layout.accepted)
+        gpus.use(pipeline.config.accelerator)
+        upgrades.use(pipeline.config.upgrades)
         return pipeline
 
 

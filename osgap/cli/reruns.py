@@ -36,7 +36,7 @@ def run_why(arguments: list[str]) -> None:
         for reason in job.reasons:
             print(f"    {reason}")
     print(f"{len(plan.jobs)} jobs would run." if plan.jobs else "Nothing would run: everything is up to date.")
-    for sentence in plan.accepted:
+    for sentence in (*plan.accepted, *plan.versions):
         print(sentence)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 import osgap
 from osgap.doctor.findings import Finding, Status, from_home, gigabytes
-from osgap.runtime.gpus import describe_driver
+from osgap.runtime.cards import describe_driver
 
 if TYPE_CHECKING:
     from osgap.workflow.pipeline import Pipeline
@@ -103,8 +103,8 @@ def _gpu(pipeline: Pipeline | None) -> Finding:
     else:
         found = "none; everything runs on the CPU"
         fix = "Full-size training takes long on a CPU: use a machine with an NVIDIA GPU, or a smaller run."
-    if pipeline is not None and pipeline.config.prior.accelerator == "cuda":
-        return _finding("gpu", "missing", found, f"{fix} Or set prior.accelerator to auto.")
+    if pipeline is not None and pipeline.config.accelerator == "cuda":
+        return _finding("gpu", "missing", found, f"{fix} Or set accelerator to auto.")
     small = pipeline is not None and pipeline.config.synthetic is not None and driver is None
     return _finding("gpu", "ok" if small else "warning", found, "" if small else fix)
 

@@ -24,7 +24,7 @@ from osgap.head.texels import TexelBinding
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.pinned import upload
 from osgap.runtime.progress import track
-from osgap.runtime.termination import AGAIN, termination
+from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
 from osgap.splat.render import render
@@ -251,6 +251,7 @@ def optimise(
     if saved is not None:
         done, losses = int(saved["done"]), saved["losses"].to(fit.device)
         fit.restore(saved["fit"])
+    checkpoints.say_step(done, config.iterations)
 
     def save() -> None:
         checkpoints.save({"done": done, "losses": losses, "fit": fit.state()})
@@ -274,7 +275,7 @@ def optimise(
             if stop or done % config.checkpoint_every == 0 or done == config.iterations:
                 save()
             if stop:
-                raise SystemExit(AGAIN)
+                raise stopped(done, config.iterations)
     return losses.cpu()
 
 

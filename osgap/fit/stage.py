@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from osgap.capture.store import CaptureStore
@@ -29,7 +30,7 @@ from osgap.runtime.errors import UserError
 from osgap.runtime.gpus import lease_gpu
 from osgap.runtime.provenance import Provenance
 from osgap.runtime.seeds import derive_seed
-from osgap.splat.avatar import Avatar
+from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 
 _CURVE_POINTS = 20
 
@@ -59,6 +60,11 @@ class FitOutputs:
     checkpoints: Path
     """Folder for checkpoints; empty but for a lock once the fit is done."""
 
+    @property
+    def files(self) -> list[Path]:
+        """All that is left at the end."""
+        return [self.avatar / POINT_CLOUD, self.avatar / FLAME_PARAM, self.metrics, self.preview]
+
 
 def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: str, seed: int) -> None:
     """Fit one subject.
@@ -70,43 +76,58 @@ def run(config: FitConfig, inputs: FitInputs, outputs: FitOutputs, *, subject: s
     provenance = Provenance.collect(
         "fit", __name__, subject=subject, config=config.computation(), inputs=files, seed=seed
     )
-    with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints, lease_gpu() as device:
-        store = CaptureStore(inputs.capture)
-        splits = {name: np.asarray(store.split(name), np.int64).reshape(-1, 2) for name in ("train", "val", "test")}
-        if store.subject != subject:
-            raise UserError(
-                f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be fitted. Import {subject} "
-                f"again."
-            )
-        if not len(splits["train"]):
-            raise UserError(f"{inputs.capture}: has no training frames (split `train` is empty). Import it anew.")
-        head = load_head(inputs.head)
-        head.check_fits(store.params, inputs.capture)
-        binding = bind_texels(head.uvs, head.uv_faces, config.uv_size).to(device)
-        head, cameras = head.to(device), store.cameras.to(device)
-        fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
-        start = time.perf_counter()
-        losses = optimise(config, fit, store, splits["train"], derive_seed(seed, "fit", subject), checkpoints)
-        optimised = time.perf_counter()
-
-        avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
-        metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
-        frames = preview_frames(cameras, splits["val"], splits["test"])
-        measured = time.perf_counter()
-        source = provenance.resumed_from(checkpoints.codes).as_dict()
-        avatar.save(outputs.avatar, source)
-        write_png(outputs.preview, preview(avatar, head, store, cameras, frames), source)
-        write_summary(
-            outputs.metrics,
-            source,
-            subject=subject,
-            binding=binding,
-            iterations=config.iterations,
-            train_frames=len(splits["train"]),
-            metrics=metrics,
-            loss=loss_curve(losses),
-        )
+    with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints:
+        if checkpoints.made_meanwhile(provenance, outputs.files):
+            return
+        with lease_gpu() as device:
+            _fit(config, inputs, outputs, subject, provenance, checkpoints, device)
         checkpoints.clear()
+
+
+def _fit(
+    config: FitConfig,
+    inputs: FitInputs,
+    outputs: FitOutputs,
+    subject: str,
+    provenance: Provenance,
+    checkpoints: Checkpoints,
+    device: torch.device,
+) -> None:
+    """All that is left to do, and the files."""
+    store = CaptureStore(inputs.capture)
+    splits = {name: np.asarray(store.split(name), np.int64).reshape(-1, 2) for name in ("train", "val", "test")}
+    if store.subject != subject:
+        raise UserError(
+            f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be fitted. Import {subject} again."
+        )
+    if not len(splits["train"]):
+        raise UserError(f"{inputs.capture}: has no training frames (split `train` is empty). Import it anew.")
+    head = load_head(inputs.head)
+    head.check_fits(store.params, inputs.capture)
+    binding = bind_texels(head.uvs, head.uv_faces, config.uv_size).to(device)
+    head, cameras = head.to(device), store.cameras.to(device)
+    fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
+    start = time.perf_counter()
+    losses = optimise(config, fit, store, splits["train"], derive_seed(provenance.seed, "fit", subject), checkpoints)
+    optimised = time.perf_counter()
+
+    avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
+    metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
+    frames = preview_frames(cameras, splits["val"], splits["test"])
+    measured = time.perf_counter()
+    source = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
+    avatar.save(outputs.avatar, source)
+    write_png(outputs.preview, preview(avatar, head, store, cameras, frames), source)
+    write_summary(
+        outputs.metrics,
+        source,
+        subject=subject,
+        binding=binding,
+        iterations=config.iterations,
+        train_frames=len(splits["train"]),
+        metrics=metrics,
+        loss=loss_curve(losses),
+    )
     logger.info(
         "fitted %s on %s: %d Gaussians, %d steps, PSNR %s dB on the held-out camera, %s dB on the held-out sequences; "
         "optimising %.1f s, measuring %.1f s",

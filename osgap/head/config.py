@@ -6,17 +6,17 @@ from pathlib import Path
 
 from pydantic import Field
 
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.section import PLACE, Section
 
 
 class HeadAssets(Section):
     """The three files of a head model in FLAME's format."""
 
-    model: Path = Field(json_schema_extra=OPERATIONAL)
+    model: Path = Field(json_schema_extra=PLACE)
     """Model pickle: template, shape and pose directions, joints and skinning weights (FLAME: `flame2023.pkl`)."""
-    masks: Path = Field(json_schema_extra=OPERATIONAL)
+    masks: Path = Field(json_schema_extra=PLACE)
     """Pickle of a dict from region name to vertex ids (FLAME: `FLAME_masks.pkl`)."""
-    template: Path = Field(json_schema_extra=OPERATIONAL)
+    template: Path = Field(json_schema_extra=PLACE)
     """OBJ with the triangles and their UVs; its positions are not used (FLAME: `head_template_mesh.obj`)."""
 
     @property

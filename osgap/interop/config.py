@@ -6,7 +6,7 @@ import string
 
 from pydantic import Field, field_validator
 
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.section import PLACE, Section
 from osgap.splat.color_space import ColorSpace
 
 
@@ -17,9 +17,9 @@ class InteropConfig(Section):
     fitted here; that nobody has one is an error.
     """
 
-    avatars: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    avatars: str | None = Field(default=None, json_schema_extra=PLACE)
     """Folders with a fitted `point_cloud.ply` and `flame_param.npz`: used in place of the fit."""
-    uv_gt: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    uv_gt: str | None = Field(default=None, json_schema_extra=PLACE)
     """Attribute maps (`gs_attrs_uv_300X300_*.npz`): used in place of the fit and its baked maps, for training."""
     color: ColorSpace = "sh_dc"
     """What the colours of these files are. A check refuses files that look like the other."""

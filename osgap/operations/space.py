@@ -66,7 +66,7 @@ def space_needed(pipeline: Pipeline) -> dict[str, float]:
     if config.synthetic:
         new = sum(frames[s] for s in everybody if not layout.synthetic_person(s).is_file())
         needed["synthetic people"] = _SYNTHETIC_PER_PIXEL * pixels * new
-        new = sum(frames[s] for s in everybody if not all(path.is_file() for path in pipeline.download_of(s)))
+        new = sum(frames[s] for s in everybody if not layout.download(s).is_file())
         needed["raw videos"] = SYNTHETIC_RAW_PER_PIXEL * pixels * new
     elif pipeline.downloads:
         needed["raw videos"] = AVERAGE_GB_PER_VIDEO * 1e9 * sum(_missing_videos(pipeline, s) for s in everybody)

@@ -136,8 +136,6 @@ class PriorConfig(Section):
     """Decay of the averaged weights, which are what is saved, in each step [fraction]."""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     """Arithmetic of the network (maps, rendering and losses are always float32)."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; `auto` is the GPUs where there are any, else the CPU."""
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Devices of each machine that train together [devices]; `auto` is all visible GPUs, or one CPU process."""
     nodes: int = Field(1, ge=1)

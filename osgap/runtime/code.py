@@ -21,10 +21,13 @@ _PACKAGE = "osgap"
 _ROOT = Path(__file__).parents[1]
 
 # Modules that stages import and that cannot change what a stage computes; an edit there reruns nothing. (Another way of
-# taking digests shows in the digests.)
+# taking digests shows in the digests; which device computes is in no provenance.)
 _WITHOUT_EFFECT = frozenset(
     f"{_PACKAGE}{name}"
-    for name in ("", ".runtime", ".runtime.acceptance", ".runtime.code", ".runtime.errors", ".runtime.progress")
+    for name in (
+        *("", ".runtime", ".runtime.acceptance", ".runtime.code", ".runtime.errors", ".runtime.progress"),
+        *(".runtime.allocation", ".runtime.cards", ".runtime.folder_lock", ".runtime.gpus", ".runtime.upgrades"),
+    )
 )
 
 _UNSEEN = frozenset({"ctx", "kind", "type_comment", "type_ignores"})

@@ -6,19 +6,18 @@ A provenance holds no time and no absolute path, so that the same computation wr
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from osgap.runtime.acceptance import accepted_for
 from osgap.runtime.code import code_digests, digest_of
 from osgap.runtime.errors import UserError
+from osgap.runtime.upgrades import current_versions, earlier_versions, upgrades
 
-_VERSIONED = ("osgap", "torch", "numpy", "numba", "opencv-python-headless", "h5py")
+_WHERE_THERE_ARE = ("accepted", "resumed", "upgraded")
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class Provenance:
     """Digests of earlier code of the stage that were accepted as computing the same (`osgap accept`) when it ran."""
     resumed: tuple[str, ...] = ()
     """Those of them that made a checkpoint which this computation went on from."""
+    upgraded: dict[str, list[str]] = field(default_factory=dict)
+    """Packages that were others while an earlier part of it was computed, and their versions then."""
 
     @classmethod
     def collect(
@@ -74,21 +75,35 @@ class Provenance:
     def as_dict(self) -> dict[str, Any]:
         """JSON-serialisable, the same for the same computation. What was not accepted is not mentioned."""
         content = json.loads(json.dumps(asdict(self)))
-        return {name: value for name, value in content.items() if value or name not in ("accepted", "resumed")}
+        return {name: value for name, value in content.items() if value or name not in _WHERE_THERE_ARE}
 
     @property
     def key(self) -> Key:
         """Which checkpoints belong to this computation."""
-        known = self.as_dict()
-        # An upgrade of osgap is a change of its code, or none.
-        versions = {name: version for name, version in self.versions.items() if name != "osgap"}
-        rest = {name: known[name] for name in ("stage", "subject", "seed", "config", "inputs")} | {"versions": versions}
-        digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-        return Key(digest, digest_of(self.code), self.accepted)
+        return Key(_computation(self.as_dict()), digest_of(self.code), self.accepted, self.versions)
 
-    def resumed_from(self, codes: Iterable[str]) -> Provenance:
-        """The provenance of what went on from a checkpoint that code of these digests made."""
-        return replace(self, resumed=tuple(sorted(set(codes) - {digest_of(self.code)})))
+    def resumed_from(self, codes: Iterable[str], versions: Iterable[Mapping[str, str]] = ()) -> Provenance:
+        """The provenance of what went on from a checkpoint that code of these digests made, with these versions."""
+        return replace(
+            self,
+            resumed=tuple(sorted(set(codes) - {digest_of(self.code)})),
+            upgraded=earlier_versions(versions, self.versions),
+        )
+
+    def describes(self, found: object) -> bool:
+        """Whether a file that says this of itself is what this computation makes.
+
+        It may be made by accepted code, and by other versions but under `upgrades: rerun`.
+        """
+        if not isinstance(found, dict) or not {"code", "versions", *_IDENTIFYING} <= found.keys():
+            return False
+        codes = {digest_of(found["code"]), *found.get("resumed", ())}
+        upgraded = found.get("upgraded") or earlier_versions([found["versions"]], self.versions)
+        return (
+            _computation(found) == self.key.computation
+            and codes <= {self.key.code, *self.key.accepted}
+            and not (upgraded and upgrades() == "rerun")
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,17 @@ class Key:
     """Digest of its code."""
     accepted: tuple[str, ...] = ()
     """Digests of earlier code, whose checkpoints it goes on from."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the packages that compute it; `osgap.runtime.upgrades` says what others mean."""
+
+
+_IDENTIFYING = ("stage", "subject", "seed", "config", "inputs")
+
+
+def _computation(provenance: Mapping[str, Any]) -> str:
+    """Digest of all that a computation depends on but for code and versions."""
+    identity = {name: provenance[name] for name in _IDENTIFYING}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _short_names(inputs: Iterable[Path]) -> dict[str, Path]:
@@ -110,17 +136,6 @@ def _short_names(inputs: Iterable[Path]) -> dict[str, Path]:
     while len({path.parts[-length:] for path in paths}) < len(paths):
         length += 1
     return {"/".join(path.parts[-length:]): path for path in paths}
-
-
-def current_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a stage computes."""
-    found = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def file_digest(path: Path) -> str:

@@ -12,6 +12,10 @@ OPERATIONAL: dict[str, Any] = {"operational": True}
 """`Field(…, json_schema_extra=OPERATIONAL)`: a key that changes where or how fast something is made, and not what.
 It is told to every job, and makes none run again; provenance and the keys of checkpoints do not know it."""
 
+PLACE: dict[str, Any] = {**OPERATIONAL, "place": True}
+"""The same of a key that says where files are that are read or made: what is in them counts, and not the path.
+Snakemake, though, takes files at another path for others, and makes again what depends on them."""
+
 
 class Section(BaseModel):
     """A part of the config: immutable, unknown keys are errors, field docstrings describe the fields.
@@ -32,11 +36,14 @@ class Section(BaseModel):
 
 
 def is_operational(field: FieldInfo) -> bool:
-    """Whether a key is marked as `OPERATIONAL`."""
+    """Whether a key is marked as `OPERATIONAL` or `PLACE`."""
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
 
 
-def _part(section: Section, dump: Mapping[str, Any], *, operational: bool) -> dict[str, Any]:
+def _part(section: Section | Mapping[str, Section], dump: Mapping[str, Any], *, operational: bool) -> dict[str, Any]:
+    if not isinstance(section, Section):  # several, by names of the user's
+        parts = {name: _part(section[name], value, operational=operational) for name, value in dump.items()}
+        return {name: part for name, part in parts.items() if part or not operational}
     fields = type(section).model_fields
     # A section with an operational key is no section without the keys that it requires.
     required = operational and any(is_operational(field) for field in fields.values())
@@ -46,9 +53,15 @@ def _part(section: Section, dump: Mapping[str, Any], *, operational: bool) -> di
         if is_operational(field):
             if operational:
                 part[name] = value
-        elif isinstance(held, Section):
-            if (within := _part(held, value, operational=operational)) or not operational:
+        elif isinstance(held, Section) or _are_sections(held):
+            within = _part(held, value, operational=operational)
+            # One that is off by default is there, even if all of it is at its defaults.
+            if within or not (operational or isinstance(field.default, Section)):
                 part[name] = within
         elif not operational or (required and field.is_required()):
             part[name] = value
     return part
+
+
+def _are_sections(held: Any) -> bool:
+    return isinstance(held, Mapping) and bool(held) and all(isinstance(value, Section) for value in held.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 AGAIN = 75
 """Exit status of a stage that was told to stop, and goes on where it was when it is started again (`EX_TEMPFAIL` of
 BSD's sysexits.h)."""
+
+_log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """A scheduler's end, and its warning some time before (`sbatch --signal=USR1@120`)."""
@@ -31,3 +34,9 @@ def termination() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stopped(step: int, total: int) -> SystemExit:
+    """Say at which step a stage stops, whose state is saved; to be raised."""
+    _log.info("stopped at step %s of %s; the same command goes on from there", f"{step:,}", f"{total:,}")
+    return SystemExit(AGAIN)

@@ -10,13 +10,13 @@ from pydantic import Field
 
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import file_digest
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.section import PLACE, Section
 
 
 class WeightFile(Section):
     """A file of weights that somebody else trained."""
 
-    path: Path = Field(json_schema_extra=OPERATIONAL)
+    path: Path = Field(json_schema_extra=PLACE)
     """The file, as its publisher distributes it."""
     sha256: str = Field(pattern=r"^[0-9a-f]{8,64}$")
     """SHA-256 of the file in lower-case hex, or its beginning (torchvision's file names carry the first eight)."""

@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from osgap.runtime.acceptance import (
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.code import code_digest, code_digests, digest_of
 from osgap.runtime.errors import UserError
+from osgap.runtime.upgrades import Upgrades, current_versions, earlier_versions
 from osgap.workflow.layout import Layout
 from osgap.workflow.stages import STAGES
 
@@ -72,16 +74,15 @@ def gather(layout: Layout, stage: str) -> Evidence:
     code = code_digests(STAGES[stage].module)
     now = digest_of(code)
     evidence = Evidence(stage, now, standing(read_acceptances(layout.accepted), stage, now))
-    pattern = re.sub(r"{\w+}", "*", str(record(layout, stage).relative_to(layout.results)))
-    for path in sorted(layout.results.glob(pattern)):
-        provenance = _provenance(path, stage)
+    for path in records(layout.results, stage):
+        provenance = provenance_of(path, stage)
         if provenance is not None:
             evidence.outputs[path] = frozenset(_codes(provenance))
             old: Mapping[str, str] = provenance["code"]
             others = {module for module in {*old, *code} if old.get(module) != code.get(module)}
             evidence.modules[digest_of(old)] = tuple(sorted(others))
     for name in _CHECKPOINTS.get(stage, ()):
-        for folder in sorted(layout.checkpoints(name, "*").parent.glob("*")):
+        for folder in _found(layout.results, partial(Layout.checkpoints, stage=name, subject="*")):
             if any(folder.glob("*.pt")):
                 from osgap.runtime.checkpoint import codes_of
 
@@ -132,6 +133,18 @@ def _revised(
     return found
 
 
+def records(results: Path, stage: str) -> list[Path]:
+    """The files of a stage that say what made them, of all experiments, sorted."""
+    return _found(results, lambda within: record(within, stage))
+
+
+def _found(results: Path, path: Callable[[Layout], Path]) -> list[Path]:
+    """What is there of a path with wildcards, in the results folder and in those of experiments."""
+    layouts = (Layout(results, place=place) for place in ("", "experiments/*/"))
+    patterns = {re.sub(r"{\w+}", "*", str(path(layout).relative_to(results))) for layout in layouts}
+    return sorted({found for pattern in patterns for found in results.glob(pattern)})
+
+
 def record(layout: Layout, stage: str) -> Path:
     """The file of each job of a stage that says what made it, with the wildcards of its rule."""
     return {
@@ -158,28 +171,45 @@ Recorded = Callable[[Path], str | None]
 """The digest of its code that Snakemake recorded for an output; None where it knows of none."""
 
 
-def rule_parameter(acceptances: Acceptances, stage: str, output: Path, recorded: Recorded) -> Callable[[Any], str]:
+def rule_parameter(
+    acceptances: Acceptances, stage: str, output: Path, recorded: Recorded, upgrades: Upgrades = "warn"
+) -> Callable[[Any], str]:
     """The digest of a stage's code as a function of a job's wildcards, for Snakemake.
 
     Args:
         output: the job's file that has a provenance, with wildcards.
+        upgrades: the config's: under `rerun` what other versions of packages made has to differ as well.
     """
     now = code_digest(STAGES[stage].module)
     equal = {now, *standing(acceptances, stage, now)}
+    versions = current_versions() if upgrades == "rerun" else {}
 
     def code(wildcards: Any) -> str:
         path = Path(str(output).format(**dict(wildcards.items())))
         if not path.exists():
             return now
         known = recorded(path)
-        provenance = _provenance(path, stage)
+        if stage not in acceptances and upgrades != "rerun":
+            # No file need be opened. What this code made in place of something else was recorded as such.
+            return known if known is not None and known.startswith(f"{now} after ") else now
+        provenance = provenance_of(path, stage)
         made_by = _codes(provenance) if provenance is not None else {known or now}
-        if made_by <= equal:
+        upgraded = _upgraded(provenance, versions) if upgrades == "rerun" else None
+        if made_by <= equal and upgraded is None:
             return known or now
         # Recorded when other code was accepted as this one, or this one as other code: must differ all the same.
-        return now if known != now else f"{now} after {', '.join(sorted(made_by - equal))}"
+        others = [*sorted(made_by - equal), *filter(None, [upgraded])]
+        return now if known != now else f"{now} after {', '.join(others)}"
 
     return code
+
+
+def _upgraded(provenance: Mapping[str, Any] | None, now: Mapping[str, str]) -> str | None:
+    """A digest of the other versions that had a part in an output; None where there were none."""
+    if provenance is None:
+        return None
+    had = [*provenance.get("upgraded", {}).items(), *earlier_versions([provenance.get("versions", {})], now).items()]
+    return digest_of({name: str(versions) for name, versions in had}) if had else None
 
 
 def snakemake_records(workflow: Any) -> Recorded:
@@ -211,12 +241,12 @@ def _codes(provenance: Mapping[str, Any]) -> set[str]:
     return {digest_of(provenance["code"]), *provenance.get("resumed", ())}
 
 
-def _provenance(path: Path, stage: str) -> dict[str, Any] | None:
+def provenance_of(path: Path, stage: str | None = None) -> dict[str, Any] | None:
     """What a file says of itself; None where it is another stage's, or says nothing that can be read."""
     try:
         provenance = read_provenance(path)
     except (OSError, ValueError, UserError, zipfile.BadZipFile):
         return None
-    if not isinstance(provenance, dict) or provenance.get("stage") != stage:
+    if not isinstance(provenance, dict) or stage not in (None, provenance.get("stage")):
         return None
     return provenance if isinstance(provenance.get("code"), dict) else None

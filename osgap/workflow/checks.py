@@ -31,8 +31,7 @@ def check(pipeline: Pipeline) -> None:
         partial(check_head, pipeline),
         partial(check_recordings, pipeline),
         *(partial(check_tracking_of, pipeline, subject) for subject in config.subjects.all),
-        partial(check_prior_weights, pipeline),
-        partial(check_validation, config.prior.validation, config.subjects.train),
+        *(partial(check_prior, run) for run in pipeline.runs),
     ]
     problems: list[str] = []
     for attempt in checks:
@@ -62,6 +61,13 @@ def check_people(pipeline: Pipeline) -> None:
             f"subjects.entries has {', '.join(unknown)}, in neither subjects.train nor subjects.test; "
             f"add the subject to one of them or remove the entry"
         )
+    for subject, entry in subjects.entries.items():
+        if entry.driver is not None and (entry.driver == subject or entry.driver not in subjects.all):
+            found = "themselves" if entry.driver == subject else f"{entry.driver}, who is not in the run"
+            raise UserError(
+                f"subjects.entries.{subject}.driver: {subject} is driven by {found}; name one of the others in "
+                f"subjects.train or subjects.test"
+            )
     if pipeline.downloads:
         train = {pipeline.participant(s): s for s in subjects.train}
         for subject in subjects.test:
@@ -95,8 +101,13 @@ def check_tracking_of(pipeline: Pipeline, subject: str) -> None:
         check_tracking(pipeline.config.capture, subject, pipeline.entry(subject))
 
 
-def check_prior_weights(pipeline: Pipeline) -> None:
-    """Whether the weights that the prior starts from and learns by are there."""
+def check_prior(pipeline: Pipeline) -> None:
+    """Whether an experiment's prior has the weights that it starts from and learns by, and people to learn from."""
+    where = f"experiment {pipeline.name}: " if pipeline.name else ""
     for key, file in pipeline.prior_weights.items():
         if not file.path.is_file():
-            raise UserError(f"{key}: no such file: {file.path}; correct the path, or leave the key out")
+            raise UserError(f"{where}{key}: no such file: {file.path}; correct the path, or leave the key out")
+    try:
+        check_validation(pipeline.config.prior.validation, pipeline.config.subjects.train)
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None

@@ -25,7 +25,9 @@ from osgap.prior.config import OneShotConfig, PriorConfig
 from osgap.report.config import ReportConfig
 from osgap.runtime.artifacts import PROVENANCE_KEY
 from osgap.runtime.errors import UserError
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.gpus import Accelerator
+from osgap.runtime.section import OPERATIONAL, PLACE, Section
+from osgap.runtime.upgrades import Upgrades
 from osgap.synthetic.config import SyntheticConfig
 from osgap.workflow.cache_config import CacheConfig
 from osgap.workflow.cluster import ClusterConfig
@@ -92,8 +94,14 @@ class Config(Section):
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The seed that all others derive from, with the stage and the subject [number]."""
-    results: Path = Field(default=Path("results"), json_schema_extra=OPERATIONAL)
+    results: Path = Field(default=Path("results"), json_schema_extra=PLACE)
     """Folder of everything that the run writes. `{results}` in any other text of the config stands for it."""
+    accelerator: Accelerator = Field(default="auto", json_schema_extra=OPERATIONAL)
+    """Where stages compute: `auto` is on GPUs where there are any, else on the CPU; `cpu` leaves GPUs alone; `cuda`
+    stops where there is none. No job runs again because of it."""
+    upgrades: Upgrades = Field(default="warn", json_schema_extra=OPERATIONAL)
+    """What happens to results and checkpoints of other versions of Python, torch, numpy, numba, OpenCV or h5py: they
+    stand, and a log says so (`warn`); they are made again (`rerun`); they stand (`accept`)."""
     subjects: Subjects = Subjects()
     flame: Flame = Flame()
     capture: CaptureConfig = CaptureConfig()
@@ -110,7 +118,7 @@ class Config(Section):
     """Runs of one dataset that differ in what follows the fits, by name. These are made, each in
     `{results}/experiments/NAME`, and compared in one table; without any it is the config as it stands."""
     cache: CacheConfig = CacheConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterConfig = Field(default=ClusterConfig(), json_schema_extra=OPERATIONAL)
 
     @field_validator("experiments")
     @classmethod
@@ -265,6 +273,8 @@ def _explain(error: Any, within: Sequence[str] = (), prefix: str = "") -> str:
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"known keys here: {', '.join(sorted(known))}"
+        if location[-1] in Config.model_fields and len(location) > 1:
+            hint = f"`{location[-1]}` is a key of the top: write it there, in no section"
         return f"{key}: unknown key; {hint}"
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]

@@ -28,11 +28,11 @@ class Experiment(Section):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """The seed of its training and of what follows it [number]. Default is that of the config."""
     prior: dict[str, Any] = Field(default={}, json_schema_extra={OVERLAYS: "prior"})
-    """Keys of `prior`."""
+    """What it changes of the prior and its training."""
     oneshot: dict[str, Any] = Field(default={}, json_schema_extra={OVERLAYS: "oneshot"})
-    """Keys of `oneshot`."""
+    """What it changes of personalisation."""
     evaluation: dict[str, Any] = Field(default={}, json_schema_extra={OVERLAYS: "evaluation"})
-    """Keys of `evaluation`."""
+    """What it changes of the evaluation."""
 
 
 OVERLAID = ("prior", "oneshot", "evaluation")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from osgap.workflow.cache import open_cache
 from osgap.workflow.checks import check
 from osgap.workflow.config import validate
 from osgap.workflow.pipeline import Pipeline
+
+observers: list[Callable[[Pipeline], None]] = []
+"""Who wants to know what Snakemake's config means (`osgap why`)."""
 
 
 def prepare(merged: Mapping[str, Any], workflow: Any) -> Pipeline:
@@ -35,6 +38,8 @@ def prepare(merged: Mapping[str, Any], workflow: Any) -> Pipeline:
         from snakemake.logging import logger
 
         logger.info(f"accepted for {sentence}, see {pipeline.layout.accepted}", extra={"accepted": sentence})
+    for observe in observers:
+        observe(pipeline)
     if pipeline.url:
         os.environ[URL_VARIABLE] = pipeline.url
     # Jobs run the `osgap` of the interpreter that runs Snakemake, whether or not its environment is activated.

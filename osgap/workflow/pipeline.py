@@ -15,7 +15,6 @@ from osgap.evaluation.methods import METHODS, SPLIT_TABLES, SUFFIXES
 from osgap.head.config import HeadAssets
 from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.runtime.acceptance import Acceptances, read_acceptances
-from osgap.runtime.code import code_digest
 from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile
 from osgap.workflow.accept import Recorded, record, rule_parameter
@@ -114,15 +113,16 @@ class Pipeline:
         """Which code `osgap accept` lets stand for which."""
         return read_acceptances(self.layout.accepted)
 
-    def code(self, stage: str, output: Path | None = None) -> str | Callable[[Any], str]:
+    def code(self, stage: str, output: Path | None = None) -> Callable[[Any], str]:
         """Digest of the modules that the stage imports: editing one runs its jobs again, unless that was accepted.
+
+        Under `upgrades: rerun` so do other versions of packages.
 
         Args:
             output: the file of the job that has a provenance, with wildcards, where stage and wildcards do not say it.
         """
-        if stage not in self.acceptances:
-            return code_digest(STAGES[stage].module)
-        return rule_parameter(self.acceptances, stage, output or record(self.layout, stage), self.recorded)
+        output = output or record(self.pattern, stage)
+        return rule_parameter(self.acceptances, stage, output, self.recorded, self.config.upgrades)
 
     def needs(self, rule: str) -> Needs:
         """What a job of a rule needs at its first attempt."""

@@ -19,7 +19,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from osgap.runtime.section import OPERATIONAL, PLACE
 from osgap.workflow.config import Config
+from osgap.workflow.experiments import OVERLAYS
 
 Schema = dict[str, Any]
 
@@ -44,7 +46,9 @@ schema's path is as seen from the file:
 
     # yaml-language-server: $schema=docs/config.schema.json
 
-`null` is a value that is not given; what then holds stands in the last column.
+`null` is a value that is not given; what then holds stands in the last column. A key that reruns nothing may be
+changed at any time: no result depends on it. Any other makes those jobs run again that use it. No result depends on
+where a file lies either, but Snakemake takes a file at another path for another file, and makes again what reads it.
 """
 
 
@@ -57,6 +61,8 @@ class Key:
     """Its JSON schema."""
     default: Any
     """As JSON has it; `REQUIRED` where there is none."""
+    reruns_nothing: bool = False
+    """Whether it, or the section that it is in, is marked as `OPERATIONAL`, and not as `PLACE`."""
 
     @property
     def name(self) -> str:
@@ -139,7 +145,7 @@ def children(node: Schema, whole: Schema) -> dict[str, Schema] | None:
 def parts() -> list[Part]:
     """All sections, in the order of the model; the first are the keys that are in none."""
     whole = schema()
-    return list(_parts(whole, whole, Config().model_dump(mode="json"), (), ()))
+    return list(_parts(whole, whole, Config().model_dump(mode="json"), (), (), reruns_nothing=False))
 
 
 def keys() -> dict[tuple[str, ...], Key]:
@@ -172,6 +178,8 @@ def type_text(node: Schema) -> str:
     if "anyOf" in node:
         options = [type_text(option) for option in node["anyOf"]]
         return (", or " if any("," in option for option in options) else " or ").join(options)
+    if OVERLAYS in node:
+        return f"keys of `{node[OVERLAYS]}`"
     if "enum" in node:
         return "one of " + ", ".join(f"`{value}`" for value in node["enum"])
     if "const" in node:
@@ -213,19 +221,31 @@ def _types(node: Schema) -> Iterator[str]:
             yield from _types(option)
 
 
-def _parts(node: Schema, whole: Schema, defaults: Any, path: tuple[str, ...], said: Sequence[str]) -> Iterator[Part]:
+def _parts(
+    node: Schema, whole: Schema, defaults: Any, path: tuple[str, ...], said: Sequence[str], *, reruns_nothing: bool
+) -> Iterator[Part]:
     fields = children(node, whole) or {}
     values = defaults if isinstance(defaults, Mapping) else {}
     within = {name: field for name, field in fields.items() if children(field, whole) is not None}
     own = [
-        Key((*path, name), field, values.get(name, field.get("default", REQUIRED)))
+        Key(
+            (*path, name),
+            field,
+            values.get(name, field.get("default", {} if OVERLAYS in field else REQUIRED)),
+            reruns_nothing or _reruns_nothing(field),
+        )
         for name, field in fields.items()
         if name not in within
     ]
     yield Part(path, " ".join(" ".join(said).split()), tuple(own))
     for name, field in within.items():
         docs = [field.get("description", ""), _docstring(field, whole)]
-        yield from _parts(field, whole, values.get(name), (*path, name), docs)
+        marked = reruns_nothing or _reruns_nothing(field)
+        yield from _parts(field, whole, values.get(name), (*path, name), docs, reruns_nothing=marked)
+
+
+def _reruns_nothing(node: Schema) -> bool:
+    return OPERATIONAL.items() <= node.items() and not PLACE.items() <= node.items()
 
 
 def _docstring(node: Schema, whole: Schema) -> str:
@@ -248,5 +268,9 @@ def _described(part: Part) -> str:
 
 def _row(key: Key) -> str:
     default = "required" if key.default is REQUIRED else f"`{default_text(key.default)}`"
-    cells = [f"`{key.name}`", type_text(key.schema), key.unit or "", default, key.meaning]
+    cells = [f"`{key.name}`", type_text(key.schema), key.unit or "", default, _meaning(key)]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _meaning(key: Key) -> str:
+    return f"{key.meaning} Reruns nothing." if key.reruns_nothing else key.meaning

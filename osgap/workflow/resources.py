@@ -101,5 +101,5 @@ def launcher(config: Config) -> str:
 
 def _minutes(seconds: float, config: Config) -> int:
     """A time limit for a computation that long."""
-    factor = _CPU_FACTOR if config.prior.accelerator == "cpu" else 1
+    factor = _CPU_FACTOR if config.accelerator == "cpu" else 1
     return _START_MINUTES + round(seconds * factor / 60)

@@ -1,7 +1,8 @@
 """What a job is told: one part decides when it runs again, the other does not.
 
 Both are JSON for `osgap STAGE --config`. `settings` is a rule's parameter, so that Snakemake runs the job again when,
-and only when, that part of the config changes. `operation` is none: it says where files are, what is done how often.
+and only when, that part of the config changes. `operation` is none, or a function of the output, which Snakemake does
+not record: it says where files are, what is done how often.
 The data URL is in no dump of the config; it reaches the jobs through the environment.
 """
 
@@ -36,6 +37,8 @@ def settings(
         oneshot = config.oneshot.concerning(supervision).computation(exclude_defaults=True)
         listed = {} if supervision == SUPERVISIONS[0] else {"supervision": [supervision]}
         computation = {**computation, "oneshot": {**oneshot, **listed}}
+    if len(subjects) == 1 and "capture.sequences" in stage.sections:
+        computation = {**computation, "capture": _capture_of(config, subjects[0])}
     part: dict[str, Any] = {"seed": config.seed}
     for name in (*stage.sections, *keys):
         section, _, key = name.partition(".")
@@ -46,20 +49,25 @@ def settings(
             part[section] = used
         elif key in used:
             part.setdefault(section, {})[key] = used[key]
-    own = {subject: _entry(config, computation, subject, stage.entry) for subject in subjects}
+    own = {subject: _entry(computation, subject, stage.entry) for subject in subjects}
     if own := {subject: entry for subject, entry in own.items() if entry}:
         part["subjects"] = {"entries": own}
     return json.dumps(part, sort_keys=True)
 
 
-def _entry(config: Config, computation: Mapping[str, Any], subject: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Some keys of a subject's entry, without those that say what holds anyway."""
+def _capture_of(config: Config, subject: str) -> dict[str, Any]:
+    """The section `capture` for one subject: whether the sequences are their own or everybody's does not matter."""
+    own = config.subjects.entry(subject).sequences
+    capture = config.capture if own is None else config.capture.model_copy(update={"sequences": own})
+    return capture.computation(exclude_defaults=True)
+
+
+def _entry(computation: Mapping[str, Any], subject: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Some keys of a subject's entry; a participant's number that the name says anyway is left out."""
     entry = computation.get("subjects", {}).get("entries", {}).get(subject, {})
     own = {key: entry[key] for key in keys if entry.get(key) is not None}
     if subject.isdecimal() and own.get("participant") == int(subject):
         del own["participant"]
-    if own.get("sequences") == config.capture.sequences:
-        del own["sequences"]
     return own
 
 

@@ -16,7 +16,8 @@ class Stage:
     module: str
     """Dotted name of the module whose `run` does the work."""
     sections: tuple[str, ...] = ()
-    """Sections of the config, or single keys of them (`oneshot.supervision`), that the job's result depends on."""
+    """Sections of the config, or single keys of them (`oneshot.supervision`), that the job's result depends on.
+    `capture.sequences` is the subject's own where their entry names some."""
     entry: tuple[str, ...] = ()
     """Keys of the subject's own entry in the config (`subjects.entries`) that the job reads."""
 
@@ -27,20 +28,17 @@ _VIDEO = (
     "report.video_fps",
     "report.video_yaw_degrees",
     "report.video_crf",
+    "oneshot.supervision",
 )
 
 STAGES: dict[str, Stage] = {
     "synthetic-head": Stage("osgap.synthetic.head.stage"),
-    "synthetic-person": Stage(
-        "osgap.synthetic.captures.stage", ("synthetic", "capture.sequences"), entry=("sequences",)
-    ),
-    "download": Stage(
-        "osgap.capture.download.stage", ("capture.serials", "capture.sequences"), entry=("participant", "sequences")
-    ),
+    "synthetic-person": Stage("osgap.synthetic.captures.stage", ("synthetic", "capture.sequences")),
+    "download": Stage("osgap.capture.download.stage", ("capture.serials", "capture.sequences"), entry=("participant",)),
     "import": Stage(
         "osgap.capture.tracking.stage",
         ("capture.download", "capture.frames", "capture.width", "capture.held_out_camera"),
-        entry=("participant", "sequences", "tracking"),
+        entry=("participant", "sequences"),
     ),
     "fit": Stage("osgap.fit.stage", ("fit",)),
     "adopt-avatar": Stage("osgap.interop.adopt_avatar.stage", ("interop", "fit.uv_size")),

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from osgap.runtime.artifacts import write_text
 from osgap.runtime.errors import UserError
-from osgap.runtime.provenance import current_versions
+from osgap.runtime.upgrades import current_versions
 from osgap.workflow.layout import Layout
 from osgap.workflow.pipeline import Pipeline
 

@@ -22,8 +22,9 @@ from typing import Any
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.code import code_digests
 from osgap.runtime.errors import UserError
-from osgap.runtime.provenance import current_versions
+from osgap.runtime.upgrades import current_versions, describe_upgrade, earlier_versions
 from osgap.workflow.stages import STAGES
+from osgap.workflow.versions import versions_of
 
 _PARAMS = "Params have changed since last execution: "
 _LITERAL = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|( now: )""")
@@ -45,6 +46,8 @@ class Plan:
 
     jobs: tuple[Job, ...]
     accepted: tuple[str, ...]
+    versions: tuple[str, ...] = ()
+    """A sentence about outputs that other versions of packages made, if there are any."""
 
 
 def why(snakemake_arguments: Sequence[str]) -> Plan:
@@ -60,19 +63,22 @@ def why(snakemake_arguments: Sequence[str]) -> Plan:
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     if done.returncode:
         raise UserError(f"snakemake stopped with exit code {done.returncode}:\n{done.stdout}{done.stderr}".rstrip())
+    versions = next((line["versions"] for line in lines if "versions" in line), {"upgrades": "warn", "others": ""})
     jobs = [
         Job(
             job["rule"],
             tuple(job["outputs"]),
-            tuple(_explain(job["reason"], [Path(line["folder"], o) for o in job["outputs"]])),
+            tuple(_explain(job["reason"], [Path(line["folder"], o) for o in job["outputs"]], versions["upgrades"])),
         )
         for line in lines
         if (job := line.get("job")) and job["outputs"]  # one without outputs only collects
     ]
-    return Plan(tuple(jobs), tuple(f"accepted for {line['accepted']}" for line in lines if "accepted" in line))
+    accepted = tuple(f"accepted for {line['accepted']}" for line in lines if "accepted" in line)
+    others = (f"{versions['others']} (upgrades: {versions['upgrades']})",) if versions["others"] else ()
+    return Plan(tuple(jobs), accepted, others)
 
 
-def _explain(reason: str, outputs: Sequence[Path]) -> Iterator[str]:
+def _explain(reason: str, outputs: Sequence[Path], upgrades: str = "warn") -> Iterator[str]:
     others, changed, params = reason.partition(_PARAMS)
     for other in filter(None, others.split("; ")):
         yield other[:1].lower() + other[1:]
@@ -81,7 +87,7 @@ def _explain(reason: str, outputs: Sequence[Path]) -> Iterator[str]:
     before, now = _params(params)
     yield from _settings_changes(_settings(before), _settings(now))
     yield from _others(before, now)
-    yield from _made_by(outputs)
+    yield from _made_by(outputs, upgrades)
 
 
 def _params(text: str) -> tuple[list[str], list[str]]:
@@ -124,8 +130,8 @@ def _others(before: Sequence[str], now: Sequence[str]) -> Iterator[str]:
         yield f"parameter {', '.join(shown[0]) or '(none)'} -> {', '.join(shown[1]) or '(none)'}"
 
 
-def _made_by(outputs: Sequence[Path]) -> Iterator[str]:
-    """Which modules are others than those that made the outputs; and, for information, which packages."""
+def _made_by(outputs: Sequence[Path], upgrades: str) -> Iterator[str]:
+    """Which modules are others than those that made the outputs, and which packages, if only for information."""
     for output in outputs:
         try:
             provenance = read_provenance(output)
@@ -140,7 +146,7 @@ def _made_by(outputs: Sequence[Path]) -> Iterator[str]:
                 state = "is new" if module not in before else "is gone" if module not in now else "changed"
                 yield f"code {module} {state}"
         versions = current_versions()
-        for name, version in provenance.get("versions", {}).items():
-            if version != versions.get(name):
-                yield f"version {name} {version} -> {versions.get(name, '(not installed)')} (reruns nothing by itself)"
+        by_itself = "" if upgrades == "rerun" else " (reruns nothing by itself)"
+        for name, had in earlier_versions(versions_of(provenance), versions).items():
+            yield f"version {describe_upgrade({name: had}, versions)}{by_itself}"
         return

@@ -358,17 +358,16 @@ def make_tree(root: Path) -> Tree:
     return made
 
 
-def write_manifest(tree: Tree, sequence: str) -> Path:
-    """What a download of one sequence leaves beside the files, as far as an import reads it."""
+def write_manifest(tree: Tree, *sequences: str) -> Path:
+    """What a download leaves beside the files, as far as an import reads it."""
     import av
 
     files = {}
-    for serial in tree.serials:
-        path = tree.video(sequence, serial)
+    for path in (tree.video(sequence, serial) for sequence in sequences for serial in tree.serials):
         with av.open(str(path)) as container:
             frames = container.streams.video[0].frames
         files[str(path.relative_to(tree.root))] = {"frames": frames, "size": path.stat().st_size}
-    content = {"participant": tree.participant, "sequence": sequence, "serials": tree.serials, "files": files}
-    manifest = tree.root / f"{sequence}.json"
+    content = {"participant": tree.participant, "sequences": sequences, "serials": tree.serials, "files": files}
+    manifest = tree.root / "manifest.json"
     manifest.write_text(json.dumps(content))
     return manifest

@@ -75,15 +75,16 @@ def fetch(tree: Tree, tmp_path: Path) -> Callable[..., Path]:
 
     def call(
         url: str | None = None,
-        sequence: str = SEQUENCE,
+        *sequences: str,
+        subject: str = "030",
         participant: int = 30,
         transfer: TransferSettings = HURRIED,
         **settings: Any,
     ) -> Path:
         config = CaptureConfig(url=url or tree.url, serials=tree.serials, **settings)
-        outputs = DownloadOutputs(tmp_path / "raw", tmp_path / "raw" / "manifests" / "030" / f"{sequence}.json")
-        fixed: dict[str, Any] = {"subject": "030", "seed": 0, "settings": transfer}
-        run(config, DownloadInputs(), outputs, sequence=sequence, participant=participant, **fixed)
+        outputs = DownloadOutputs(tmp_path / "raw", tmp_path / "raw" / "manifests" / f"{subject}.json")
+        fixed: dict[str, Any] = {"subject": subject, "seed": 0, "settings": transfer}
+        run(config, DownloadInputs(), outputs, sequences=sequences or [SEQUENCE], participant=participant, **fixed)
         return outputs.manifest
 
     return call
@@ -95,22 +96,28 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def expected_files(tree: Tree, sequence: str = SEQUENCE) -> set[str]:
+def videos_of(tree: Tree, *sequences: str) -> list[str]:
+    return [video_path(30, sequence, serial) for sequence in sequences for serial in tree.serials]
+
+
+def expected_files(tree: Tree, *sequences: str) -> set[str]:
     assets = [ASSETS["per_person"][name].format(p_id=30) for name in ("calibration", "color_calibration")]
-    return {*assets, *(video_path(30, sequence, serial) for serial in tree.serials)}
+    return {*assets, *videos_of(tree, *(sequences or [SEQUENCE]))}
 
 
-def check_download(manifest: Path, tree: Tree, sequence: str = SEQUENCE) -> None:
-    """Every file of the sequence is there and the manifest tells the truth of it."""
+def check_download(manifest: Path, tree: Tree, *sequences: str) -> None:
+    """Every file of the sequences is there and the manifest tells the truth of it."""
     content = json.loads(manifest.read_text())
-    assert (content["participant"], content["sequence"], content["serials"]) == (30, sequence, tree.serials)
-    assert set(content["files"]) == expected_files(tree, sequence)
+    assert (content["participant"], content["serials"]) == (30, tree.serials)
+    assert content["sequences"] == list(sequences or [SEQUENCE])
+    assert set(content["files"]) == expected_files(tree, *sequences)
     for relative, entry in content["files"].items():
-        data = (manifest.parents[2] / relative).read_bytes()
+        data = (manifest.parents[1] / relative).read_bytes()
         assert data == (tree.root / relative).read_bytes()
         assert (entry["size"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         if relative.endswith(".mp4"):
-            assert (entry["frames"], entry["width"], entry["height"]) == (7 if sequence == SEQUENCE else 4, 48, 64)
+            frames = 7 if SEQUENCE in relative else 4
+            assert (entry["frames"], entry["width"], entry["height"]) == (frames, 48, 64)
 
 
 # what arrives ------------------------------------------------------------------------------------------------
@@ -119,7 +126,7 @@ def check_download(manifest: Path, tree: Tree, sequence: str = SEQUENCE) -> None
 def test_from_a_folder(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
     manifest = fetch()
     check_download(manifest, tree)
-    assert set(files_below(tmp_path / "raw")) == expected_files(tree) | {f"manifests/030/{SEQUENCE}.json"}
+    assert set(files_below(tmp_path / "raw")) == expected_files(tree) | {"manifests/030.json"}
     before = manifest.read_bytes()
     assert fetch().read_bytes() == before
 
@@ -168,7 +175,7 @@ def test_complete_files_are_not_decoded_again(
 
     monkeypatch.setattr("osgap.capture.download.verify.inspect_video", decoded)
     check_download(fetch(server.url), tree)
-    (manifest.parents[2] / video_path(30, SEQUENCE, tree.serials[0])).unlink()
+    (manifest.parents[1] / video_path(30, SEQUENCE, tree.serials[0])).unlink()
     with pytest.raises(AssertionError, match="decoded again"):
         fetch(server.url)
 
@@ -212,11 +219,12 @@ def test_a_folder_that_changed_is_copied_again(fetch: Callable[..., Path], tree:
     check_download(fetch(), tree)
 
 
-def test_two_sequences_of_one_participant_at_once(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+def test_two_jobs_for_one_participant_at_once(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    """Under two names, with other sequences: what both need is fetched once."""
     manifests: dict[str, Path] = {}
 
     def job(sequence: str) -> None:
-        manifests[sequence] = fetch(server.url, sequence)
+        manifests[sequence] = fetch(server.url, sequence, subject=f"of {sequence}")
 
     threads = [threading.Thread(target=job, args=(sequence,)) for sequence in (SEQUENCE, OTHER)]
     for thread in threads:
@@ -225,6 +233,8 @@ def test_two_sequences_of_one_participant_at_once(fetch: Callable[..., Path], tr
         thread.join()
     for sequence in (SEQUENCE, OTHER):
         check_download(manifests[sequence], tree, sequence)
+    for name in expected_files(tree, SEQUENCE, OTHER):
+        assert server.sent(name) == (tree.root / name).stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -259,18 +269,24 @@ def test_two_jobs_for_the_same_files(fetch: Callable[..., Path], tree: Tree, ser
         assert server.sent(name) == (tree.root / name).stat().st_size
 
 
-def test_a_killed_download_is_continued(fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path) -> None:
-    names = [video_path(30, SEQUENCE, serial) for serial in tree.serials]
-    server.faults = {names[0]: [Fault(cut=5000, stall=True)], names[1]: [Fault(cut=3000, stall=True)]}
+def begin(server: Server, tree: Tree, root: Path, *sequences: str, connections: int = 4) -> subprocess.Popen[bytes]:
+    """A download in a process of its own, to be killed."""
     script = f"""
 from pathlib import Path
 from osgap.capture.config import CaptureConfig
 from osgap.capture.download.stage import DownloadInputs, DownloadOutputs, run
-root = Path({str(tmp_path / "raw")!r})
-run(CaptureConfig(serials={tree.serials!r}), DownloadInputs(), DownloadOutputs(root, root / "manifest.json"),
-    subject="030", seed=0, sequence={SEQUENCE!r}, participant=30)
+root = Path({str(root)!r})
+config = CaptureConfig(serials={tree.serials!r}, connections={connections})
+run(config, DownloadInputs(), DownloadOutputs(root, root / "manifest.json"),
+    subject="030", seed=0, sequences={list(sequences)!r}, participant=30)
 """
-    victim = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "NERSEMBLE_DATA_URL": server.url})
+    return subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "NERSEMBLE_DATA_URL": server.url})
+
+
+def test_a_killed_download_is_continued(fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path) -> None:
+    names = videos_of(tree, SEQUENCE)
+    server.faults = {names[0]: [Fault(cut=5000, stall=True)], names[1]: [Fault(cut=3000, stall=True)]}
+    victim = begin(server, tree, tmp_path / "raw", SEQUENCE)
     try:
         files = [tmp_path / "raw" / name for name in names]
         partial = [file.with_name(f".{file.name}.part") for file in files[:2]]
@@ -330,6 +346,98 @@ def test_the_first_error_ends_the_job(fetch: Callable[..., Path], tree: Tree, se
     assert third not in {served.path for served in server.log}
     check_download(fetch(server.url), tree)
     assert server.sent(first) == (tree.root / first).stat().st_size
+
+
+# several sequences -------------------------------------------------------------------------------------------
+
+
+def test_several_sequences_in_one_job(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    check_download(fetch(server.url, SEQUENCE, OTHER), tree, SEQUENCE, OTHER)
+    for name in expected_files(tree, SEQUENCE, OTHER):
+        assert server.sent(name) == (tree.root / name).stat().st_size
+
+
+def test_a_video_that_is_missing_costs_no_other(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path
+) -> None:
+    *others, missing = videos_of(tree, SEQUENCE, OTHER)
+    server.always[missing] = Fault(404)
+    message = refused(fetch, tmp_path, server.url, SEQUENCE, OTHER, connections=1)
+    assert message.startswith(f"the server has no {missing} (404 Not Found)")
+    for name in others:
+        assert (tmp_path / "raw" / name).read_bytes() == (tree.root / name).read_bytes()
+    del server.always[missing]
+    check_download(fetch(server.url, SEQUENCE, OTHER), tree, SEQUENCE, OTHER)
+    for name in expected_files(tree, SEQUENCE, OTHER):
+        assert server.sent(name) == (tree.root / name).stat().st_size
+
+
+def test_sequences_that_were_never_recorded_are_all_named(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path
+) -> None:
+    """Before anything is fetched; what is there stays, its manifest too."""
+    check_download(fetch(server.url), tree)
+    before = files_below(tmp_path / "raw")
+    server.log.clear()
+    with pytest.raises(UserError, match=r"participant 30 has no sequence EXP-1-head, HAIR; the catalogue lists"):
+        fetch(server.url, SEQUENCE, "EXP-1-head", OTHER, "HAIR")
+    assert files_below(tmp_path / "raw") == before
+    assert {served.path for served in server.log} == {CATALOGUE}
+
+
+def test_a_download_that_is_killed_between_two_sequences(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path
+) -> None:
+    first, second = (videos_of(tree, sequence) for sequence in (SEQUENCE, OTHER))
+    server.faults = {second[0]: [Fault(cut=2000, stall=True)]}
+    victim = begin(server, tree, tmp_path / "raw", SEQUENCE, OTHER, connections=1)
+    try:
+        half = (tmp_path / "raw" / second[0]).with_name(f".{Path(second[0]).name}.part")
+        wait_for(lambda: half.is_file() and half.stat().st_size == 2000)
+    finally:
+        victim.kill()
+        victim.wait()
+    assert all((tmp_path / "raw" / name).is_file() for name in first)
+    assert not (tmp_path / "raw" / "manifest.json").exists()
+    check_download(fetch(server.url, SEQUENCE, OTHER), tree, SEQUENCE, OTHER)
+    assert server.starts(second[0]) == [0, 2000]
+    for name in expected_files(tree, SEQUENCE, OTHER):
+        assert server.sent(name) == (tree.root / name).stat().st_size
+
+
+def test_of_one_sequence_more_only_that_is_fetched(
+    fetch: Callable[..., Path], tree: Tree, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_download(fetch(server.url), tree)
+    kept = {name: (tmp_path / "raw" / name).stat().st_ino for name in expected_files(tree)}
+    decoded: list[str] = []
+
+    def inspect(path: Path, name: str) -> Any:
+        decoded.append(name)
+        return inspect_video(path, name)
+
+    monkeypatch.setattr("osgap.capture.download.verify.inspect_video", inspect)
+    server.log.clear()
+    check_download(fetch(server.url, SEQUENCE, OTHER), tree, SEQUENCE, OTHER)
+    assert {served.path for served in server.log if served.method == "GET"} == {CATALOGUE, *videos_of(tree, OTHER)}
+    assert sorted(decoded) == sorted(videos_of(tree, OTHER))
+    assert {name: (tmp_path / "raw" / name).stat().st_ino for name in kept} == kept
+    # Of one less the manifest alone changes.
+    server.log.clear()
+    check_download(fetch(server.url, OTHER), tree, OTHER)
+    assert {served.path for served in server.log if served.method == "GET"} == {CATALOGUE}
+    assert all((tmp_path / "raw" / name).is_file() for name in kept)
+
+
+def test_what_is_already_there_is_verified_all_the_same(fetch: Callable[..., Path], tree: Tree, server: Server) -> None:
+    """When a sequence is added, a file of another one that was damaged meanwhile is fetched again."""
+    damaged = videos_of(tree, SEQUENCE)[1]
+    path = fetch(server.url).parents[1] / damaged
+    path.write_bytes(bytes(path.stat().st_size))
+    server.log.clear()
+    check_download(fetch(server.url, SEQUENCE, OTHER), tree, SEQUENCE, OTHER)
+    fetched = {served.path for served in server.log if served.method == "GET"}
+    assert fetched == {CATALOGUE, damaged, *videos_of(tree, OTHER)}
 
 
 # what is refused ---------------------------------------------------------------------------------------------
@@ -460,11 +568,11 @@ def test_nothing_is_logged_of_the_url(
     assert SECRET not in caplog.text + manifest.read_text()
     provenance = read_provenance(manifest)
     assert provenance is not None
-    assert provenance["config"] == {"participant": 30, "sequence": SEQUENCE, "serials": tree.serials}
+    assert provenance["config"] == {"participant": 30, "sequences": [SEQUENCE], "serials": tree.serials}
 
 
 def test_sequences_that_were_not_recorded(fetch: Callable[..., Path], tmp_path: Path) -> None:
-    message = refused(fetch, tmp_path, sequence="EXP-1-head")
+    message = refused(fetch, tmp_path, None, "EXP-1-head")
     assert "participant 30 has no sequence EXP-1-head; the catalogue lists EXP-2-eyes, EMO-1-shout+laugh." in message
     assert "lists no participant 31; it has 2, from 17 to 30" in refused(fetch, tmp_path, participant=31)
 
@@ -654,8 +762,8 @@ def test_participants() -> None:
 
 
 def import_with(fetch: Callable[..., Path], tmp_path: Path, tracking: Path, *sequences: str) -> Path:
-    manifests = tuple(fetch(sequence=sequence) for sequence in sequences)
-    return import_export(tracking, tmp_path / "out" / "030.h5", raw=tmp_path / "raw", manifests=manifests)
+    manifest = fetch(None, *sequences)
+    return import_export(tracking, tmp_path / "out" / "030.h5", raw=tmp_path / "raw", manifest=manifest)
 
 
 def test_an_import_that_fits_its_videos(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
@@ -665,7 +773,7 @@ def test_an_import_that_fits_its_videos(fetch: Callable[..., Path], tree: Tree, 
     assert store.serials == tree.serials
     provenance = read_provenance(store.path)
     assert provenance is not None
-    assert f"030/{SEQUENCE}.json" in provenance["inputs"]
+    assert "manifests/030.json" in provenance["inputs"]
 
 
 def test_imports_that_do_not_fit(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
@@ -691,7 +799,7 @@ def test_imports_that_do_not_fit(fetch: Callable[..., Path], tree: Tree, tmp_pat
         unknown.folder, SEQUENCE
     )
     missing = exporter.single("030_EXP-2_v16", timesteps=1)
-    assert "tracks the sequence EXP-2-eyes, but the downloads are of none" in message(missing.folder)
+    assert "tracks the sequence EXP-2-eyes, but the downloads are of EMO-1-shout+laugh" in message(missing.folder)
 
 
 def test_a_video_that_was_lost_or_changed(fetch: Callable[..., Path], tree: Tree, tmp_path: Path) -> None:
@@ -701,6 +809,6 @@ def test_a_video_that_was_lost_or_changed(fetch: Callable[..., Path], tree: Tree
     video.write_bytes(b"short")
     output = tmp_path / "out" / "030.h5"
     with pytest.raises(UserError, match="missing, or not as") as caught:
-        import_export(export.folder, output, raw=tmp_path / "raw", manifests=(manifest,))
+        import_export(export.folder, output, raw=tmp_path / "raw", manifest=manifest)
     assert str(video) in str(caught.value)
     assert not output.exists()

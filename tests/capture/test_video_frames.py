@@ -52,7 +52,7 @@ class World:
 
     def run(self, output: Path, config: CaptureConfig = VIDEOS, **inputs: Any) -> CaptureStore:
         manifest = write_manifest(self.tree, SEQUENCE)
-        inputs = {"raw": self.tree.root, "manifests": (manifest,), **inputs}
+        inputs = {"raw": self.tree.root, "manifest": manifest, **inputs}
         return CaptureStore(import_export(self.export.folder, output, config=config, **inputs))
 
 
@@ -211,7 +211,7 @@ def test_broken_captures_are_refused(world: World, tmp_path: Path, case: str) ->
 
 def test_videos_need_the_raw_captures(world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"`capture: \{download: true\}`, or `capture: \{frames: export\}`"):
-        world.run(tmp_path / "030.h5", raw=None, manifests=())
+        world.run(tmp_path / "030.h5", raw=None, manifest=None)
 
 
 def test_a_video_that_is_too_short(world: World, tmp_path: Path) -> None:

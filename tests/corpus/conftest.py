@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from corpus.harness import World
-from corpus.world import BENCHMARK, DOWNLOADS, FOREIGN, RAW, SEQUENCE, SETTINGS, SOURCE, SUBJECT, make_world
+from corpus.world import AVATAR, BENCHMARK, DOWNLOADS, FOREIGN, RAW, SETTINGS, SOURCE, SUBJECT, make_world
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pristine") / "world"
     make_world(folder)
     downloads = World(folder, lambda: ("", ""), {**SETTINGS, "capture": DOWNLOADS})
-    assert downloads.run("download", SUBJECT, SEQUENCE).code == 0
+    assert downloads.run("download", SUBJECT).code == 0
     return folder
 
 
@@ -76,6 +76,14 @@ def trained(fitted: World, pristine: Path) -> World:
     """And the prior."""
     _copy(pristine, fitted, "results/prior")
     return fitted
+
+
+@pytest.fixture
+def personalised(trained: World) -> World:
+    """And all that a figure shows: the fit stands for what personalisation makes."""
+    shutil.copytree(trained / AVATAR, trained / f"results/oneshot/{SUBJECT}")
+    shutil.copytree(trained / AVATAR, trained / f"results/oneshot/{SUBJECT}/prior")
+    return trained
 
 
 @pytest.fixture

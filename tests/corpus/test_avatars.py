@@ -153,6 +153,9 @@ EVALUATIONS = CLOUDS | {
     "capture is another subject's": Case(
         copy_of(f"results/captures/{OTHER}.h5", STORE), STORE, "holds the capture of subject 017",
     ),
+}  # fmt: skip
+
+DRIVERS = {
     "driver is truncated": Case(
         cut(f"results/captures/{OTHER}.h5"), f"results/captures/{OTHER}.h5", "truncated; delete it"
     ),
@@ -263,12 +266,17 @@ def test_control_bake_of_files_written_otherwise(fitted: World) -> None:
 
 
 def test_control_evaluate(fitted: World) -> None:
-    fitted.accepts("evaluate", "fit", SUBJECT, "--driver", OTHER)
+    fitted.accepts("evaluate", "fit", SUBJECT)
     assert (fitted / f"results/metrics/fit/{SUBJECT}.json").is_file()
 
 
 def test_control_evaluate_mean(trained: World) -> None:
-    trained.accepts("evaluate", "mean_avatar", SUBJECT, "--driver", OTHER)
+    trained.accepts("evaluate", "mean_avatar", SUBJECT)
+
+
+def test_control_cross_figure(personalised: World) -> None:
+    personalised.accepts("figure", "cross", SUBJECT, "--driver", OTHER)
+    assert (personalised / f"results/figures/cross_{SUBJECT}.png").is_file()
 
 
 def test_control_oneshot(trained: World) -> None:
@@ -284,12 +292,17 @@ def test_bake(fitted: World, case: Case) -> None:
 
 @cases(EVALUATIONS)
 def test_evaluate(fitted: World, case: Case) -> None:
-    fitted.refuses_case(case, "evaluate", "fit", SUBJECT, "--driver", OTHER)
+    fitted.refuses_case(case, "evaluate", "fit", SUBJECT)
 
 
 @cases(MEANS)
 def test_evaluate_mean(trained: World, case: Case) -> None:
-    trained.refuses_case(case, "evaluate", "mean_avatar", SUBJECT, "--driver", OTHER)
+    trained.refuses_case(case, "evaluate", "mean_avatar", SUBJECT)
+
+
+@cases(DRIVERS)
+def test_cross_figure(personalised: World, case: Case) -> None:
+    personalised.refuses_case(case, "figure", "cross", SUBJECT, "--driver", OTHER)
 
 
 @cases(PRIORS)
@@ -319,7 +332,7 @@ def test_payload_in_a_process_of_its_own(trained: World) -> None:
     ("arguments", "damage"),
     [
         (("bake", SUBJECT), cut(CLOUD)),
-        (("evaluate", "fit", SUBJECT, "--driver", OTHER), cut(CLOUD)),
+        (("evaluate", "fit", SUBJECT), cut(CLOUD)),
         (("oneshot", SUBJECT), cut(PRIOR)),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",

@@ -179,20 +179,20 @@ def whole(world: World, broken: str) -> None:
 
 
 def test_control(sourced: World) -> None:
-    sourced.accepts("download", SUBJECT, SEQUENCE)
-    assert (sourced / f"{RAW}/manifests/{SUBJECT}/{SEQUENCE}.json").is_file()
+    sourced.accepts("download", SUBJECT)
+    assert (sourced / f"{RAW}/manifests/{SUBJECT}.json").is_file()
 
 
 def test_control_of_files_written_otherwise(sourced: World) -> None:
     calibration_with(lambda content: None)(sourced)
     video(sourced / SOURCE / VIDEO, 3, codec="libx265")
-    sourced.accepts("download", SUBJECT, SEQUENCE)
+    sourced.accepts("download", SUBJECT)
 
 
 @cases(BROKEN)
 def test_broken(sourced: World, case: Case) -> None:
     case.damage(sourced)
-    message = sourced.refuses("download", SUBJECT, SEQUENCE, file=case.file, finding=case.finding, may_stay=FETCHED)
+    message = sourced.refuses("download", SUBJECT, file=case.file, finding=case.finding, may_stay=FETCHED)
     assert str(sourced / SOURCE) not in message  # the URL is a secret
     whole(sourced, "" if "lacks camera" in message else case.file.removeprefix("="))
 
@@ -200,15 +200,13 @@ def test_broken(sourced: World, case: Case) -> None:
 def test_unreadable(sourced: World) -> None:
     (sourced / SOURCE / VIDEO).chmod(0)
     with bound_by_permissions():
-        sourced.refuses(
-            "download", SUBJECT, SEQUENCE, file=f"={VIDEO}", finding="cannot be copied .Permission", may_stay=FETCHED
-        )
+        sourced.refuses("download", SUBJECT, file=f"={VIDEO}", finding="cannot be copied .Permission", may_stay=FETCHED)
 
 
 def test_full_disk(sourced: World) -> None:
     with full_disk(1000):
         sourced.refuses(
-            "download", SUBJECT, SEQUENCE, file=f"={VIDEO.rpartition('_')[0]}", finding="File too large|disk space",
+            "download", SUBJECT, file=f"={VIDEO.rpartition('_')[0]}", finding="File too large|disk space",
             may_stay=FETCHED,
         )  # fmt: skip
     whole(sourced, VIDEO)
@@ -216,4 +214,4 @@ def test_full_disk(sourced: World) -> None:
 
 def test_traceback_on_request(sourced: World) -> None:
     delete(CALIBRATION)(sourced)
-    sourced.refuses_aloud("download", SUBJECT, SEQUENCE)
+    sourced.refuses_aloud("download", SUBJECT)

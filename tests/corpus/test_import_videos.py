@@ -35,7 +35,7 @@ from corpus.world import (
 )
 from osgap.capture.nersemble import calibration_path, color_calibration_path, video_path
 
-MANIFEST = f"{RAW}/manifests/{SUBJECT}/{SEQUENCE}.json"
+MANIFEST = f"{RAW}/manifests/{SUBJECT}.json"
 CALIBRATION, COLORS = f"{RAW}/{calibration_path(30)}", f"{RAW}/{color_calibration_path(30)}"
 VIDEO = f"{RAW}/{video_path(30, SEQUENCE, SERIALS[1])}"
 TABLE = f"{EXPORT}/transforms.json"
@@ -162,8 +162,11 @@ CHECKED = {
     "manifest without files": Case(
         json_with(MANIFEST, lambda content: content.pop("files")), MANIFEST, "not the manif"
     ),
+    "manifest without sequences": Case(
+        json_with(MANIFEST, lambda content: content.pop("sequences")), MANIFEST, "not the manifest.*download again"
+    ),
     "manifest of another sequence": Case(
-        json_with(MANIFEST, lambda content: content.update(sequence=SECOND)), EXPORT,
+        json_with(MANIFEST, lambda content: content.update(sequences=[SECOND])), EXPORT,
         "tracks the sequence EMO-1-shout.laugh, but the downloads are of EXP-2-eyes",
     ),
     "manifest with a text for the frames": Case(

@@ -26,6 +26,7 @@ def training(tracked: World, pristine: Path) -> World:
     """A world with the maps of the training subject, and one step to train."""
     (tracked / "results/uv_gt").mkdir()
     shutil.copy(pristine / FOREIGN / f"{SUBJECT}.npz", tracked / MAPS)
+    tracked.settings["accelerator"] = "cpu"
     tracked.settings["prior"] = {
         "encoder": ENCODER.model_dump(mode="json"),
         "steps": 1,
@@ -33,7 +34,6 @@ def training(tracked: World, pristine: Path) -> World:
         "targets": 1,
         "source_cameras": 1,
         "precision": "32-true",
-        "accelerator": "cpu",
         "workers": 0,
     }
     return tracked

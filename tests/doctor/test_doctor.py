@@ -339,6 +339,16 @@ def test_space_counts_what_is_not_there_yet(tmp_path: Path) -> None:
     assert after["prior"] == pytest.approx(80.2e6 * 4 * 9, rel=0.01)  # the full encoder's parameters
 
 
+def test_of_synthetic_people_the_copies_count_that_are_not_made(tmp_path: Path) -> None:
+    pipeline = Pipeline(load_config([synthetic(tmp_path)]))
+    before = space_needed(pipeline)["raw videos"]
+    first, *others = pipeline.config.subjects.all
+    manifest = pipeline.layout.download(first)
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    assert space_needed(pipeline)["raw videos"] == pytest.approx(before * len(others) / (1 + len(others)))
+
+
 def test_subjects_without_a_participant_number_do_not_end_the_examination(tmp_path: Path) -> None:
     report = examine([real(tmp_path, subjects={"train": ["anna"], "test": ["bert"]}, capture={"url": SECRET})])
     assert find(report, "subjects").status == "missing"
@@ -367,9 +377,9 @@ def test_the_machine_is_measured(tmp_path: Path) -> None:
 def test_training_on_a_gpu_that_is_not_there_is_missing(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    report = examine([synthetic(tmp_path, prior={"accelerator": "cuda"})])
+    report = examine([synthetic(tmp_path, accelerator="cuda")])
     assert find(report, "gpu").status == "missing"
-    assert "prior.accelerator" in find(report, "gpu").fix
+    assert "set accelerator to auto" in find(report, "gpu").fix
     assert find(examine([real(tmp_path)]), "gpu").status == "warning"
 
 

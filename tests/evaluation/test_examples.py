@@ -21,7 +21,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*"))
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder as a run leaves it: a head model, two people's captures, and avatars of the first of them."""
+    """A results folder as a run leaves it: a head model, three people's captures, and avatars of one of them."""
     folder = tmp_path_factory.mktemp("results")
     world = make_world(folder)
     flame = folder / "synthetic" / "head"
@@ -30,7 +30,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file, name in zip(world.assets.files, names, strict=True):
         shutil.copy(file, flame / name)
     _, truth = world.capture("201", 1)
-    world.capture("202", 2)
+    for subject, seed in (("202", 2), ("101", 3)):
+        world.capture(subject, seed)
     for kind in ("oneshot", "avatars"):
         truth.save(folder / kind / "201")
     return folder

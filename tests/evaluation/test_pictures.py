@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.people import HEIGHT, SEQUENCES, WIDTH, World
+from evaluation.people import HEIGHT, SEQUENCES, WIDTH, World, default_splits
 from osgap.capture.store import CaptureStore
 from osgap.evaluation import image_grid
 from osgap.evaluation.methods import METHODS
@@ -25,11 +25,11 @@ CONFIG = ReportConfig(figure_scale=1, expressions=2, video_seconds=0.5, video_fp
 
 
 def _draw(
-    world: World, folder: Path, kind: figures.Kind, *people: PersonFiles, driver: Path | None = None
+    world: World, folder: Path, kind: figures.Kind, *people: PersonFiles, driver: Path | None = None, **options: int
 ) -> np.ndarray:
     path = folder / f"{kind}.png"
     inputs = figures.FigureInputs(world.assets, people, driver)
-    figures.run(CONFIG, inputs, figures.FigureOutputs(path), kind=kind, seed=0)
+    figures.run(CONFIG, inputs, figures.FigureOutputs(path), kind=kind, seed=0, **options)
     image = cv2.imread(str(path))
     assert image is not None
     return image[..., ::-1]
@@ -96,10 +96,38 @@ def test_pictures_need_a_personalised_avatar(world: World, anna: PersonFiles, tm
 def test_cross_figure_shows_the_driver_and_then_the_person(
     world: World, anna: PersonFiles, bert: PersonFiles, tmp_path: Path
 ) -> None:
-    rows = _tiles(_draw(world, tmp_path, "cross", anna, driver=bert.capture), 1 + len(METHODS), 3)
+    rows = _tiles(_draw(world, tmp_path, "cross", anna, driver=bert.capture, cross_frames=2), 1 + len(METHODS), 3)
     assert np.abs(rows[0][0] - rows[-1][0]).mean() < 1  # the photograph of anna, and her fit there
     assert np.abs(rows[0][1] - rows[-1][1]).mean() > 5  # bert, and anna with his motion
     assert np.abs(rows[-1][1] - rows[-1][2]).mean() > 1  # who moves
+
+
+@pytest.mark.parametrize(("count", "timesteps"), [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (8, [0, 1, 2])])
+def test_cross_figure_has_evenly_spaced_frames_of_the_drivers_held_out_sequence(
+    world: World, anna: PersonFiles, bert: PersonFiles, tmp_path: Path, count: int, timesteps: list[int]
+) -> None:
+    """In the held-out camera; the picture is as wide as the photograph and these."""
+    drawn = _draw(world, tmp_path, "cross", anna.only("fit"), driver=bert.capture, cross_frames=count)
+    one = _draw(world, tmp_path / "one", "cross", anna.only("fit"), driver=bert.capture, cross_frames=1)
+    assert drawn.shape[1] - one.shape[1] == (len(timesteps) - 1) * (WIDTH + image_grid.GAP)
+    store = CaptureStore(bert.capture)
+    truth = _tiles(drawn, 2, 1 + len(timesteps))[0][1:]
+    for timestep, tile in zip(timesteps, truth, strict=True):
+        assert np.array_equal(tile, store.image(SEQUENCES["EXP-2-eyes"] + timestep, 1)), timestep
+    provenance = read_provenance(tmp_path / "cross.png")
+    assert provenance is not None
+    assert provenance["config"]["cross_frames"] == count
+    assert "expressions" not in provenance["config"]  # it is of other figures
+    assert "captures/bert.h5" in provenance["inputs"]
+
+
+def test_cross_figure_without_a_frame_is_an_error(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+    splits = default_splits()
+    splits["test"] = splits["test"][splits["test"][:, 1] == 0]
+    driver, _ = world.capture("driver-without-held-out-camera", 8, splits)
+    with pytest.raises(UserError, match="Nothing would be rendered"):
+        _draw(world, tmp_path, "cross", anna, driver=driver)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_drives_themselves(world: World, anna: PersonFiles, tmp_path: Path) -> None:
@@ -120,11 +148,14 @@ def test_overview_grows_with_the_people(world: World, anna: PersonFiles, bert: P
         _draw(world, tmp_path, "overview")
 
 
-def test_figures_are_reproducible_and_say_where_they_come_from(world: World, anna: PersonFiles, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["person", "cross"])
+def test_figures_are_reproducible_and_say_where_they_come_from(
+    world: World, anna: PersonFiles, bert: PersonFiles, tmp_path: Path, kind: figures.Kind
+) -> None:
     for name in ("a", "b"):
-        _draw(world, tmp_path / name, "person", anna)
-    assert (tmp_path / "a" / "person.png").read_bytes() == (tmp_path / "b" / "person.png").read_bytes()
-    provenance = read_provenance(tmp_path / "a" / "person.png")
+        _draw(world, tmp_path / name, kind, anna, driver=bert.capture if kind == "cross" else None)
+    assert (tmp_path / "a" / f"{kind}.png").read_bytes() == (tmp_path / "b" / f"{kind}.png").read_bytes()
+    provenance = read_provenance(tmp_path / "a" / f"{kind}.png")
     assert provenance is not None
     assert (provenance["stage"], provenance["subject"]) == ("figure", "anna")
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -115,15 +116,23 @@ def test_files_are_what_other_programs_read(world: World, fitted: FitOutputs) ->
     assert not list(fitted.checkpoints.glob("*.pt"))
 
 
-def killed(world: World, output: Path, *death: str) -> tuple[int, list[int]]:
-    """Run `fit.victim`, which dies; returns its exit status and the steps that it did."""
+def started(world: World, output: Path, *death: str) -> subprocess.Popen[str]:
+    """Start `fit.victim`."""
     folder = world.inputs.capture.parents[1]
     command = [sys.executable, "-m", "fit.victim", str(folder), str(output), *death]
-    done = subprocess.run(
-        command, cwd=TESTS, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=TESTS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, [int(line) for line in done.stdout.split()]
+
+
+def killed(world: World, output: Path, *death: str) -> tuple[int, list[int]]:
+    """Run `fit.victim`, which dies; returns its exit status and the steps that it did."""
+    process = started(world, output, *death)
+    steps, said = process.communicate()
+    assert "Traceback" not in said, said
+    assert process.returncode != AGAIN or f"stopped at step {int(death[1]) + 1} of 60; the same command goes" in said
+    return process.returncode, [int(line) for line in steps.split()]
 
 
 def finished(world: World, output: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> list[int]:
@@ -165,6 +174,18 @@ def test_a_killed_fit_goes_on_from_its_checkpoint(
     assert killed(world, tmp_path, "SIGKILL", "47") == (-signal.SIGKILL, list(range(47)))
     assert not (tmp_path / "avatar").exists()
     assert finished(world, tmp_path, monkeypatch) == list(range(40, 60))  # there was a checkpoint after 40
+    assert contents(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("first_is_killed", [False, True])
+def test_two_fits_at_once_end_with_the_bytes_of_one(
+    world: World, tmp_path: Path, uninterrupted: dict[str, bytes], first_is_killed: bool, second_process: Any
+) -> None:
+    """As when a new Snakemake submits a job that an old one's Slurm still runs."""
+    first = started(world, tmp_path, "SIGSTOP", "47")
+    said = second_process(first, lambda: started(world, tmp_path, "SIGSTOP", "never"), first_is_killed)
+    assert ("going on from step 40 of 60 (checkpoint of " in said) == first_is_killed
+    assert (f"made meanwhile by process {first.pid}" in said) != first_is_killed
     assert contents(tmp_path) == uninterrupted
 
 

@@ -7,6 +7,7 @@ It prints the steps that it did, one per line. The signal comes before that step
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -51,4 +52,5 @@ def main(world: str, output: str, name: str, moment: str) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     main(*sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.config import AugmentConfig, EncoderConfig, OneShotConfig, PriorConfig
+from osgap.runtime.gpus import using
 from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh
 from osgap.splat.avatar import Avatar
@@ -48,6 +50,13 @@ class World:
 
     def maps(self, subject: str) -> Path:
         return self.folder / "uv_gt" / f"{subject}.npz"
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All but what is about GPUs: only there are bytes the same again."""
+    with using("auto" if request.node.get_closest_marker("gpu") else "cpu"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +114,6 @@ def tiny_prior() -> PriorConfig:
         learning_rate=1e-3,
         ema=0.5,
         precision="32-true",
-        accelerator="cpu",
         workers=0,
         checkpoint_every=2,
     )

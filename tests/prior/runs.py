@@ -31,15 +31,18 @@ def outputs(folder: Path) -> TrainOutputs:
 
 
 _SCRIPT = """
-import json, sys
+import json, logging, sys
 from pathlib import Path
 import torch
 from osgap.head.config import HeadAssets
 from osgap.prior.config import PriorConfig
 from osgap.prior.training.stage import TrainInputs, TrainOutputs, run
+from osgap.runtime.gpus import use
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(1)
     job = json.loads(Path(sys.argv[1]).read_text())
+    use("cpu")
     run(
         PriorConfig.model_validate(job["config"]),
         TrainInputs(tuple(map(Path, job["captures"])), tuple(map(Path, job["maps"])), HeadAssets(**job["head"])),
@@ -91,7 +94,7 @@ def tiny(steps: int = 6) -> PriorConfig:
     return PriorConfig.model_validate(
         {
             "encoder": encoder, "source_cameras": 2, "sources": 2, "targets": 2, "steps": steps, "warmup": 2,
-            "learning_rate": 1e-3, "ema": 0.5, "precision": "32-true", "accelerator": "cpu", "workers": 0,
+            "learning_rate": 1e-3, "ema": 0.5, "precision": "32-true", "workers": 0,
             "checkpoint_every": 2,
         }
     )  # fmt: skip

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from osgap.runtime import gpus
+from osgap.runtime.cards import describe_driver, list_gpus
 from osgap.runtime.errors import UserError
 
 from . import fake_nvml
@@ -93,7 +94,9 @@ Cards = Callable[[list[dict[str, Any]] | None], None]
 @pytest.fixture
 def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cards:
     """Say which cards the machine has; locks go to a folder of the test."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "CUDA_VISIBLE", "OSGAP_LEASED")) or name in ("PBS_JOBID", "LSB_JOBID"):
+            monkeypatch.delenv(name)
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     return lambda given: fake_nvml.install(monkeypatch, tmp_path, given)
 
@@ -122,9 +125,9 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cards:
 )
 def test_listing(cards: Cards, given: list[dict[str, Any]] | None, found: list[str]) -> None:
     cards(given)
-    assert gpus.list_gpus() == found
+    assert list_gpus() == found
     named = next(({"name": card.get("name", "NVIDIA A")} for card in given or [] if not card.get("hidden")), None)
-    assert gpus.describe_driver() == (None if named is None else (named["name"], fake_nvml.DRIVER))
+    assert describe_driver() == (None if named is None else (named["name"], fake_nvml.DRIVER))
     assert sys.modules["pynvml"]._users == 0, "what was initialised is given back"
 
 
@@ -147,15 +150,15 @@ def test_the_library_is_what_the_tests_take_it_for() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver")
 def test_a_machine_without_a_driver() -> None:
-    assert gpus.list_gpus() == []
-    assert gpus.describe_driver() is None
+    assert list_gpus() == []
+    assert describe_driver() is None
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_what_cuda_shows_is_listed() -> None:
     shown = str(torch.cuda.get_device_properties(0).uuid)
-    assert shown in " ".join(gpus.list_gpus())
+    assert shown in " ".join(list_gpus())
 
 
 def test_the_lease_restricts_the_process_and_its_children(cards: Cards) -> None:
@@ -228,7 +231,6 @@ def test_a_partition_works_alone(cards: Cards) -> None:
     [
         ({}, {}, "GPU-a,GPU-b"),
         ({"devices": 1}, {}, "GPU-a"),
-        ({"accelerator": "cpu"}, {}, None),
         ({}, {"LOCAL_RANK": "0"}, None),  # torchrun's
         ({}, {"SLURM_STEP_NUM_TASKS": "2"}, None),
         ({"nodes": 2}, {}, None),
@@ -262,12 +264,168 @@ def test_no_gpu(cards: Cards, given: list[dict[str, Any]] | None) -> None:
     assert not gpus.lock_folder().exists()
 
 
-def test_the_schedulers_choice_wins(cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_a_user_has_chosen_is_not_leased(cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
     cards(TWO[:1])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with gpus.lease_gpu():
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
         assert not gpus.lock_folder().exists()
+
+
+SIDE_BY_SIDE = """
+import logging, os, sys, tempfile
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+tempfile.gettempdir = lambda: sys.argv[1]
+from types import SimpleNamespace
+cuda = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: False)
+sys.modules["torch"] = SimpleNamespace(cuda=cuda, device=lambda *name: name)  # which would take seconds to load
+from osgap.runtime import gpus
+gpus._check = lambda gpu: None
+with gpus.lease_gpu():
+    print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("job", [{"SLURM_JOB_ID": "17"}, {}], ids=["in an allocation", "of a user's list"])
+def test_jobs_side_by_side_take_different_ones_of_the_visible(
+    cards: Cards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: dict[str, str]
+) -> None:
+    """A Snakemake that runs its jobs in an allocation, or in a shell that has been given some cards."""
+    cards([{"uuid": f"GPU-{letter}"} for letter in "abcd"])
+    for name, value in {**job, "CUDA_VISIBLE_DEVICES": "1,3"}.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-c", SIDE_BY_SIDE, str(tmp_path)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
+    try:
+        waits = next(process for process in started if "leased by other processes" in line(process.stderr))
+        started.remove(waits)
+        assert {line(process.stdout) for process in started} == {"1", "3"}
+        started[0].communicate("\n", timeout=60)
+        assert line(waits.stdout) in {"1", "3"}
+    finally:
+        for process in (waits, *started):
+            process.kill()
+            process.communicate()
+
+
+def test_another_job_has_other_cards_of_the_same_number(
+    cards: Cards, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where control groups hide what is others', each job counts its cards from 0."""
+    cards(TWO[:1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpus, "_check", lambda gpu: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with gpus.lease_gpu(), monkeypatch.context() as other:
+        other.setenv("SLURM_JOB_ID", "18")
+        other.delenv("OSGAP_LEASED_GPUS")
+        with gpus.lease_gpu() as device:  # would wait for ever
+            assert device == torch.device("cuda", 0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "OSGAP_LEASED_GPUS" not in os.environ
+
+
+# what is computed on -------------------------------------------------------------------------------------
+@pytest.fixture
+def torch_finds(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Say how many cards torch finds."""
+
+    def say(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(gpus, "_check", lambda gpu: None)
+
+    return say
+
+
+TorchFinds = Callable[[int], None]
+
+
+def test_the_cpu_alone_touches_no_card(cards: Cards, torch_finds: TorchFinds, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(TWO)
+    torch_finds(2)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(gpus, "find_allocation", lambda: pytest.fail("cards were looked for"))
+    with gpus.using("cpu"), gpus.lease_gpu() as device, gpus.lease_gpus(1):
+        assert device == torch.device("cpu")
+        assert gpus.device_type() == "cpu"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+        assert not gpus.lock_folder().exists()
+
+
+def test_no_gpu_where_one_is_asked_for(cards: Cards, torch_finds: TorchFinds) -> None:
+    cards(None)
+    torch_finds(0)
+    with gpus.using("cuda"):
+        for lease in (gpus.lease_gpu(), gpus.lease_gpus("auto")):
+            with (
+                pytest.raises(UserError, match=r"accelerator is cuda, but torch .*; set it to auto or cpu, or use"),
+                lease,
+            ):
+                pass
+    with gpus.lease_gpu() as device:
+        assert device == torch.device("cpu")
+    torch_finds(1)
+    with gpus.using("cuda"), gpus.lease_gpu() as device:
+        assert device == torch.device("cuda", 0)
+
+
+def test_a_job_that_asked_for_no_gpu_leaves_those_of_others_alone(
+    cards: Cards, torch_finds: TorchFinds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cards(TWO)
+    torch_finds(2)
+    gpus._warn.cache_clear()
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with gpus.lease_gpu() as device, gpus.lease_gpus("auto"):
+        assert device == torch.device("cpu")
+        assert not gpus.lock_folder().exists()
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "Slurm job 17 asked for no GPU, although " in warning.getMessage()
+    assert "has 2 GPUs, which may be given to others: COMPUTING ON THE CPU" in warning.getMessage()
+    assert "--set-resources fit:gpu=1" in warning.getMessage()
+    with gpus.using("cuda"), pytest.raises(UserError, match="accelerator is cuda, but Slurm job 17 asked for no GPU"):
+        gpus.device_type()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0"}, r"has 1 GPU on .* \(CUDA_VISIBLE_DEVICES=0\), but torch"),
+        ({"SLURM_GPUS_ON_NODE": "2"}, r"has 2 GPUs on .* \(SLURM_GPUS_ON_NODE=2\), but torch"),
+    ],
+    ids=str,
+)
+def test_a_job_whose_gpu_is_not_there_fails(
+    cards: Cards, torch_finds: TorchFinds, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], said: str
+) -> None:
+    cards(None)
+    torch_finds(0)
+    for name, value in {"SLURM_JOB_ID": "17", "SLURMD_NODENAME": "node1", **environment}.items():
+        monkeypatch.setenv(name, value)
+    for lease in (gpus.lease_gpu(), gpus.lease_gpus("auto"), gpus.lease_gpus(1)):
+        with pytest.raises(UserError, match=f"Slurm job 17 {said}.*nvidia-smi.*accelerator to cpu"), lease:
+            pass
+    with gpus.using("cpu"), gpus.lease_gpu() as device:
+        assert device == torch.device("cpu")
+    monkeypatch.delenv("SLURMD_NODENAME")
+    with pytest.raises(UserError, match=r"this shell .of salloc. is not on the job's machine.* with srun"):
+        gpus.device_type()
+
+
+def test_fewer_cards_than_were_given(cards: Cards, torch_finds: TorchFinds, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(TWO)
+    torch_finds(1)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UserError, match=r"job 17 has 2 GPUs on .*, but torch finds 1 of them"), gpus.lease_gpus("auto"):
+        pass
+    with pytest.raises(UserError, match=r"3 GPUs are asked for, but Slurm job 17 has 2 whole ones .CUDA_VISIBLE.*=0,1"):
+        gpus.lease_gpus(3).__enter__()
 
 
 def test_a_leased_card_is_the_one_cuda_shows(monkeypatch: pytest.MonkeyPatch) -> None:

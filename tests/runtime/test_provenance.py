@@ -9,6 +9,7 @@ from pathlib import Path
 from osgap.runtime.acceptance import Acceptance, looking_through, write_acceptances
 from osgap.runtime.code import code_digest
 from osgap.runtime.provenance import Key, Provenance
+from osgap.runtime.upgrades import current_versions
 
 MODULE = "osgap.runtime.artifacts"
 
@@ -44,12 +45,11 @@ def collect() -> Provenance:
     return Provenance.collect("fit", MODULE, subject="a", config={"x": 1}, inputs=[], seed=0)
 
 
-def test_an_upgrade_of_osgap_keeps_checkpoints_and_other_changes_do_not() -> None:
+def test_upgrades_keep_checkpoints_and_other_changes_do_not() -> None:
     provenance = collect()
-    for versions, same in ({"osgap": "99"}, True), ({"numpy": "0"}, False):
-        assert (replace(provenance, versions={**provenance.versions, **versions}).key == provenance.key) == same, (
-            versions
-        )
+    for versions in {"osgap": "99"}, {"numpy": "0"}:
+        key = replace(provenance, versions={**provenance.versions, **versions}).key
+        assert (key.computation, key.code) == (provenance.key.computation, provenance.key.code)
     for change in ({"seed": 1}, {"subject": "b"}, {"config": {"x": 2}}, {"inputs": {"a": "0"}}, {"stage": "bake"}):
         assert replace(provenance, **change).key.computation != provenance.key.computation, change
     edited = replace(provenance, code={**provenance.code, MODULE: "0"}).key
@@ -68,9 +68,23 @@ def test_acceptances_are_named_where_they_were_looked_through(tmp_path: Path) ->
     with looking_through(tmp_path / "accepted.json"):
         provenance = collect()
     assert provenance.as_dict()["accepted"] == ["old", "older"]
-    assert provenance.key == Key(collect().key.computation, now, ("old", "older"))
+    assert provenance.key == Key(collect().key.computation, now, ("old", "older"), current_versions())
     assert not {"accepted", "resumed"} & collect().as_dict().keys(), "the `with` is over"
     resumed = provenance.resumed_from({now, "old"}).as_dict()
     assert resumed["resumed"] == ["old"]
     assert json.loads(json.dumps(resumed)) == resumed
     assert "resumed" not in provenance.resumed_from({now}).as_dict()
+
+
+def test_an_upgrade_on_the_way_is_named() -> None:
+    provenance = collect()
+    assert (
+        "upgraded"
+        not in provenance.resumed_from([], [provenance.versions, {**provenance.versions, "osgap": "0"}]).as_dict()
+    )
+    earlier = {**provenance.versions, "numpy": "1.0"}
+    del earlier["torch"]
+    upgraded = provenance.resumed_from([], [provenance.versions, earlier, {**earlier, "spam": "3"}]).as_dict()
+    assert upgraded["upgraded"] == {"numpy": ["1.0"], "spam": ["3"], "torch": ["(not installed)"]}
+    assert upgraded["versions"] == current_versions()
+    assert json.loads(json.dumps(upgraded)) == upgraded

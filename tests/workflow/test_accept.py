@@ -22,7 +22,6 @@ from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Key
 from osgap.synthetic.head import stage
 from osgap.workflow import accept as work
-from osgap.workflow import pipeline as pipeline_module
 from osgap.workflow.config import load_config
 from osgap.workflow.layout import Layout
 from osgap.workflow.pipeline import Pipeline
@@ -48,6 +47,7 @@ class World:
         self.pipeline = Pipeline(load_config([{"results": str(results)}]))
         self.layout = self.pipeline.layout
         self.version = 0
+        self.packages = 0
         self.recorded: dict[Path, str] = {}
 
     def file(self, subject: str) -> Path:
@@ -55,7 +55,9 @@ class World:
 
     def finish(self, subject: str, *resumed: int) -> None:
         """Write what a job writes that is run now."""
-        provenance = {"stage": STAGE, "subject": subject, "code": code_of(self.version)}
+        versions = {"torch": f"2.{self.packages}", "osgap": str(self.version)}
+        provenance: dict[str, Any] = {"stage": STAGE, "subject": subject, "code": code_of(self.version)}
+        provenance["versions"] = versions
         if resumed:
             provenance["resumed"] = [digest(version) for version in resumed]
         write_json(self.file(subject), {}, provenance)
@@ -64,8 +66,11 @@ class World:
         """What the rule is told of a job, as a Snakemake finds that starts now."""
         self.pipeline.__dict__.pop("acceptances", None)
         self.pipeline.recorded = self.recorded.get
-        code = self.pipeline.code(STAGE)
-        return code if isinstance(code, str) else code(SimpleNamespace(items=lambda: {"subject": subject}.items()))
+        return self.pipeline.code(STAGE)(SimpleNamespace(items=lambda: {"subject": subject}.items()))
+
+    def treat_upgrades(self, mode: str) -> None:
+        """Set the config's key."""
+        self.pipeline.config = self.pipeline.config.model_copy(update={"upgrades": mode})
 
     def planned(self, subject: str) -> bool:
         return self.recorded[self.file(subject)] != self.parameter(subject)
@@ -88,8 +93,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path / "results")
     monkeypatch.setattr(work, "code_digests", lambda _: code_of(world.version))
-    for module in (work, pipeline_module):
-        monkeypatch.setattr(module, "code_digest", lambda _: digest(world.version))
+    monkeypatch.setattr(work, "code_digest", lambda _: digest(world.version))
+    monkeypatch.setattr(work, "current_versions", lambda: {"torch": f"2.{world.packages}", "osgap": "9"})
     return world
 
 
@@ -162,6 +167,8 @@ def test_a_training_under_way_says_by_what_code(world: World) -> None:
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("edit"), st.integers(0, 3)),
+        st.tuples(st.just("upgrade"), st.integers(0, 2)),
+        st.tuples(st.just("upgrades"), st.sampled_from(("warn", "rerun", "accept"))),
         st.tuples(st.sampled_from(("accept", "undo", "make")), st.none()),
         st.tuples(st.just("run"), st.tuples(st.sampled_from("abc"), st.sampled_from(("before", "between", "after")))),
     ),
@@ -171,17 +178,23 @@ steps = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
-def test_jobs_run_if_and_only_if_other_code_made_their_outputs(
+def test_jobs_run_if_and_only_if_other_code_or_packages_made_their_outputs(
     steps: list[Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever order people are fitted in, code is edited (and back), accepted and taken back."""
+    """Whatever the order of fits, edits (and back), upgrades, acceptances and what takes them back."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         world = make_world(tmp_path_factory.mktemp("world"), monkeypatch)
         made: dict[str, int] = {}
+        by: dict[str, int] = {}
+        mode = "warn"
         accepted: set[tuple[int, int]] = set()
         for step, detail in steps:
             if step == "edit":
                 world.version = detail
+            elif step == "upgrade":
+                world.packages = detail
+            elif step == "upgrades":
+                world.treat_upgrades(mode := detail)
             elif step == "accept":
                 work.accept(world.layout, [STAGE])
                 accepted |= {(version, world.version) for version in made.values()}
@@ -192,10 +205,50 @@ def test_jobs_run_if_and_only_if_other_code_made_their_outputs(
                 jobs = [detail] if step == "run" else [(s, "before") for s in made if world.planned(s)]
                 for subject, evaluated in jobs:
                     world.run(subject, evaluated)
-                    made[subject] = world.version
+                    made[subject], by[subject] = world.version, world.packages
             for subject, version in made.items():
                 stands = version == world.version or (version, world.version) in accepted
+                stands = stands and (mode != "rerun" or by[subject] == world.packages)
                 assert world.planned(subject) != stands
+
+
+def test_an_upgrade_on_the_way_counts(world: World) -> None:
+    world.run("101")
+    content = json.loads(world.file("101").read_text())["provenance"]
+    write_json(world.file("101"), {}, {**content, "upgraded": {"torch": ["1.0"]}})
+    assert not world.planned("101")
+    world.treat_upgrades("rerun")
+    assert world.planned("101")
+
+
+def test_nothing_is_opened_where_nothing_was_accepted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study has thousands of outputs."""
+    world.treat_upgrades("rerun")
+    world.run("101")
+    world.packages = 1
+    assert world.planned("101")
+    world.run("101")
+    assert not world.planned("101")
+    world.treat_upgrades("warn")
+    monkeypatch.setattr(work, "read_provenance", lambda path: pytest.fail("a file was opened"))
+    assert not world.planned("101"), "what an upgrade ran again stays"
+    world.version = 1
+    assert world.planned("101")
+
+
+def test_outputs_of_experiments_are_found(tmp_path: Path) -> None:
+    for place in ("", "experiments/a/", "experiments/b/"):
+        write_json(tmp_path / f"{place}prior/train.json", {}, {"stage": "train", "code": code_of(1)})
+    write_json(tmp_path / "experiments/a/oneshot/101/oneshot.json", {}, {"stage": "oneshot", "code": code_of(1)})
+    with Checkpoints(
+        Layout(tmp_path, place="experiments/a/").checkpoints("train"), Key("one", digest(0))
+    ) as checkpoints:
+        checkpoints.save({})
+    layout = Layout(tmp_path)
+    found = work.gather(layout, "train")
+    assert len(found.outputs) == 3
+    assert len(found.checkpoints) == 1
+    assert len(work.gather(layout, "oneshot").outputs) == 1
 
 
 # which files are looked at -------------------------------------------------------------------------------
@@ -312,8 +365,7 @@ def test_stages_that_the_command_line_runs_look_through_acceptances(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "results"
-    code = Pipeline(load_config([{"results": str(results)}])).code("synthetic-head")
-    assert isinstance(code, str)
+    code = Pipeline(load_config([{"results": str(results)}])).code("synthetic-head")(SimpleNamespace(items=dict))
     write_acceptances(results / "accepted.json", {"synthetic-head": [Acceptance("0" * 16, code)]})
     written: list[dict[str, Any]] = []
     monkeypatch.setattr(stage, "write_assets", lambda _, provenance: written.append(provenance))

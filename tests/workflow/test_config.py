@@ -41,6 +41,7 @@ def test_shipped_configs_are_valid() -> None:
         ({"subjects": {"entries": {"017": {"sorce": {}}}}}, ["subjects.entries.017.sorce", "did you mean `source`"]),
         ({"capture": {"sequences": ["EXP-2-eye"]}}, ["capture.sequences", "EXP-2-eye", "did you mean 'EXP-2-eyes'"]),
         ({"synthetic": {"sequences": ["EXP-2-eyes"]}}, ["synthetic.sequences", "unknown key"]),
+        ({"prior": {"accelerator": "cpu"}}, ["prior.accelerator", "`accelerator` is a key of the top"]),
         ({"capture": {"tracking": "{result}/{subject}"}}, ["capture.tracking", "{result}"]),
     ],
 )

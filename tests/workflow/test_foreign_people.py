@@ -17,6 +17,7 @@ from .conftest import make_checkout
 pytestmark = pytest.mark.slow
 
 SETTINGS = {
+    "accelerator": "cpu",
     "subjects": {"train": ["subject_000"], "test": ["subject_001"]},
     "fit": {"uv_size": 64, "iterations": 60, "images_per_step": 2, "initial_opacity": 0.7},
     "prior": {
@@ -31,7 +32,6 @@ SETTINGS = {
         "steps": 4,
         "warmup": 1,
         "precision": "32-true",
-        "accelerator": "cpu",
         "workers": 0,
     },
     "oneshot": {"network_steps": 2, "map_steps": 6},

@@ -71,6 +71,13 @@ def test_a_complete_config_passes(real: dict[str, Any]) -> None:
         ({"subjects": {"test": []}}, ["subjects.test", "empty"]),
         ({"subjects": {"entries": {"099": {}}}}, ["099", "subjects.entries"]),
         ({"subjects": {"entries": {"024": {"participant": 17}}}}, ["024", "017", "same", "unseen"]),
+        ({"subjects": {"entries": {"024": {"driver": "099"}}}}, ["subjects.entries.024.driver", "099", "name one"]),
+        ({"subjects": {"entries": {"024": {"driver": "024"}}}}, ["subjects.entries.024.driver", "themselves"]),
+        ({"experiments": {"a": {"prior": {"validation": ["099"]}}}}, ["experiment a", "prior.validation", "099"]),
+        (
+            {"experiments": {"a": {"prior": {"vgg": {"path": "/absent/vgg16.pth", "sha256": "397923af"}}}}},
+            ["experiment a", "prior.vgg", "/absent/vgg16.pth", "no such file"],
+        ),
         (
             {"prior": {"vgg": {"path": "/absent/vgg16.pth", "sha256": "397923af"}}},
             ["prior.vgg", "/absent/vgg16.pth", "no such file"],
@@ -117,7 +124,7 @@ def test_jobs_are_told_what_they_use_and_nothing_else(demo: Pipeline, stage: str
         assert (section in told) <= (section in used), section
     assert "train" not in told.get("subjects", {}), "a new person must not concern the others"
     assert ("synthetic" in told) == ("synthetic" in used)
-    again = Pipeline(load_config([demo.settings(stage)]))
+    again = Pipeline(load_config([demo.operation, demo.settings(stage)]))
     assert again.layout == demo.layout
     for name in spec.sections:
         expected = operator.attrgetter(name)(demo.config)
@@ -163,8 +170,9 @@ def test_another_supervision_concerns_its_own_jobs_and_the_report() -> None:
     assert {stage for stage in STAGES if stage != "oneshot" and changed(stage)} == {"tables", "figure", "video"}
     told = json.loads(after.settings("tables"))
     assert told["oneshot"] == {"supervision": ["few_shot", "one_shot"]}
-    job = Pipeline(load_config([after.settings("oneshot", "201", supervision="few_shot")])).config.oneshot
-    assert job == after.config.oneshot.concerning("few_shot")
+    job = load_config([after.operation, after.settings("oneshot", "201", supervision="few_shot")]).oneshot
+    assert list(job.supervision) == ["few_shot"]
+    assert job == after.config.oneshot.concerning("few_shot").model_copy(update={"supervision": job.supervision})
     assert job.few_shot_photos == 4
     assert after.config.oneshot.concerning("one_shot") == before.config.oneshot
 
@@ -232,8 +240,24 @@ def test_a_folder_is_a_data_url(real: dict[str, Any], tmp_path: Path, monkeypatc
         check(Pipeline(load_config([deep_merge(real, {"capture": {"url": "absent"}})])))
 
 
-def test_drivers_are_somebody_else(demo: Pipeline) -> None:
-    for subject in demo.config.subjects.test:
-        assert demo.driver(subject) != subject
-    alone = Pipeline(load_config([{"subjects": {"train": ["1"], "test": ["2"]}}]))
-    assert alone.driver("2") == "1"
+@pytest.mark.parametrize(
+    ("subject", "train", "driver"),
+    [
+        ("2", ["1"], "1"),
+        ("201", ["101", "301", "202"], "202"),  # the next in alphabetical order
+        ("401", ["301", "101"], "101"),  # of the last the first
+        ("101", ["101", "301"], "301"),  # who trains as well
+    ],
+)
+def test_drivers_are_the_next_training_person(subject: str, train: list[str], driver: str) -> None:
+    for test in ([subject], [subject, "2010"], ["0", subject, "999"]):
+        people = {"train": train, "test": [person for person in test if person not in train]}
+        assert Pipeline(load_config([{"subjects": people}])).driver(subject) == driver
+
+
+def test_a_driver_may_be_named(real: dict[str, Any]) -> None:
+    people = {"subjects": {"train": ["017", "018"]}}
+    named = {"subjects": {"entries": {"024": {"driver": "018"}}}}
+    assert Pipeline(load_config([real, people])).driver("024") == "017"
+    assert Pipeline(load_config([real, people, named])).driver("024") == "018"
+    assert Pipeline(load_config([real, people, named])).driver("017") == "018"

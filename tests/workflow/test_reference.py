@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from osgap.cli.common import Common
 from osgap.cli.config import config as command
 from osgap.runtime.errors import UserError
-from osgap.runtime.section import Section
+from osgap.runtime.section import Section, is_operational
 from osgap.workflow import config_check, reference
 from osgap.workflow.config import Config, load_config
 from osgap.workflow.config_check import check
@@ -181,10 +181,11 @@ def test_profiles_are_partial_configs(path: Path) -> None:
 
 def test_the_page_has_a_row_for_every_leaf_of_the_config() -> None:
     page = reference.page()
-    rows = dict(re.findall(r"^\| `([\w.]+)` \| .* \| (`[^|]*`|required) \| [^|]+ \|$", page, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| .* \| (`[^|]*`|required) \| (?:[^|]|\\\|)+ \|$", page, re.MULTILINE))
     dump = Config().model_dump(mode="json")
     leaves = _leaves(dump)
-    for optional in ("subjects.entries", "flame.assets", "synthetic", "prior.weights", "prior.vgg", "prior.refiner"):
+    sections = ("flame.assets", "synthetic", "prior.weights", "prior.vgg", "prior.refiner")
+    for optional in ("subjects.entries", "experiments", *sections):
         assert leaves.pop(optional) in (None, {})
     assert leaves.pop("evaluation.lpips.alex") is leaves.pop("evaluation.lpips.vgg") is None
     for name, value in leaves.items():
@@ -204,6 +205,32 @@ def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
         else:
             found[".".join((*path, key))] = value
     return found
+
+
+def marked(model: type[BaseModel], path: str = "", above: bool = False) -> Iterator[str]:
+    """Keys that are marked as operational, or within a section that is; not those that are places."""
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        here = above or (is_operational(field) and not (isinstance(extra, dict) and extra.get("place")))
+        within = f"{path}{name}.ID." if get_origin(field.annotation) is dict else f"{path}{name}."
+        sections = [
+            part
+            for part in (field.annotation, *get_args(field.annotation))
+            if isinstance(part, type) and issubclass(part, BaseModel)
+        ]
+        for section in sections:
+            yield from marked(section, within, here)
+        if here and not sections:
+            yield f"{path}{name}"
+
+
+def test_the_page_says_which_keys_rerun_nothing() -> None:
+    said = {line.split("`")[1] for line in reference.page().splitlines() if line.endswith(" Reruns nothing. |")}
+    assert said == set(marked(Config))
+    assert {"fit.checkpoint_every", "prior.workers", "cluster.gpu", "cache.folder"} <= said
+    # Files at another path are other files to Snakemake.
+    places = {"results", "flame.assets.model", "capture.tracking", "subjects.entries.ID.tracking", "prior.vgg.path"}
+    assert not said & {"fit.iterations", "subjects.entries.ID.source", *places}
 
 
 def test_types_as_people_say_them() -> None:

@@ -30,9 +30,9 @@ from osgap.runtime.gpus import lease_gpu
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance
 from osgap.runtime.seeds import derive_seed
-from osgap.runtime.termination import AGAIN, termination
+from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import GaussianAttributes
-from osgap.splat.avatar import Avatar
+from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 
 _CHECKPOINT_PAUSE = 10  # times what the last checkpoint took, until the next one; none after one that was cheap
 _CHEAP_SECONDS = 1.0
@@ -66,6 +66,12 @@ class OneShotOutputs:
     checkpoints: Path
     """Folder, emptied at the end."""
 
+    @property
+    def files(self) -> list[Path]:
+        """All that is left at the end."""
+        avatars = [folder / name for folder in (self.avatar, self.prior_avatar) for name in (POINT_CLOUD, FLAME_PARAM)]
+        return [*avatars, self.report, self.preview]
+
 
 def run(
     config: OneShotConfig,
@@ -89,31 +95,50 @@ def run(
             the prior was trained on this person or for maps of another size, or a loss is not finite.
         SystemExit: on SIGTERM and SIGUSR1, with status `osgap.runtime.termination.AGAIN`.
     """
-    start = time.perf_counter()
-    store = CaptureStore(inputs.capture)
     config = config.concerning(supervision)
     provenance = _provenance(config, source, inputs, subject=subject, seed=seed, supervision=supervision)
-    with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints, lease_gpu() as device:
-        model = _prior(inputs.prior, subject)
-        shown = _shown(store, config, source, subject, supervision)
-        # The first photograph is what the network reads; all that is shown of all frames is what is compared.
-        photos = [shown.photo(frame) for frame in (shown.frames[:1] if supervision == "all_frames" else shown.frames)]
-        photo = photos[0]
-        head, binding = _head(inputs, model, photo)
-        if device.type == "cuda":
-            model = model.to(device).to(memory_format=torch.channels_last)
-        rig = Rig.build(head.to(device), binding, [photo.params])
-        own_seed = derive_seed(seed, "oneshot", subject)
-        if supervision == "all_frames":
-            frames: AllFrames | FewPhotos = AllFrames(shown, rig.people[0], device, config.frames_per_step, own_seed)
-        else:
-            frames = FewPhotos(photos, rig.people[0], device)
-        personal = Personalisation(model, photo, frames.sample(), rig, config, own_seed)
-        prepared = time.perf_counter()
-        _optimise(personal, frames, checkpoints, config.checkpoint_every)
-        optimised = time.perf_counter()
-        _write(outputs, personal, photos, binding, shown.record(), provenance.resumed_from(checkpoints.codes).as_dict())
+    with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints:
+        if checkpoints.made_meanwhile(provenance, outputs.files):
+            return
+        with lease_gpu() as device:
+            _make(config, source, inputs, outputs, subject, supervision, provenance, checkpoints, device)
         checkpoints.clear()
+
+
+def _make(
+    config: OneShotConfig,
+    source: SourceFrame | None,
+    inputs: OneShotInputs,
+    outputs: OneShotOutputs,
+    subject: str,
+    supervision: Supervision,
+    provenance: Provenance,
+    checkpoints: Checkpoints,
+    device: torch.device,
+) -> None:
+    """All that is left to do, and the files."""
+    start = time.perf_counter()
+    store = CaptureStore(inputs.capture)
+    model = _prior(inputs.prior, subject)
+    shown = _shown(store, config, source, subject, supervision)
+    # The first photograph is what the network reads; all that is shown of all frames is what is compared.
+    photos = [shown.photo(frame) for frame in (shown.frames[:1] if supervision == "all_frames" else shown.frames)]
+    photo = photos[0]
+    head, binding = _head(inputs, model, photo)
+    if device.type == "cuda":
+        model = model.to(device).to(memory_format=torch.channels_last)
+    rig = Rig.build(head.to(device), binding, [photo.params])
+    own_seed = derive_seed(provenance.seed, "oneshot", subject)
+    if supervision == "all_frames":
+        frames: AllFrames | FewPhotos = AllFrames(shown, rig.people[0], device, config.frames_per_step, own_seed)
+    else:
+        frames = FewPhotos(photos, rig.people[0], device)
+    personal = Personalisation(model, photo, frames.sample(), rig, config, own_seed)
+    prepared = time.perf_counter()
+    _optimise(personal, frames, checkpoints, config.checkpoint_every)
+    optimised = time.perf_counter()
+    stamp = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
+    _write(outputs, personal, photos, binding, shown.record(), stamp)
     _log.info(
         "%s: %s of %s on %s, first camera %s, timestep %d of %s; loading %.1f s, optimising %.1f s, writing %.1f s",
         subject,
@@ -189,6 +214,7 @@ def _optimise(personal: Personalisation, frames: FewPhotos | AllFrames, checkpoi
     saved = checkpoints.load()
     if saved is not None:
         personal.restore(saved)
+    checkpoints.say_step(personal.step, personal.steps)
     steps = range(personal.step, personal.steps)
     start, cost = time.perf_counter(), 0.0
     with termination() as terminated:
@@ -202,7 +228,7 @@ def _optimise(personal: Personalisation, frames: FewPhotos | AllFrames, checkpoi
                 start = time.perf_counter()
                 cost = start - before if start - before > _CHEAP_SECONDS else 0.0
             if stop:
-                raise SystemExit(AGAIN)
+                raise stopped(personal.step, personal.steps)
     personal.settle()
 
 

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from osgap.prior.config import PriorConfig
 from osgap.runtime.errors import UserError
-from osgap.runtime.gpus import lease_gpus
+from osgap.runtime.gpus import accelerator, device_type, lease_gpus
 from osgap.runtime.termination import SIGNALS
 
 _PERIOD = 1.0  # seconds between two looks at the parent
@@ -54,7 +54,7 @@ def launch(config: PriorConfig) -> Any:
         # It says so wherever Slurm is installed; that there is no `srun` here is the workflow's choice.
         warnings.filterwarnings("ignore", message="The `srun` command is available")
         fabric = Fabric(
-            accelerator=config.accelerator,
+            accelerator=device_type(),
             devices=config.devices,
             num_nodes=config.nodes,
             strategy=_together() if _count(config) > 1 else "auto",
@@ -146,10 +146,14 @@ def lease_devices(config: PriorConfig) -> contextlib.AbstractContextManager[None
 
     The processes that `launch` starts use those that the first one holds, and those of a scheduler what it gave them.
     """
-    started = "LOCAL_RANK" in os.environ  # by the first process, torchrun or a scheduler
-    if config.accelerator == "cpu" or torch.version.cuda is None or started or not _is_alone(config):
+    if accelerator() == "cpu" or not is_first(config):
         return contextlib.nullcontext()
     return lease_gpus(config.devices)
+
+
+def is_first(config: PriorConfig) -> bool:
+    """Whether no other process trains with this one so far: none has started it, and it will start any that do."""
+    return "LOCAL_RANK" not in os.environ and _is_alone(config)
 
 
 def _is_started_by_another() -> bool:
@@ -208,7 +212,7 @@ def _count(config: PriorConfig) -> int:
     """How many processes train."""
     if config.devices != "auto":
         return config.devices * config.nodes
-    return config.nodes * (1 if config.accelerator == "cpu" else max(1, torch.cuda.device_count()))
+    return config.nodes * (1 if device_type() == "cpu" else torch.cuda.device_count())
 
 
 def outlive_signals(_: int) -> None:

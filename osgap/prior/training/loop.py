@@ -31,7 +31,7 @@ from osgap.runtime.artifacts import atomic_path
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
 from osgap.runtime.progress import track
-from osgap.runtime.termination import AGAIN, termination
+from osgap.runtime.termination import stopped, termination
 from osgap.splat.render import Rendered
 
 _CURVE_POINTS = 200
@@ -138,7 +138,7 @@ class Training:
                         checkpoints.save(self.state())
                 if stop and not last:
                     self.fabric.barrier()  # until the state is saved: a process that ends takes the others with it
-                    raise SystemExit(AGAIN if checkpoints else 0)
+                    raise stopped(self.step, config.steps) if checkpoints else SystemExit(0)
 
     def advance(self, batch: Batch, rig: Rig) -> None:
         """One optimisation step.

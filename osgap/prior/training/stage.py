@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from osgap.head.config import HeadAssets
 from osgap.head.texels import bind_texels
 from osgap.prior.config import PriorConfig, check_validation
 from osgap.prior.network.model import Predictor, save_prior
-from osgap.prior.training.distributed import launch, lease_devices
+from osgap.prior.training.distributed import is_first, launch, lease_devices
 from osgap.prior.training.initial import initial_prior
 from osgap.prior.training.loop import Training
 from osgap.prior.training.people import People, TrainingSet, check_coverage
 from osgap.prior.training.tensorboard import TensorBoardLog
+from osgap.prior.training.turn import Turn
 from osgap.runtime.artifacts import write_json, write_png
-from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 from osgap.runtime.seeds import derive_seed
@@ -56,6 +57,11 @@ class TrainOutputs:
     events: Path
     """Folder for TensorBoard."""
 
+    @property
+    def files(self) -> list[Path]:
+        """All that is left at the end."""
+        return [self.model, self.mean, self.log, self.preview]
+
 
 def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed: int) -> None:
     """Train a prior and write it.
@@ -73,12 +79,19 @@ def run(config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, *, seed
         )
     people = People.load(inputs.captures, inputs.maps)
     check_validation(config.validation, people.subjects)
-    with lease_devices(config):  # which may have to be waited for
-        _run(config, inputs, outputs, people, launch(config), seed)
+    with contextlib.ExitStack() as stack:
+        turn = Turn(stack, outputs.checkpoints, outputs.files, partial(_provenance, config, inputs, seed))
+        if is_first(config) and not turn.take():  # before there are GPUs: who waits shall hold none
+            return
+        with lease_devices(config):  # which may have to be waited for
+            fabric = launch(config)
+            if turn.take_together(fabric):
+                _run(config, inputs, outputs, people, fabric, turn, seed)
+                fabric.barrier()
 
 
 def _run(
-    config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, people: People, fabric: Any, seed: int
+    config: PriorConfig, inputs: TrainInputs, outputs: TrainOutputs, people: People, fabric: Any, turn: Turn, seed: int
 ) -> None:
     """In each of the processes that train."""
     head = load_head(inputs.head)
@@ -86,22 +99,20 @@ def _run(
     check_coverage(inputs.maps, people.maps, binding.mask)
     learned_from, kept_out = people.divided(config.validation)
     training_set = TrainingSet.build(learned_from, kept_out, head.to(fabric.device), binding, config, fabric, seed)
-    provenance = _provenance(config, inputs, seed)
     model = initial_prior(config, learned_from.maps, binding.mask, derive_seed(seed, "weights"))
     training = Training(model, config, fabric, outputs.checkpoints)
 
-    if fabric.is_global_zero:
-        with Checkpoints(outputs.checkpoints, provenance.key) as checkpoints:
-            training.resume(fabric.broadcast(checkpoints.load()))
-            with contextlib.closing(TensorBoardLog(outputs.events, training.step)) as tensorboard:
-                training.fit(training_set, checkpoints, tensorboard)
-            source = provenance.resumed_from(checkpoints.codes).as_dict()
-            _write(outputs, training, training_set, learned_from, source)
-            checkpoints.clear()
-    else:
+    if (checkpoints := turn.checkpoints) is None:
         training.resume(fabric.broadcast(None))
         training.fit(training_set, None, None)
-    fabric.barrier()
+        return
+    training.resume(fabric.broadcast(checkpoints.load()))
+    checkpoints.say_step(training.step, config.steps)
+    with contextlib.closing(TensorBoardLog(outputs.events, training.step)) as tensorboard:
+        training.fit(training_set, checkpoints, tensorboard)
+    source = turn.provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
+    _write(outputs, training, training_set, learned_from, source)
+    checkpoints.clear()
 
 
 def _provenance(config: PriorConfig, inputs: TrainInputs, seed: int) -> Provenance:

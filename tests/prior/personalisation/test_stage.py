@@ -181,23 +181,38 @@ def test_the_photograph_is_matched_better_than_by_the_prior(world: Any, prior: P
 
 
 _SCRIPT = """
-import json, sys
+import json, logging, os, signal, sys
 from pathlib import Path
 import torch
 from osgap.head.config import HeadAssets
 from osgap.prior.config import OneShotConfig
 from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run
+from osgap.prior.personalisation.optimise import Personalisation
+from osgap.runtime.gpus import use
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 torch.set_num_threads(1)
+use("cpu")
 job = json.loads(sys.argv[1])
+advance = Personalisation.advance
+
+def suspended(self, views):
+    if self.step == job["suspended_at"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    advance(self, views)
+
+Personalisation.advance = suspended
 inputs = OneShotInputs(Path(job["capture"]), Path(job["prior"]), HeadAssets(**job["head"]))
 run(OneShotConfig(**job["config"]), None, inputs, OneShotOutputs(*map(Path, job["outputs"])), subject="grey", seed=3)
 """
 
 
-def _start(world: Any, prior: Path, folder: Path) -> subprocess.Popen[bytes]:
+def _start(
+    world: Any, prior: Path, folder: Path, suspended_at: int | None = None, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     outputs = _outputs(folder)
     job = {
         "config": _SETTINGS,
+        "suspended_at": suspended_at,
         "capture": str(world.capture("grey")),
         "prior": str(prior),
         "head": world.assets.model_dump(mode="json"),
@@ -205,7 +220,7 @@ def _start(world: Any, prior: Path, folder: Path) -> subprocess.Popen[bytes]:
             str(p) for p in (outputs.avatar, outputs.prior_avatar, outputs.report, outputs.preview, outputs.checkpoints)
         ],
     }
-    return subprocess.Popen([sys.executable, "-c", _SCRIPT, json.dumps(job)])
+    return subprocess.Popen([sys.executable, "-c", _SCRIPT, json.dumps(job)], stderr=stderr)
 
 
 def test_killed_runs_end_with_the_same_bytes(world: Any, prior: Path, made: Path, tmp_path: Path) -> None:
@@ -218,6 +233,19 @@ def test_killed_runs_end_with_the_same_bytes(world: Any, prior: Path, made: Path
     assert process.wait(60) == -signal.SIGKILL, "the run ended before it could be killed"
     assert torch.load(checkpoint, weights_only=True)["state"]["step"] in (3, 6, 9, 12)
     assert _start(world, prior, tmp_path).wait(240) == 0
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_is_killed", [False, True])
+def test_two_at_once_end_with_the_bytes_of_one(
+    world: Any, prior: Path, made: Path, tmp_path: Path, first_is_killed: bool, second_process: Any
+) -> None:
+    first = _start(world, prior, tmp_path, suspended_at=7)
+    said = second_process(first, lambda: _start(world, prior, tmp_path, stderr=subprocess.PIPE), first_is_killed)
+    assert ("going on from step 6 of " in said) == first_is_killed
+    assert (f"made meanwhile by process {first.pid}" in said) != first_is_killed
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name
 

@@ -22,7 +22,9 @@ PROGRAM = """
 import torch
 from osgap.prior.config import PriorConfig
 from osgap.prior.training.distributed import launch
-fabric = launch(PriorConfig(accelerator="cpu", devices=2))
+from osgap.runtime.gpus import using
+with using("cpu"):
+    fabric = launch(PriorConfig(devices=2))
 total = fabric.all_reduce(torch.tensor(1.0 + fabric.global_rank), reduce_op="sum")
 if fabric.is_global_zero:
     print("together", float(total))
@@ -87,8 +89,8 @@ def test_other_programs_without_a_file(
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "argv", [program])
     with pytest.raises(UserError, match=found):
-        launch(PriorConfig(accelerator="cpu", devices=2))
-    assert launch(PriorConfig(accelerator="cpu", devices=1)).world_size == 1, "one process needs no other"
+        launch(PriorConfig(devices=2))
+    assert launch(PriorConfig(devices=1)).world_size == 1, "one process needs no other"
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

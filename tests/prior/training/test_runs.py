@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +27,11 @@ from osgap.prior.network.model import load_prior
 from osgap.prior.training import stage as train
 from osgap.prior.training.data import Assembly, Batch, Frames
 from osgap.prior.training.monitor import StepMonitor
+from osgap.prior.training.turn import Turn
+from osgap.runtime.artifacts import write_json
 from osgap.runtime.errors import UserError
+from osgap.runtime.folder_lock import FolderLock
+from osgap.runtime.provenance import Provenance
 from osgap.runtime.termination import AGAIN
 from osgap.splat.uv_maps import load_uv_gt
 from prior.runs import FILES, PEOPLE, inputs, outputs, start, tiny
@@ -60,6 +69,127 @@ def test_a_schedulers_signal_saves_and_says_again(
     assert done == [0, 1, 2, 3, 4, 5], "no step twice: the state was saved after step 2, not at the last checkpoint"
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+_SUSPENDED = """
+import os, signal, sys
+from pathlib import Path
+from osgap.prior.training import stage as train
+advance = train.Training.advance
+
+def suspended(self, *args):
+    if self.step == 3:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    advance(self, *args)
+
+train.Training.advance = suspended
+exec(Path(sys.argv[1]).with_name("job.py").read_text())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_is_killed", [False, True])
+def test_two_trainings_at_once_end_with_the_bytes_of_one(
+    world: Any, undisturbed: Path, tmp_path: Path, first_is_killed: bool, second_process: Any
+) -> None:
+    shutil.copytree(undisturbed, tmp_path, ignore=lambda _, names: {*names} - {"job.py"}, dirs_exist_ok=True)
+    (tmp_path / "job.json").write_text((undisturbed / "job.json").read_text().replace(str(undisturbed), str(tmp_path)))
+    (tmp_path / "suspended.py").write_text(_SUSPENDED)
+    first = subprocess.Popen([sys.executable, str(tmp_path / "suspended.py"), str(tmp_path / "job.json")])
+    said = second_process(first, lambda: start(world, tmp_path, tiny(), stderr=subprocess.PIPE), first_is_killed)
+    assert ("going on from step 2 of 6 (checkpoint of " in said) == first_is_killed
+    assert (f"made meanwhile by process {first.pid}" in said) != first_is_killed
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_processes_of_a_scheduler_wait_together(world: Any, tmp_path: Path) -> None:
+    """The first has to wait for its turn, with the other one in a group that is told to go on waiting."""
+    config = tiny(2).model_copy(update={"devices": 2, "sources": 1})
+    group = {
+        "TORCHELASTIC_RUN_ID": "7", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
+    }  # fmt: skip
+    lock = FolderLock(tmp_path / "checkpoints", "another training")
+    lock.acquire()
+    ranks = [
+        start(world, tmp_path, config, environment={**group, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
+        for rank in ("0", "1")
+    ]
+    try:
+        first = ranks[0].stderr
+        assert first is not None
+        while "waiting for it to end" not in (line := first.readline().decode()):
+            assert line, "the first one ended"
+        time.sleep(3)
+        assert [rank.poll() for rank in ranks] == [None, None]
+        lock.release()
+        assert [rank.wait(240) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert json.loads((tmp_path / "train.json").read_text())["steps"] == 2
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+class Group:
+    """Fabric's broadcast, between threads."""
+
+    def __init__(self, size: int) -> None:
+        self.barrier, self.said = threading.Barrier(size), None
+
+    def fabric(self, rank: int) -> Any:
+        def broadcast(value: Any) -> Any:
+            if rank == 0:
+                self.said = value
+            self.barrier.wait(30)
+            said = self.said
+            self.barrier.wait(30)
+            return said
+
+        return SimpleNamespace(is_global_zero=rank == 0, broadcast=broadcast)
+
+
+@pytest.mark.parametrize(("found", "left"), [(True, False), (False, True), (UserError("no"), False)], ids=str)
+def test_all_processes_learn_whether_anything_is_left(tmp_path: Path, found: Any, left: bool) -> None:
+    """Another one finishes while the first waits for it; or does not; or the first cannot go on."""
+    provenance = Provenance("train", None, 0, {}, {}, {}, {})
+    made, group = tmp_path / "train.json", Group(2)
+    other = FolderLock(tmp_path / "checkpoints", provenance.key.computation)
+    said: list[bool] = []
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
+        other.acquire()
+        write_json(tmp_path / "checkpoints" / "holder.json", {"computation": "", "pid": 1, "host": "elsewhere"})
+        turns = [Turn(stack, tmp_path / "checkpoints", [made], lambda: provenance) for _ in range(2)]
+        second = pool.submit(turns[1].take_together, group.fabric(1))
+        first = group.fabric(0)
+        told = first.broadcast
+
+        def broadcast(value: Any) -> None:
+            said.append(told(value))
+            if said == ["waiting", "waiting"]:
+                if isinstance(found, UserError):
+                    raise found
+                if found:
+                    write_json(made, {}, provenance.as_dict())
+                other._lock.release()
+
+        first.broadcast = broadcast
+        if isinstance(found, UserError):
+            with pytest.raises(UserError):
+                turns[0].take_together(first)
+            other._lock.release()
+        else:
+            assert turns[0].take_together(first) == left
+        assert second.result(30) == left
+    assert set(said[:-1]) == {"waiting"}
+    assert turns[1].checkpoints is None
 
 
 def _children(pid: int) -> list[int]:
@@ -298,7 +428,7 @@ def test_a_resumed_training_on_a_gpu_has_the_same_curve(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """Sums come in another order there, so bytes differ; other samples or a lost state would be seen in the loss."""
-    changes = {"accelerator": "cuda", "devices": 1, "precision": precision, "checkpoint_every": 8}
+    changes = {"devices": 1, "precision": precision, "checkpoint_every": 8}
     config = tiny(24).model_copy(update=changes)
     curves, steps = [], []
     original = train.Training.advance

@@ -140,9 +140,7 @@ def test_a_published_network_becomes_a_prior_without_training(world: Any, tmp_pa
     """At its full size: the file has its weights and its head, and gives maps that one photograph can start from."""
     state = _published(tmp_path / "model.pth")
     weights = {"path": tmp_path / "model.pth", "sha256": file_digest(tmp_path / "model.pth")}
-    config = PriorConfig.model_validate(
-        {"weights": weights, "steps": 0, "precision": "32-true", "accelerator": "cpu", "source_cameras": 1}
-    )
+    config = PriorConfig.model_validate({"weights": weights, "steps": 0, "precision": "32-true", "source_cameras": 1})
     run(config, inputs(world, ("red",)), outputs(tmp_path / "prior"), seed=7)
     provenance = read_provenance(tmp_path / "prior" / "model.pt")
     assert provenance is not None
@@ -172,7 +170,7 @@ def test_a_published_network_becomes_a_prior_without_training(world: Any, tmp_pa
 def test_weights_that_are_none_stop_the_training(world: Any, tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_bytes(b"not a checkpoint")
     weights = WeightFile(path=tmp_path / "model.pth", sha256=file_digest(tmp_path / "model.pth"))
-    config = PriorConfig(weights=weights, steps=0, accelerator="cpu", precision="32-true")
+    config = PriorConfig(weights=weights, steps=0, precision="32-true")
     with pytest.raises(UserError, match=r"prior\.weights: .*model\.pth is no PyTorch state dict"):
         run(config, inputs(world), outputs(tmp_path / "prior"), seed=7)
     assert not (tmp_path / "prior" / "model.pt").exists()
@@ -263,7 +261,7 @@ def test_processes_that_nobody_started_are_not_waited_for(
         monkeypatch.setenv(name, value)
     if "WORLD_SIZE" in environment:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
-    config = PriorConfig.model_validate({"accelerator": "cpu", "devices": 1, **changes})
+    config = PriorConfig.model_validate({"devices": 1, **changes})
     with pytest.raises(UserError, match=rf", but {found}; start one for each device \(srun --nodes={config.nodes} "):
         launch(config)
 
@@ -275,7 +273,7 @@ def test_what_is_typed_into_a_terminal_of_srun_is_one_process(monkeypatch: pytes
     for name, value in {**_SRUN, "SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_PTY_PORT": "40000"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: typed))
-    config = PriorConfig.model_validate({"accelerator": "cpu", "devices": 1})
+    config = PriorConfig.model_validate({"devices": 1})
     if typed:
         assert launch(config).world_size == 1
     else:
