@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from osgap.operations.costs import Costs
 from osgap.operations.work import work_of
 from osgap.runtime import slurm
-from osgap.runtime.gpus import list_gpus
+from osgap.runtime.cards import list_gpus
 from osgap.workflow.jobs import Job
 from osgap.workflow.pipeline import Pipeline
 
@@ -72,7 +72,7 @@ def load_of(pipeline: Pipeline, job: Job, costs: Costs, machine: Machine) -> Loa
     needs = owner.needs(job.rule)
     nodes = owner.config.prior.nodes if job.stage == "train" else 1
     asked = needs.gpus * nodes
-    gpus = 0 if owner.config.prior.accelerator == "cpu" else min(asked, machine.gpus)
+    gpus = 0 if owner.config.accelerator == "cpu" else min(asked, machine.gpus)
     cost = costs.of(job.stage, gpus > 0)
     threads = needs.threads * (asked if nodes > 1 else 1)  # on several nodes they are counted for each process
     cpus = threads if machine.cpus is None else min(threads, machine.cpus)
