@@ -1,13 +1,18 @@
+import time
+
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 from osgap.runtime.errors import UserError
 from osgap.evaluation.methods import METHODS
+from osgap.operations.causes import causes
 from osgap.workflow.launch import prepare
 from osgap.workflow.pipeline import table_files
 from osgap.workflow.start import begin
 
 min_version("9.20")
+started = time.time()
 
 
 configfile: "config.yaml"
@@ -30,6 +35,10 @@ onstart:
         raise WorkflowError(str(error)) from None
 
 
+onerror:
+    logger.error("\n".join(causes(pipeline.layout.results, started)))
+
+
 wildcard_constraints:
     subject=r"[A-Za-z0-9_-]+",
     experiment=pipeline.places,
@@ -41,8 +50,9 @@ rule all:
 
 
 # Every rule calls one `osgap` command. Two of its parameters decide, beside its inputs, when it runs again: `settings`,
-# the part of the config that it uses, and `code`, a digest of the modules that it imports. `settings` is JSON, and
-# always a function, because Snakemake would take the braces of a text for wildcards.
+# the part of the config that decides its result, and `code`, a digest of the modules that it imports. `settings` is JSON,
+# and always a function, because Snakemake would take the braces of a text for wildcards. Rules of what follows the fits
+# have the wildcard `experiment`, which is empty for the config as it stands.
 if pipeline.config.synthetic is not None:
 
     include: "rules/synthetic.smk"

@@ -3,8 +3,8 @@
     python benchmarks/cluster.py --train 400 --test 45
 
 Nothing is computed and no data is needed: the tracking exports and the head model are empty files that are only looked
-at. Reports processor seconds and peak memory of `snakemake --profile slurm --dry-run` and of `osgap plan`, jobs by rule,
-and submissions, in which a group counts once.
+at. Reports processor seconds and peak memory of `snakemake --profile slurm --dry-run` and of `osgap plan`, and the jobs
+and submissions that both plan, in which a group counts once.
 """
 
 from __future__ import annotations

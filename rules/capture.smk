@@ -19,7 +19,7 @@ rule download:
         code=pipeline.code("download"),
     shell:
         "exec osgap download {wildcards.subject} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
+        "--config {params.settings:q} 2> {log:q}"
 
 
 rule import_tracking:
@@ -43,4 +43,4 @@ rule import_tracking:
         code=pipeline.code("import"),
     shell:
         "exec osgap import {wildcards.subject} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
+        "--config {params.settings:q} 2> {log:q}"

@@ -36,7 +36,7 @@ rule fit:
         code=pipeline.code("fit"),
     shell:
         "exec osgap {params.stage} {wildcards.subject} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
+        "--config {params.settings:q} 2> {log:q}"
 
 
 use rule fit as adopt_avatar with:
@@ -82,7 +82,7 @@ rule bake:
         code=pipeline.code("bake"),
     shell:
         "exec osgap {params.stage} {wildcards.subject} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
+        "--config {params.settings:q} 2> {log:q}"
 
 
 use rule bake as adopt_maps with:

@@ -212,4 +212,4 @@ if pipeline.experiments:
             code=pipeline.code("ablation"),
         shell:
             "exec osgap ablation --experiments {params.experiments:q} --subjects {params.subjects} --threads {threads} "
-            "--config {pipeline.operation:q} 2> {log:q}"
+            "2> {log:q}"

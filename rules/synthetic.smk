@@ -17,7 +17,7 @@ rule synthetic_head:
         code=pipeline.code("synthetic-head"),
     shell:
         "exec osgap synthetic-head --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
+        "--config {params.settings:q} 2> {log:q}"
 
 
 rule synthetic_person:
@@ -38,4 +38,4 @@ rule synthetic_person:
         code=pipeline.code("synthetic-person"),
     shell:
         "exec osgap synthetic-person {wildcards.subject} --threads {threads} "
-        "--config {pipeline.operation:q} --config {params.settings:q} 2> {log:q}"
+        "--config {params.settings:q} 2> {log:q}"

@@ -57,8 +57,10 @@ class Common:
         from osgap.workflow.config import load_config
         from osgap.workflow.layout import Layout
         from osgap.workflow.pipeline import Pipeline
+        from osgap.workflow.settings import OPERATION_VARIABLE
 
-        config = load_config(self.sources, self.set)
+        told = os.environ.get(OPERATION_VARIABLE)  # by the Snakemake whose job this is
+        config = load_config([*([told] if told else []), *self.sources], self.set)
         layout = Layout(config.results, json.loads(self.folders)) if self.folders else None
         pipeline = Pipeline(config, layout=layout).run(self.experiment)
         look_through(pipeline.layout.accepted)

@@ -174,6 +174,22 @@ def queue() -> list[QueuedJob] | None:
     return [job for line in text.splitlines() if (job := _queued(line.strip())) is not None]
 
 
+def jobs_logging_below(folder: Path) -> list[str]:
+    """Ids of this user's jobs, waiting or running, whose output Slurm writes below a folder."""
+    queued = {job.id for job in queue() or ()}
+    if not queued:
+        return []
+    text = ask("scontrol", "--oneliner", "show", "job") or ""
+    pairs = (re.search(r"\bJobId=(\d+)\b.*\bStdOut=(\S+)", line) for line in text.splitlines())
+    found = [match[1] for match in pairs if match and Path(match[2]).is_relative_to(folder.resolve())]
+    return [job_id for job_id in found if job_id in queued]
+
+
+def cancel(job_ids: Sequence[str]) -> bool:
+    """Whether Slurm was told to end jobs: those that wait at once, those that run after a SIGTERM and `KillWait`."""
+    return ask("scancel", *job_ids) is not None
+
+
 def _queued(line: str) -> QueuedJob | None:
     fields = line.split("|", 8)
     if len(fields) != 9:

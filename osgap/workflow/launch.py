@@ -14,6 +14,7 @@ from osgap.workflow.cache import open_cache
 from osgap.workflow.checks import check
 from osgap.workflow.config import validate
 from osgap.workflow.pipeline import Pipeline
+from osgap.workflow.settings import OPERATION_VARIABLE
 
 observers: list[Callable[[Pipeline], None]] = []
 """Who wants to know what Snakemake's config means (`osgap why`)."""
@@ -40,6 +41,7 @@ def prepare(merged: Mapping[str, Any], workflow: Any) -> Pipeline:
         logger.info(f"accepted for {sentence}, see {pipeline.layout.accepted}", extra={"accepted": sentence})
     for observe in observers:
         observe(pipeline)
+    os.environ[OPERATION_VARIABLE] = pipeline.operation
     if pipeline.url:
         os.environ[URL_VARIABLE] = pipeline.url
     # Jobs run the `osgap` of the interpreter that runs Snakemake, whether or not its environment is activated.

@@ -1,9 +1,10 @@
 """What a job is told: one part decides when it runs again, the other does not.
 
 Both are JSON for `osgap STAGE --config`. `settings` is a rule's parameter, so that Snakemake runs the job again when,
-and only when, that part of the config changes. `operation` is none, or a function of the output, which Snakemake does
-not record: it says where files are, what is done how often.
-The data URL is in no dump of the config; it reaches the jobs through the environment.
+and only when, that part of the config changes. `operation` says where files are and what is done how often. It reaches
+the jobs through the environment, because parameters are part of a cache's keys; what an experiment changes of it is a
+parameter that is a function of the output, which Snakemake does not record. The data URL is in no dump of the config,
+and in the environment, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.workflow.config import Config
 from osgap.workflow.stages import Stage
+
+OPERATION_VARIABLE = "OSGAP_OPERATION"
+"""Environment variable in which the jobs of a run find `operation`; whatever a command is told otherwise wins over it."""
 
 
 def settings(

@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 
 from osgap.runtime.artifacts import write_text
 from osgap.runtime.errors import UserError
-from osgap.runtime.upgrades import current_versions
+from osgap.runtime.upgrades import current_versions, describe_upgrade, earlier_versions
 from osgap.workflow.layout import Layout
 from osgap.workflow.pipeline import Pipeline
+from osgap.workflow.slurm import check_cluster, end_orphans, keep_logs
 
 _held = contextlib.ExitStack()  # until the process ends
 
@@ -34,12 +35,18 @@ def begin(pipeline: Pipeline, workflow: Any) -> None:
     Raises:
         UserError: another `snakemake` is at work on the folder, or the scheduler cannot do what will be asked of it.
     """
+    from snakemake.logging import logger
+
     take(pipeline.layout)
     if workflow.executor_plugin.name == "slurm":
-        from osgap.workflow.slurm import check_cluster, keep_logs
-
-        check_cluster(pipeline)
+        check_cluster(pipeline, workflow)
         keep_logs(pipeline.layout.slurm_logs, workflow)
+        if ended := end_orphans(pipeline.layout.slurm_logs):
+            logger.warning(ended)
+    if pipeline.config.upgrades == "warn" and (upgraded := upgrades_since(pipeline.layout.record)):
+        logger.warning(
+            f"other versions than in the last run: {upgraded}; what is made stands (upgrades: warn), see `osgap why`"
+        )
     record(pipeline)
 
 
@@ -70,6 +77,16 @@ def record(pipeline: Pipeline) -> None:
         "process": {"host": socket.gethostname(), "pid": os.getpid()},
     }
     write_text(pipeline.layout.record, json.dumps(content, indent=2) + "\n")  # unsorted: experiments have an order
+
+
+def upgrades_since(file: Path) -> str:
+    """Which packages are others than when a record was written; nothing where there is none."""
+    try:
+        before = json.loads(file.read_text())["versions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    now = current_versions()
+    return describe_upgrade(earlier_versions([before], now), now)
 
 
 def _who(file: Path) -> str:

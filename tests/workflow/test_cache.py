@@ -45,7 +45,7 @@ def test_a_new_folder_is_closed_to_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o750, 0o705, 0o770, 0o755, 0o710])
 def test_licensed_data_go_into_no_folder_that_others_can_enter(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
-    with pytest.raises(UserError, match="others can get into .*chmod 700"):
+    with pytest.raises(UserError, match=r"others can get into .*chmod 700"):
         open_cache(CacheConfig(folder=tmp_path), snakemake(), licensed=True)
     open_cache(CacheConfig(folder=tmp_path), snakemake(), licensed=False)
     open_cache(CacheConfig(folder=tmp_path, others_may_read=True), snakemake(), licensed=True)
