@@ -47,6 +47,8 @@ _IN_LOGS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 )
 _REQUESTED = {"memory_mb": re.compile(r"\bmem_mb=(\d+)"), "runtime_min": re.compile(r"\bruntime=(\d+)")}
 _USED = re.compile(r"exceeded (?:\w+ )?memory limit \((\d+) > (\d+)\)", re.I)  # bytes, bytes
+_JOB_STARTS = "--executor slurm-jobstep"
+"""In the command of the Snakemake that a job's script starts: once more in the log of a job that was requeued."""
 _ASKED_AT_ONCE = 500
 _TAIL_BYTES = 1 << 20
 """Of a log that may have grown without end."""
@@ -99,6 +101,7 @@ def ending(job_id: str, log: Path | None = None) -> Ending:
 
 def in_light_of(found: Ending, text: str) -> Ending:
     """An ending with what the job's log says of it: the cause where Slurm knows none, and what had been asked for."""
+    text = text[max(0, text.rfind(_JOB_STARTS)) :]
     values: dict[str, int] = {}
     for name, pattern in _REQUESTED.items():
         if getattr(found, name) is None and (match := pattern.search(text)):

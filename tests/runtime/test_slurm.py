@@ -248,6 +248,16 @@ def test_failed_to_the_controller_killed_for_memory_by_the_log(fake_slurm: Any, 
     assert (found.kind, found.exit_code, found.runtime_min, found.node) == ("failed", 1, 10, "")
 
 
+def test_of_a_requeued_job_the_last_time_counts(fake_slurm: Any, tmp_path: Path) -> None:
+    """Where the cluster lets its log go on (JobFileAppend)."""
+    start = "  Command: snakemake --target-jobs fit:subject=101 --executor slurm-jobstep --jobs 1 --mode remote\n"
+    log = tmp_path / "12.log"
+    log.write_text(f"{start}{LOGS['preempted'][0]}\n{start}{LOGS['time'][0]}\n")
+    assert ending("12", log).kind == "time"
+    log.write_text(f"{start}{LOGS['memory'][0]}\n{start}rule fit:\n{ASKED}")
+    assert ending("12", log).kind == "unknown"
+
+
 @pytest.mark.parametrize("kind", ["completed", "time", "preempted"])
 def test_what_slurm_is_sure_of_no_log_changes(kind: Any) -> None:
     assert in_light_of(Ending("12", kind), LOGS["cancelled"][0]).kind == kind
