@@ -33,7 +33,7 @@ rule oneshot:
         **pipeline.resources("oneshot"),
     params:
         operation=lambda w, output: pipeline.of(w.experiment).operation,
-        folders=lambda w: pipeline.of(w.experiment).folders,
+        folders=lambda w, output: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings(
             "oneshot", w.subject, supervision=pipeline.personalised[w.folder]
         ),

@@ -27,7 +27,7 @@ rule train:
     params:
         launcher=lambda w: pipeline.of(w.experiment).launcher,
         operation=lambda w, output: pipeline.of(w.experiment).operation,
-        folders=lambda w: pipeline.of(w.experiment).folders,
+        folders=lambda w, output: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings("train"),
         code=pipeline.code("train"),
         subjects=",".join(pipeline.config.subjects.train),

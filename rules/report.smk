@@ -20,7 +20,7 @@ rule evaluate:
         **pipeline.resources("evaluate"),
     params:
         operation=lambda w, output: pipeline.of(w.experiment).operation,
-        folders=lambda w: pipeline.of(w.experiment).folders,
+        folders=lambda w, output: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings("evaluate", w.subject),
         code=pipeline.code("evaluate"),
     shell:
@@ -57,7 +57,7 @@ rule tables:
         **pipeline.resources("tables"),
     params:
         operation=lambda w, output: pipeline.of(w.experiment).operation,
-        folders=lambda w: pipeline.of(w.experiment).folders,
+        folders=lambda w, output: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings("tables"),
         code=pipeline.code("tables"),
         subjects=",".join(pipeline.config.subjects.test),
@@ -89,7 +89,7 @@ rule person_figure:
         **pipeline.resources("person_figure"),
     params:
         operation=lambda w, output: pipeline.of(w.experiment).operation,
-        folders=lambda w: pipeline.of(w.experiment).folders,
+        folders=lambda w, output: pipeline.of(w.experiment).folders,
         figure=lambda w: f"person {w.subject}",
         settings=lambda w: pipeline.of(w.experiment).settings(
             "figure", w.subject, keys=["report.expressions"]
@@ -119,7 +119,7 @@ use rule person_figure as cross_figure with:
         pipeline.pattern.log("figure", "cross_{subject}"),
     params:
         operation=lambda w, output: pipeline.of(w.experiment).operation,
-        folders=lambda w: pipeline.of(w.experiment).folders,
+        folders=lambda w, output: pipeline.of(w.experiment).folders,
         figure=lambda w: f"cross {w.subject} --driver {pipeline.driver(w.subject)}",
         settings=lambda w: pipeline.of(w.experiment).settings(
             "figure", w.subject, keys=["evaluation.cross_frames"]
@@ -141,7 +141,7 @@ use rule person_figure as overview with:
         pipeline.pattern.log("figure", "overview"),
     params:
         operation=lambda w, output: pipeline.of(w.experiment).operation,
-        folders=lambda w: pipeline.of(w.experiment).folders,
+        folders=lambda w, output: pipeline.of(w.experiment).folders,
         figure="overview " + ",".join(pipeline.config.subjects.test),
         settings=lambda w: pipeline.of(w.experiment).shown_settings(
             "figure", *pipeline.config.subjects.test, keys=["report.expressions"]
@@ -168,7 +168,7 @@ rule video:
         **pipeline.resources("video"),
     params:
         operation=lambda w, output: pipeline.of(w.experiment).operation,
-        folders=lambda w: pipeline.of(w.experiment).folders,
+        folders=lambda w, output: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).shown_settings("video", w.subject),
         code=pipeline.code("video"),
     shell:

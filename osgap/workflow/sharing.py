@@ -23,7 +23,7 @@ def keys_of(config: Config) -> Keys:
         name: (prior, settings(config, computation, STAGES["oneshot"], supervision=name)) for name in SUPERVISIONS
     }
     avatars = {**made, "mean_avatar": prior, "prior": made["one_shot"], "fit": None}
-    evaluate = settings(config, computation, STAGES["evaluate"])
+    evaluate = config.evaluation.lpips.computation()  # no number depends on the seed
     measured = {f"metrics/{name}": (avatars[name], evaluate) for name in METHODS}
     tables = settings(config, computation, STAGES["tables"])
     compared = [key for name, key in measured.items() if name.partition("/")[2] in methods_of(config)]
