@@ -17,13 +17,10 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-JOB = re.compile(r"^(?:local)?rule (\w+):$", re.MULTILINE)
-GROUP = re.compile(r"^group job ", re.MULTILINE)
 
 
 def main() -> None:
@@ -60,22 +57,19 @@ def write_study(folder: Path, train: int, test: int) -> Path:
 
 
 def dry_run(config: Path) -> dict[str, Any]:
-    """What planning costs and what is planned."""
+    """What planning costs, and how many jobs are planned."""
     command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--configfile", str(config), "--dry-run"]
     text, used = measured(command)
-    jobs = Counter(JOB.findall(text))
-    # A job of a group is printed below its group, and indented.
-    grouped = sum(len(re.findall(r"^    (?:local)?rule \w+:$", block, re.MULTILINE)) for block in GROUP.split(text)[1:])
-    inside = Counter(re.findall(r"^    (?:local)?rule (\w+):$", text, re.MULTILINE))
-    groups = len(GROUP.findall(text))
-    alone = sum(jobs.values()) - jobs["all"]
-    return {**used, "jobs": dict(jobs + inside), "grouped": grouped, "submissions": alone + groups}
+    total = re.findall(r"^total +(\d+)$", text, re.MULTILINE)
+    return {**used, "jobs": int(total[-1])}
 
 
 def plan(config: Path) -> dict[str, Any]:
-    """The same of `osgap plan`."""
-    command = [sys.executable, "-m", "osgap.cli", "plan", "--config", "config.yaml", "--config", str(config)]
-    return measured(command)[1]
+    """The same of `osgap plan`, with how many submissions they are."""
+    command = [sys.executable, "-m", "osgap.cli", "plan", "--json", "--config", "config.yaml", "--config", str(config)]
+    text, used = measured(command)
+    planned = json.loads(text)
+    return {**used, "jobs": planned["total"]["jobs"], **planned["slurm"]}
 
 
 def measured(command: list[str]) -> tuple[str, dict[str, Any]]:
@@ -87,7 +81,7 @@ def measured(command: list[str]) -> tuple[str, dict[str, Any]]:
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return done.stdout + done.stderr, {"cpu_s": round(seconds, 1), "peak_mb": round(after.ru_maxrss * 1024 / 1e6)}
+    return done.stdout, {"cpu_s": round(seconds, 1), "peak_mb": round(after.ru_maxrss * 1024 / 1e6)}
 
 
 if __name__ == "__main__":

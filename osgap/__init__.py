@@ -1,3 +1,3 @@
 """One-shot Gaussian head avatars, from multi-view captures to metric tables."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

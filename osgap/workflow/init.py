@@ -32,7 +32,7 @@ Written by `osgap init`, osgap {version}.
     snakemake --profile profiles/demo     # synthetic people, no data needed: about ten minutes on two cores
     osgap doctor                          # what config.yaml still lacks for a run on your own data, and how to get it
     snakemake --profile profiles/local    # that run on this machine
-    snakemake --profile slurm             # on a cluster; adapt profiles/slurm/config.yaml first
+    snakemake --profile slurm             # on a cluster; its names are in profiles/slurm/site.yaml
 
 - `config.yaml`: every key of a run, explained in `docs/config.md`. What differs from run to run goes into a file of
   your own: `snakemake --profile profiles/local --configfile mine.yaml`. `profiles/demo/demo.yaml` is an example.
