@@ -66,7 +66,19 @@ def dry_run(config: Path) -> dict[str, Any]:
 
 def plan(config: Path) -> dict[str, Any]:
     """The same of `osgap plan`, with how many submissions they are."""
-    command = [sys.executable, "-m", "osgap.cli", "plan", "--json", "--config", "config.yaml", "--config", str(config)]
+    command = [
+        sys.executable,
+        "-m",
+        "osgap.cli",
+        "plan",
+        "--gpus",
+        "8",
+        "--json",
+        "--config",
+        "config.yaml",
+        "--config",
+        str(config),
+    ]
     text, used = measured(command)
     planned = json.loads(text)
     return {**used, "jobs": planned["total"]["jobs"], **planned["slurm"]}
