@@ -99,8 +99,9 @@ def _tables(pipeline: Pipeline, _: Job) -> Work:
 
 
 def _figure(pipeline: Pipeline, job: Job) -> Work:
-    people = 1 if job.subject is not None else len(pipeline.config.subjects.test)
-    pictures = pipeline.config.report.expressions * len(pipeline.methods) * people
+    """All avatars of a person, or one of each person."""
+    avatars = len(pipeline.methods) if job.subject is not None else len(pipeline.config.subjects.test)
+    pictures = pipeline.config.report.expressions * avatars
     return {"shown_megapixels": pictures * frame_pixels(pipeline) * pipeline.config.report.figure_scale**2 / 1e6}
 
 
