@@ -35,7 +35,8 @@ onstart:
 
 
 onerror:
-    logger.error("\n".join(causes(pipeline.layout.results, started)))
+    for line in causes(pipeline.layout.results, started):
+        logger.error(line)
 
 
 wildcard_constraints:
