@@ -260,7 +260,8 @@ def test_a_group_is_one_submission(world: World) -> None:
     grouped = submissions(left, read_profile(ROOT / PROFILE))
     assert grouped["person"] == 10  # a fit with its maps
     assert grouped["report"] == 1  # six pictures of two people
-    assert grouped.total() == len(left) - 8 - 5
+    assert grouped["capture"] == 10  # a download with its import
+    assert grouped.total() == len(left) - 10 - 8 - 5
     assert submissions(left, Profile({"fit": "g"}, {"g": 4}))["g"] == 3
 
 
