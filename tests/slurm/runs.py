@@ -6,15 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from workflow.conftest import Checkout
 from workflow.test_promises import digests
 
 from .cluster import Cluster
 from .daemons import until
-from .stub import Stub
 
 COMMAND = (
     "--profile", "slurm",
@@ -31,6 +32,13 @@ def made(results: Path) -> dict[str, str]:
     return {name: digest for name, digest in digests(results).items() if name != "run.json"}
 
 
+class HasEnvironment(Protocol):
+    """A cluster, or what stands for it."""
+
+    def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
+        """`outside`, with Slurm's commands talking to it."""
+
+
 @dataclass(frozen=True)
 class SlurmRun:
     """`snakemake --profile slurm` in a checkout.
@@ -43,13 +51,13 @@ class SlurmRun:
     """
 
     checkout: Checkout
-    cluster: Cluster | Stub
+    cluster: HasEnvironment
     output: Path
     arguments: tuple[str, ...] = ()
 
     @property
     def slurm(self) -> Cluster:
-        """The cluster, which is not a stub."""
+        """The cluster, where it is a real one."""
         assert isinstance(self.cluster, Cluster)
         return self.cluster
 

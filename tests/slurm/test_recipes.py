@@ -71,5 +71,12 @@ def test_recipes(submitted: Callable[..., dict[str, str]], config: str, with_gpu
     assert submitted(f"cluster={config}") == {WITH_GPU: with_gpu, WITHOUT_GPU: without}
 
 
-def test_training_on_several_nodes(submitted: Callable[..., dict[str, str]]) -> None:
-    assert submitted("prior={nodes: 2, devices: 2}")[WITH_GPU] == "-p main --nodes=2 --ntasks-per-node=2 --gpus=4"
+@pytest.mark.parametrize(
+    ("prior", "asked"),
+    [
+        ("{nodes: 2, devices: 2}", "-p main --nodes=2 --ntasks-per-node=2 --gpus=4"),
+        ("{nodes: 2, devices: 1}", "-p main --nodes=2 --ntasks=2 --gpus=2"),
+    ],
+)
+def test_training_on_several_nodes(submitted: Callable[..., dict[str, str]], prior: str, asked: str) -> None:
+    assert submitted(f"prior={prior}")[WITH_GPU] == asked

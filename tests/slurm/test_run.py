@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 from workflow.conftest import Checkout
 
 from .cluster import Cluster
-from .runs import COMMAND, SlurmRun, kill, made
+from .runs import SlurmRun, kill, made
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -39,18 +37,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_this_machine(
     assert made(halfway.results) == made(finished.results)
     assert_gpus_were_asked_for(run)
     assert "Nothing to be done" in run.finish(*TABLES)
-
-
-@pytest.mark.slurm_full
-def test_a_configuration_that_only_a_variable_names_is_refused(cluster: Cluster, checkout: Checkout) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *COMMAND, "--forcerun", "tables", *TABLES],
-        cwd=checkout.root, env={**checkout.environment, "SLURM_CONF": str(cluster.conf)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert f"Slurm's configuration is named by SLURM_CONF alone ({cluster.conf})" in done.stderr
-    assert not cluster.run("squeue", "--noheader", "--states=all")
 
 
 @pytest.mark.slurm_full
