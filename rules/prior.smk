@@ -21,7 +21,7 @@ rule train:
         pipeline.pattern.log("train"),
     conda:
         "../envs/osgap.yaml"
-    threads: pipeline.needs("train").threads
+    threads: lambda w: pipeline.of(w.experiment).needs("train").threads
     resources:
         **pipeline.resources("train"),
     params:

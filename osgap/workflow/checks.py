@@ -32,6 +32,7 @@ def check(pipeline: Pipeline) -> None:
         partial(check_recordings, pipeline),
         *(partial(check_tracking_of, pipeline, subject) for subject in config.subjects.all),
         *(partial(check_prior, run) for run in pipeline.runs),
+        partial(check_nodes, pipeline),
     ]
     problems: list[str] = []
     for attempt in checks:
@@ -111,3 +112,19 @@ def check_prior(pipeline: Pipeline) -> None:
         check_validation(pipeline.config.prior.validation, pipeline.config.subjects.train)
     except UserError as error:
         raise UserError(f"{where}{error}") from None
+
+
+def check_nodes(pipeline: Pipeline) -> None:
+    """Whether all experiments train on as many machines: one rule asks Slurm for them.
+
+    Raises:
+        UserError: naming one that does not.
+    """
+    nodes, gpus = pipeline.config.prior.nodes, pipeline.needs("train").gpus
+    for name, run in pipeline.experiments.items():
+        others, each = run.config.prior.nodes, run.needs("train").gpus
+        if others != nodes or (nodes > 1 and (each > 1) != (gpus > 1)):
+            raise UserError(
+                f"experiments.{name}.prior: {others} machines with {each} GPUs, where the config has {nodes} with "
+                f"{gpus}; set prior.nodes and prior.devices once, for all experiments of the run"
+            )

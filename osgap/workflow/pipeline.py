@@ -22,7 +22,7 @@ from osgap.workflow.adopted import all_adopted
 from osgap.workflow.cache import cache_folder
 from osgap.workflow.config import Config
 from osgap.workflow.layout import Layout
-from osgap.workflow.resources import Needs, launcher, needs, resources
+from osgap.workflow.resources import Needs, by_experiment, launcher, needs, resources
 from osgap.workflow.settings import operation, settings
 from osgap.workflow.sharing import keys_of, methods_of, places_of
 from osgap.workflow.stages import STAGES
@@ -129,8 +129,11 @@ class Pipeline:
         return needs(self.config, rule)
 
     def resources(self, rule: str) -> dict[str, Any]:
-        """The same as Snakemake's resources."""
-        return resources(self.config, rule)
+        """The same as Snakemake's resources; of a training those of its experiment."""
+        if rule != "train" or not self.experiments:
+            return resources(self.config, rule)
+        own = {f"experiments/{name}/": resources(run.config, rule) for name, run in self.experiments.items()}
+        return by_experiment({"": resources(self.config, rule), **own})
 
     @property
     def cached(self) -> str | bool:
@@ -172,6 +175,8 @@ class Pipeline:
         if (named := self.entry(subject).driver) is not None:
             return named
         others = sorted(s for s in self.config.subjects.train if s != subject)
+        if not others:
+            raise UserError(f"subject {subject}: nobody else's motion is there; name somebody with --driver")
         return next((s for s in others if s > subject), others[0])
 
     # where things are read ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ older cards and busy file systems.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,24 @@ def resources(config: Config, rule: str) -> dict[str, int | str | Callable[[Any,
         found |= {"nodes": nodes, "mpi": "srun"}
         found |= {"tasks_per_node": needed.gpus} if needed.gpus > 1 else {"tasks": nodes, "tasks_per_gpu": 0}
     return found
+
+
+def by_experiment(places: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable[[Any, int], Any]]:
+    """Resources of a rule whose jobs belong to different experiments, as functions of the wildcard `experiment`.
+
+    Args:
+        places: value of the wildcard -> resources; of the config as it stands, too, whose value is empty. All have the
+            same names.
+    """
+
+    def asked(name: str) -> Callable[[Any, int], Any]:
+        def value(wildcards: Any, attempt: int) -> Any:
+            found = places[wildcards.experiment][name]
+            return found(wildcards, attempt) if callable(found) else found
+
+        return value
+
+    return {name: asked(name) for name in places[""]}
 
 
 def launcher(config: Config) -> str:

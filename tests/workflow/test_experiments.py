@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from osgap.prior.config import SUPERVISIONS
 from osgap.runtime.errors import UserError
+from osgap.workflow.checks import check_nodes
 from osgap.workflow.config import load_config
 from osgap.workflow.layout import Layout
 from osgap.workflow.pipeline import Pipeline
@@ -300,3 +302,25 @@ def test_a_finished_run_becomes_an_experiment_and_only_the_other_is_made(checkou
         "ablation": 1,
     }
     assert checkout.planned("--config", "experiments={full: {}}") == {"ablation": 1}
+
+
+# what its training asks for ----------------------------------------------------------------------------------
+
+
+def test_each_training_asks_for_what_its_own_config_needs() -> None:
+    base = pipeline([{}, {"prior": {"devices": 4, "steps": 40}}])
+    asked = base.resources("train")
+    for name, run in base.experiments.items():
+        wildcards = SimpleNamespace(experiment=f"experiments/{name}/")
+        for attempt in (1, 2):
+            own = {key: v(wildcards, attempt) if callable(v) else v for key, v in run.resources("train").items()}
+            assert {key: value(wildcards, attempt) for key, value in asked.items()} == own
+    assert asked["gpu"](SimpleNamespace(experiment="experiments/e1/"), 1) == 4
+    assert asked["gpu"](SimpleNamespace(experiment=""), 1) == 1
+
+
+@pytest.mark.parametrize("overlay", [{"prior": {"nodes": 2}}, {"prior": {"nodes": 2, "devices": 2}}])
+def test_all_experiments_train_on_as_many_machines(overlay: dict[str, Any]) -> None:
+    check_nodes(pipeline([{}, {"prior": {"devices": 4}}]))
+    with pytest.raises(UserError, match=r"experiments\.e1\.prior: 2 machines"):
+        check_nodes(pipeline([{}, overlay]))
