@@ -12,10 +12,21 @@ from workflow.conftest import Checkout, checkout, finished
 
 from .cluster import PACKAGES, Cluster, ClusterError, missing
 from .files import Options
+from .runs import STARTED, kill
 
 __all__ = ["checkout", "finished"]  # fixtures here as well
 
 TESTED = "22.05"
+
+
+@pytest.fixture(autouse=True)
+def no_snakemake_is_left() -> Iterator[None]:
+    """Whatever became of the test."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            kill(process)
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ COMMAND = (
     "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5",
 )  # fmt: skip
 
+STARTED: list[subprocess.Popen] = []
+"""Every Snakemake, so that a test that fails leaves none behind."""
+
 
 def made(results: Path) -> dict[str, str]:
     """Digests of what a run made: not of its record, which says how it was started."""
@@ -68,11 +71,13 @@ class SlurmRun:
     def start(self, *arguments: str) -> subprocess.Popen:
         """Of a process group of its own, as in a terminal."""
         with self.output.open("a") as out:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("impatient.py")), *COMMAND, *self.arguments, *arguments],
                 cwd=self.checkout.root, env=self.cluster.environment(self.checkout.environment),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
+        STARTED.append(process)
+        return process
 
     def finish(self, *arguments: str, patience: float = 900) -> str:
         """Run to the end and return what was said in this run.

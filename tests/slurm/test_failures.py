@@ -6,6 +6,7 @@ However it is interrupted, it ends with the bytes of the training on this machin
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,14 +140,15 @@ def test_interrupted_it_cancels_its_job(training: Training) -> None:
     assert "going on from step" in training.log
 
 
-def test_a_controller_that_dies_and_a_drained_node_are_waited_for(training: Training) -> None:
+def test_a_drained_node_and_a_controller_that_restarts_are_waited_for(training: Training) -> None:
     slurm = training.run.slurm
     slurm.run("scontrol", "update", "NodeName=node1", "State=DRAIN", "Reason=test")
     training.process = training.run.start(*TRAIN)
     job = training.run.job("rule_train", "PENDING")
     slurm.run("scontrol", "update", "NodeName=node1", "State=RESUME")
     training.run.job("rule_train", "RUNNING")
-    slurm.stop_controller(signal.SIGKILL)
+    slurm.stop_controller()
+    time.sleep(10)  # in which Snakemake asks in vain
     slurm.start_controller()
     training.end()
     assert training.jobs() == {job["JobId"]: "COMPLETED"}
