@@ -282,6 +282,7 @@ sys.modules["torch"] = SimpleNamespace(cuda=cuda, device=lambda *name: name)  # 
 from osgap.runtime import gpus
 gpus._check = lambda gpu: None
 with gpus.lease_gpu():
+    logging.info("held")
     print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.readline()
 """
@@ -299,13 +300,13 @@ def test_jobs_side_by_side_take_different_ones_of_the_visible(
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
     try:
-        waits = next(process for process in started if "leased by other processes" in line(process.stderr))
-        started.remove(waits)
-        assert {line(process.stdout) for process in started} == {"1", "3"}
-        started[0].communicate("\n", timeout=60)
+        (waits,) = (process for process in started if "leased by other processes" in line(process.stderr))
+        others = [process for process in started if process is not waits]
+        assert {line(process.stdout) for process in others} == {"1", "3"}
+        others[0].communicate("\n", timeout=60)
         assert line(waits.stdout) in {"1", "3"}
     finally:
-        for process in (waits, *started):
+        for process in started:
             process.kill()
             process.communicate()
 
