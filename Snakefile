@@ -8,6 +8,7 @@ from osgap.runtime.errors import UserError
 from osgap.evaluation.methods import METHODS
 from osgap.operations.causes import causes
 from osgap.workflow.launch import prepare
+from osgap.workflow.settings import own_sequences
 from osgap.workflow.start import begin
 
 min_version("9.20")

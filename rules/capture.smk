@@ -39,8 +39,9 @@ rule import_tracking:
         **pipeline.resources("import_tracking"),
     params:
         subject="{subject}",
+        sequences=lambda w, output: own_sequences(pipeline.config, w.subject),
         settings=lambda w: pipeline.settings("import", w.subject),
         code=pipeline.code("import"),
     shell:
         "exec osgap import {wildcards.subject} --threads {threads} "
-        "--config {params.settings:q} 2> {log:q}"
+        "--config {params.settings:q} --config {params.sequences:q} 2> {log:q}"

@@ -78,3 +78,13 @@ def _entry(computation: Mapping[str, Any], subject: str, keys: Sequence[str]) ->
 def operation(config: Config) -> str:
     """What a job needs to know besides, and no result depends on."""
     return json.dumps(config.operation() | {"results": str(config.results)}, sort_keys=True)
+
+
+def own_sequences(config: Config, subject: str) -> str:
+    """The sequences that a subject's entry names, if it does, as `settings`, for an import.
+
+    They restrict what is read of NeRSemble's benchmark. What they change is among the job's inputs, so that naming
+    those that are there anyway makes nothing run again.
+    """
+    own = config.subjects.entry(subject).sequences
+    return json.dumps({"subjects": {"entries": {subject: {"sequences": own}}}} if own else {})

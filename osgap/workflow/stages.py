@@ -38,7 +38,7 @@ STAGES: dict[str, Stage] = {
     "import": Stage(
         "osgap.capture.tracking.stage",
         ("capture.download", "capture.frames", "capture.width", "capture.held_out_camera"),
-        entry=("participant", "sequences"),
+        entry=("participant",),
     ),
     "fit": Stage("osgap.fit.stage", ("fit",)),
     "adopt-avatar": Stage("osgap.interop.adopt_avatar.stage", ("interop", "fit.uv_size")),

@@ -14,6 +14,7 @@ from osgap.prior.config import SUPERVISIONS
 from osgap.workflow.config import Config, deep_merge, load_config, validate
 from osgap.workflow.pipeline import Pipeline
 from osgap.workflow.reference import ANY, Key, keys
+from osgap.workflow.settings import own_sequences
 from osgap.workflow.stages import STAGES
 
 OWN, OTHER, EXPERIMENT = "201", "202", "wide"
@@ -83,12 +84,11 @@ TABLE: dict[str, str] = {
         cluster.gpu cluster.gpu_model cluster.extra cluster.gpu_extra
     """,
     "download import": "subjects.entries.ID.participant",
-    "synthetic-person download import": "subjects.entries.ID.sequences",
     "evaluate one_shot few_shot all_frames person_figure cross_figure overview video": """
         subjects.entries.ID.source.sequence subjects.entries.ID.source.timestep subjects.entries.ID.source.camera
     """,
     "import": "capture.download capture.frames capture.width capture.held_out_camera",
-    "synthetic-person download": "capture.sequences",
+    "synthetic-person download": "capture.sequences subjects.entries.ID.sequences",
     "download": "capture.serials",
     "synthetic-person": """
         synthetic.seed synthetic.width synthetic.height synthetic.timesteps_per_sequence synthetic.samples_per_axis
@@ -322,12 +322,11 @@ def test_a_participants_own_number_changes_nothing(subject: str, participant: in
 
 
 def test_sequences_that_are_everybodys_are_fetched_as_everybodys() -> None:
-    """An import is told of them, because NeRSemble's benchmark is not restricted to everybody's."""
     two = ["EXP-2-eyes", "EMO-1-shout+laugh"]
     for capture in ({}, {"sequences": two}):
         without = entered("101", {}, capture=capture)
         named = entered("101", {"sequences": without.capture.sequences}, capture=capture)
-        assert differing(without, named, "101") == {"import"}
+        assert differing(without, named, "101") == set()
         for job in ("download", "synthetic-person"):
             assert Pipeline(load_config([told(named, "101")[job]])).sequences("101") == without.capture.sequences
 
@@ -380,3 +379,10 @@ def test_an_experiment_is_told_what_the_config_would_say_without_it(variant: dic
     for job, settings in told(run.config).items():
         load_config([run.operation, settings])
         assert "elsewhere" not in settings, job
+
+
+def test_an_import_is_told_of_a_persons_own_sequences() -> None:
+    """NeRSemble's benchmark is restricted to them, and not to everybody's."""
+    own = load_config([own_sequences(entered("101", {"sequences": ["EXP-2-eyes"]}), "101")])
+    assert own.subjects.entry("101").sequences == ["EXP-2-eyes"]
+    assert load_config([own_sequences(entered("101", {}), "101")]).subjects.entry("101").sequences is None
