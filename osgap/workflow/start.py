@@ -22,6 +22,7 @@ from osgap.runtime.upgrades import current_versions, describe_upgrade, earlier_v
 from osgap.workflow.layout import Layout
 from osgap.workflow.pipeline import Pipeline
 from osgap.workflow.slurm import check_cluster, end_orphans, keep_logs
+from osgap.workflow.unanswered import keep_unanswered
 
 _held = contextlib.ExitStack()  # until the process ends
 
@@ -41,6 +42,7 @@ def begin(pipeline: Pipeline, workflow: Any) -> None:
     if workflow.executor_plugin.name == "slurm":
         check_cluster(pipeline, workflow)
         keep_logs(pipeline.layout.slurm_logs, workflow)
+        keep_unanswered(workflow.scheduler._executor)
         if ended := end_orphans(pipeline.layout.slurm_logs):
             logger.warning(ended)
     if pipeline.config.upgrades == "warn" and (upgraded := upgrades_since(pipeline.layout.record)):
