@@ -25,7 +25,7 @@ rule train:
     resources:
         **pipeline.resources("train"),
     params:
-        launcher=lambda w: pipeline.of(w.experiment).launcher,
+        launcher=lambda w, threads: pipeline.of(w.experiment).launcher(threads),
         operation=lambda w, output: pipeline.of(w.experiment).operation,
         folders=lambda w, output: pipeline.of(w.experiment).folders,
         settings=lambda w: pipeline.of(w.experiment).settings("train"),

@@ -140,10 +140,9 @@ class Pipeline:
         """What rules of captures, fits and maps say of Snakemake's cache."""
         return "omit-software" if cache_folder(self.config.cache) else False
 
-    @property
-    def launcher(self) -> str:
+    def launcher(self, threads: int) -> str:
         """What stands before `osgap train`; see `osgap.workflow.resources.launcher`."""
-        return launcher(self.config)
+        return launcher(self.config, threads)
 
     # subjects --------------------------------------------------------------------------------------------
     def entry(self, subject: str) -> SubjectEntry:

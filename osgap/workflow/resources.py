@@ -104,17 +104,18 @@ def by_experiment(places: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable
     return {name: asked(name) for name in places[""]}
 
 
-def launcher(config: Config) -> str:
+def launcher(config: Config, threads: int) -> str:
     """What stands before `osgap train`: on several machines Slurm's srun, which starts a process for each GPU.
 
     It is told everything, because the executor takes what Slurm has set out of the job's environment.
+
+    Args:
+        threads: that each process has.
     """
-    needed, nodes = needs(config, "train"), config.prior.nodes
+    gpus, nodes = needs(config, "train").gpus, config.prior.nodes
     if nodes == 1:
         return ""
-    return (
-        f"srun --nodes={nodes} --ntasks-per-node={needed.gpus} --cpus-per-task={needed.threads} --kill-on-bad-exit=1 "
-    )
+    return f"srun --nodes={nodes} --ntasks-per-node={gpus} --cpus-per-task={threads} --kill-on-bad-exit=1 "
 
 
 def _minutes(seconds: float, config: Config) -> int:
