@@ -167,12 +167,15 @@ def test_with_accounting(
 
 
 def test_on_two_nodes(
-    checkout: Checkout, finished: Checkout, start_cluster: Callable[..., Cluster], tmp_path: Path
+    checkout: Checkout, start_cluster: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # On a cluster, a node's name is its address.
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     cluster = start_cluster(nodes=2, gpus=1)
+    before = (checkout.results / "prior" / "model.pt").read_bytes()
     arguments = ("--config", "prior={nodes: 2, devices: 1}")
-    run = SlurmRun(checkout, cluster, tmp_path / "snakemake.log", arguments)
-    run.finish(*TRAIN)
+    SlurmRun(checkout, cluster, tmp_path / "snakemake.log", arguments).finish(*TRAIN)
     (job,) = cluster.jobs()
     assert job["NumNodes"] == "2"
-    assert (checkout.results / "prior" / "model.pt").exists()
+    assert job["TresPerJob"] == "gres:gpu:2"
+    assert (checkout.results / "prior" / "model.pt").read_bytes() != before, "each step saw twice as many people"
