@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 from workflow.conftest import Checkout
-from workflow.test_promises import digests
 
 from .cluster import Cluster
 from .daemons import until
@@ -28,11 +27,6 @@ COMMAND = (
 
 STARTED: list[subprocess.Popen] = []
 """Every Snakemake, so that a test that fails leaves none behind."""
-
-
-def made(results: Path) -> dict[str, str]:
-    """Digests of what a run made: not of its record, which says how it was started."""
-    return {name: digest for name, digest in digests(results).items() if name != "run.json"}
 
 
 class HasEnvironment(Protocol):

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from workflow.conftest import Checkout
+from workflow.test_promises import digests
 
 from .cluster import Cluster
 from .daemons import until
-from .runs import SlurmRun, kill, made
+from .runs import SlurmRun, kill
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slurm_full, pytest.mark.slow]
 
@@ -32,7 +33,7 @@ class Training:
 
     def __init__(self, run: SlurmRun, finished: Checkout) -> None:
         self.run = run
-        self.expected = made(finished.results / "prior")
+        self.expected = digests(finished.results / "prior")
         self.results = run.checkout.results
 
     def start(self, *arguments: str) -> dict[str, str]:
@@ -47,7 +48,7 @@ class Training:
         status = self.process.wait(900)
         said = self.run.said
         assert status == 0, said
-        assert made(self.results / "prior") == self.expected
+        assert digests(self.results / "prior") == self.expected
         return said
 
     @property

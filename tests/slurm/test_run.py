@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from workflow.conftest import Checkout
+from workflow.test_promises import digests
 
 from .cluster import Cluster
-from .runs import SlurmRun, kill, made
+from .runs import SlurmRun, kill
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -34,7 +35,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_this_machine(
     run.job("rule_person_fit")
     kill(first)
     run.finish(*TABLES)
-    assert made(halfway.results) == made(finished.results)
+    assert digests(halfway.results) == digests(finished.results)
     assert_gpus_were_asked_for(run)
     assert "Nothing to be done" in run.finish(*TABLES)
 
@@ -45,7 +46,7 @@ def test_all_of_the_demo_as_it_is_typed(
 ) -> None:
     run = SlurmRun(emptied, cluster, tmp_path / "snakemake.log")
     run.finish(patience=3600)
-    assert made(emptied.results) == made(finished.results)
+    assert digests(emptied.results) == digests(finished.results)
     assert_gpus_were_asked_for(run)
     started = time.monotonic()
     assert "Nothing to be done" in run.finish()
