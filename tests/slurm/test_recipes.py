@@ -14,7 +14,7 @@ from .stub import Stub
 pytestmark = pytest.mark.slow
 
 TARGETS = ("results/reduced/captures/201.h5", "results/reduced/prior/model.pt")
-WITHOUT_GPU, WITH_GPU = "rule_import_tracking_wildcards_201", "rule_train"
+WITHOUT_GPU, WITH_GPU = "rule_capture_import_tracking", "rule_train"
 SITE = ("-p", "-A", "-C", "--qos", "--gpus", "--gres", "--nodes", "--ntasks", "--nice", "--exclusive")
 
 
