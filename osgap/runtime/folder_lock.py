@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from osgap.runtime.allocation import scheduler_job
 from osgap.runtime.artifacts import write_json
@@ -52,6 +52,34 @@ class Holder:
     def __str__(self) -> str:
         process = f"process {self.pid} on {self.host}" if self.pid else "another process"
         return f"{self.job} ({process})" if self.job else process
+
+
+def taken(lock: BaseFileLock) -> bool:
+    """Try to take a lock on a file, which the system releases with the process; False where another one has it.
+
+    Raises:
+        UserError: the file system knows no such locks. filelock then says so, or puts a file in their place that
+            outlives a killed holder.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        raise _no_locks(lock) from error
+    if isinstance(lock, SoftFileLock):
+        lock.release()
+        raise _no_locks(lock)
+    return True
+
+
+def _no_locks(lock: BaseFileLock) -> UserError:
+    return UserError(
+        f"{Path(lock.lock_file).parent}: its file system knows no locks (flock), and two jobs could write the same "
+        f"files; have it mounted with them (NFS 4; Lustre: flock), or set results to a folder elsewhere"
+    )
 
 
 class FolderLock:
@@ -108,24 +136,7 @@ class FolderLock:
                 time.sleep(_POLL_SECONDS)
 
     def _taken(self) -> bool:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-                raise
-            raise self._no_locks() from error
-        if isinstance(self._lock, SoftFileLock):  # filelock's own replacement, which outlives a killed holder
-            self._lock.release()
-            raise self._no_locks()
-        return True
-
-    def _no_locks(self) -> UserError:
-        return UserError(
-            f"{self.folder}: its file system knows no locks (flock), and two jobs could write the same checkpoints; "
-            f"have it mounted with them (NFS 4; Lustre: flock), or set results to a folder elsewhere"
-        )
+        return taken(self._lock)
 
     def _holder(self) -> Holder:
         """Who says that they hold it: nobody for a moment, or whoever was killed before."""

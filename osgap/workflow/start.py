@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from osgap.runtime.artifacts import write_text
 from osgap.runtime.errors import UserError
+from osgap.runtime.folder_lock import taken
 from osgap.runtime.upgrades import current_versions, describe_upgrade, earlier_versions
 from osgap.workflow.layout import Layout
 from osgap.workflow.pipeline import Pipeline
@@ -56,17 +57,15 @@ def take(layout: Layout) -> None:
     """Hold the results folder until the process ends.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or the file system knows no locks.
     """
     layout.results.mkdir(parents=True, exist_ok=True)
     lock = FileLock(layout.lock)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    if not taken(lock):
         raise UserError(
             f"{layout.results}: another snakemake is at work here{_who(layout.record)}; wait for it, or stop it with "
             f"Ctrl-C and come back"
-        ) from None
+        )
     _held.callback(lock.release)
 
 
