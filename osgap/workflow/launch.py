@@ -26,13 +26,14 @@ def prepare(merged: Mapping[str, Any], workflow: Any) -> Pipeline:
     The data URL is a secret, so it reaches the jobs through the environment and never through a command line.
 
     Args:
-        workflow: Snakemake's own, which knows what it recorded of each output.
+        workflow: Snakemake's own, which knows what it recorded of each output, and whether it is that of a job.
 
     Raises:
         UserError: the config is wrong, or a file that it names is missing.
     """
     pipeline = Pipeline(validate(merged))
-    check(pipeline)
+    if workflow.is_main_process:  # each job starts Snakemake again, and looks after one person
+        check(pipeline)
     open_cache(pipeline.config.cache, workflow, licensed=pipeline.config.synthetic is None)
     pipeline.recorded = snakemake_records(workflow)
     for sentence in in_force(pipeline.acceptances):

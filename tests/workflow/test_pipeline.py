@@ -228,8 +228,17 @@ def test_the_secret_is_on_no_command_line(real: dict[str, Any], monkeypatch: pyt
 def test_the_secret_reaches_jobs_through_the_environment(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.environ["PATH"])
     monkeypatch.setenv(URL_VARIABLE, "")
-    prepare(real, SimpleNamespace(persistence=None))
+    prepare(real, SimpleNamespace(persistence=None, is_main_process=True))
     assert os.environ[URL_VARIABLE] == real["capture"]["url"]
+
+
+def test_a_jobs_own_snakemake_looks_for_nobodys_files(real: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv(URL_VARIABLE, "")
+    real["capture"]["tracking"] = "nowhere/{subject}"
+    with pytest.raises(UserError, match="nowhere/"):
+        prepare(real, SimpleNamespace(persistence=None, is_main_process=True))
+    prepare(real, SimpleNamespace(persistence=None, is_main_process=False))
 
 
 def test_a_folder_is_a_data_url(real: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
