@@ -195,13 +195,30 @@ training frames, as the published code does."""
 
 SUPERVISIONS: tuple[Supervision, ...] = get_args(Supervision)
 
-Part = Literal["network", "latent", "geometry", "color"]
-"""What personalisation may change: the network's weights, a map that is added to the network's features, and maps that
-are added to the decoded geometry and colours."""
+
+class TrackingError(Section):
+    """How far off the tracked motion of a photograph may be: standard deviations that a refinement is held to.
+
+    Zero leaves that parameter as it was tracked. The camera is not refined beside them: moving it is turning and moving
+    the head.
+    """
+
+    rotation: float = Field(0.01, ge=0)
+    """Of the head's rotation [radians]."""
+    translation: float = Field(0.001, ge=0)
+    """Of the head's place [metres]."""
+    neck_pose: float = Field(0.01, ge=0)
+    """Of the neck's rotation [radians]."""
+    jaw_pose: float = Field(0.01, ge=0)
+    """Of the jaw's rotation [radians]."""
+    eyes_pose: float = Field(0.02, ge=0)
+    """Of the eyes' rotations [radians]."""
+    expr: float = Field(0.1, ge=0)
+    """Of the expression [standard deviations of people's expressions]."""
 
 
 class OneShotConfig(Section):
-    """Personalisation from one photograph or more. Steps of everything come first, then steps of the residual maps."""
+    """Personalisation from one photograph or more."""
 
     supervision: tuple[Supervision, ...] = Field(("one_shot",), min_length=1)
     """Which avatars are made of each test person."""
@@ -211,46 +228,43 @@ class OneShotConfig(Section):
     frames_per_step: int = Field(4, ge=1)
     """Training frames that each step of `all_frames` is compared with [frames], each with its own geometry and
     camera."""
-    optimise: tuple[Part, ...] = Field(("network", "geometry", "color"), min_length=1)
-    """What may change: the network's weights, a map that is added to its features (`latent`), and maps that are added
-    to the decoded geometry and colours. While `color` may, colours are the prior's first prediction and what that map
-    adds; without it they are what the network says."""
-    latent_rate: float = Field(0.01, gt=0)
-    """Adam's step size for the map that is added to the network's features [feature units]."""
-    network_steps: int = Field(40, ge=0)
-    """First phase, which tunes all parts [steps]: network and features for geometry alone, as long as `color` may
-    change too."""
-    map_steps: int = Field(160, ge=0)
-    """Second phase, which tunes the maps of geometry and colours only [steps]; there are none where `optimise` has
-    neither."""
-    network_rate: float = Field(2e-4, gt=0)
-    """Adam's step size for the prior's weights [change of a weight per step]."""
+    steps: int = Field(200, ge=0)
+    """Length of the optimisation against one photograph or few [steps]; held-out parts of them may end it sooner."""
+    all_frames_steps: int = Field(800, ge=0)
+    """Length of the optimisation against all training frames [steps]."""
     map_rate: float = Field(0.05, gt=0)
     """Adam's step size for the residual maps [standard deviations over people, in each channel]."""
     geometry_rate: float = Field(0.2, ge=0, le=1)
     """Step size of positions, rotations, scales and opacities, relative to that of colours [fraction]."""
+    motion_rate: float = Field(0.03, ge=0)
+    """Adam's step size for the motion at the photographs' moments [`tracking`'s standard deviations]; 0 leaves it as
+    it was tracked."""
+    tracking: TrackingError = TrackingError()
     losses: RenderLosses = RenderLosses(alpha=3)
     """Colours are compared where the mask is, coverage everywhere: hence the larger `alpha`."""
     prior: float = Field(0.05, ge=0)
-    """Weight of the mean squared distance of the geometry from the prior's first prediction, in units of how much
-    people differ in each channel [factor]; counts in full where no photograph shows anything. Without `color` in
-    `optimise`, of the colours too. This weight and the next are divided by the number of photographs that a step
+    """Weight of the mean squared distance of the geometry from the prior's prediction, in units of how much people
+    differ in each channel [factor]. This weight and the next are divided by the number of photographs that a step
     compares with."""
     smooth: float = Field(0.3, ge=0)
     """Weight of the mean squared difference between the residuals of neighbouring texels, in the same units
     [factor]."""
-    mirror: float = Field(0.8, ge=0, le=1)
-    """How much a texel that is not seen trusts the one on the other side of the head, against its own neighbours
-    [fraction]."""
+    motion: float = Field(1e-4, ge=0)
+    """Weight of the mean squared distance of the motion from the tracked one, in units of `tracking` [factor]."""
+    alike: float = Field(0.06, gt=0)
+    """Two texels are alike as far as the prior shows them in colours no farther apart than this [fraction of the
+    colour range]."""
+    carried: float = Field(0.5, ge=0, le=1)
+    """How much of the change of alike texels one that is not seen follows, where nothing was calibrated [fraction]."""
     seen: float = Field(0.2, gt=0)
     """A Gaussian that fills this much of the photographs counts as seen by one half [pixels]."""
-    shift: float = Field(0.03, ge=0, le=0.5)
-    """Largest shift of what the network reads in each step [fraction of its input's size]: the weights must not learn
-    this one framing by heart."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """Share of one photograph that a first optimisation does not see, in patches, to tell when the second one ends
+    [fraction]; of several photographs each is held out once. 0: do all steps."""
     checkpoint_every: int = Field(50, ge=1, json_schema_extra=OPERATIONAL)
     """Time between two checkpoints [steps]; more where a checkpoint takes long and the steps do not."""
 
-    @field_validator("supervision", "optimise")
+    @field_validator("supervision")
     @classmethod
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         twice = sorted({name for name in value if value.count(name) > 1})
@@ -260,7 +274,12 @@ class OneShotConfig(Section):
 
     def concerning(self, supervision: Supervision) -> OneShotConfig:
         """The same settings where they concern one supervision, defaults elsewhere."""
-        others = {"supervision": "", "few_shot_photos": "few_shot", "frames_per_step": "all_frames"}
+        others = {
+            "supervision": "",
+            "few_shot_photos": "few_shot",
+            "frames_per_step": "all_frames",
+            "all_frames_steps": "all_frames",
+        }
         defaults = type(self).model_fields
         return self.model_copy(
             update={name: defaults[name].default for name, needed_by in others.items() if needed_by != supervision}

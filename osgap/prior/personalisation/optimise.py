@@ -1,8 +1,8 @@
-"""From photographs to an avatar: the prior's prediction from one of them, then a short optimisation against all.
+"""From a prior's prediction to an avatar: a short optimisation of maps that are added to it, against photographs.
 
-The prior's weights move a little, which changes the geometry that it predicts, and a residual map corrects geometry and
-colours. Only what the photographs show is compared with them. Elsewhere, geometry is held near the prior's first
-prediction, and colours change as those that are seen: on the other half of the head first, then nearby.
+What the photographs show may change: geometry and colours of each texel as far as it is seen. What they do not show
+keeps the prior's geometry, and follows in colour what changed among texels that the prior shows to be alike (see
+`osgap.prior.personalisation.alike`). The tracked motion of the photographs' moments is refined on the way.
 """
 
 from __future__ import annotations
@@ -11,34 +11,42 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
-from osgap.prior.augment import draw_framing
-from osgap.prior.config import AugmentConfig, OneShotConfig
+from osgap.head.params import MOTION_WIDTHS, FlameParams
+from osgap.prior.config import OneShotConfig
 from osgap.prior.losses import image_terms, map_terms, renderable
-from osgap.prior.network.model import GaussianPrior
 from osgap.prior.personalisation.adam import GroupAdam
+from osgap.prior.personalisation.alike import Alike
 from osgap.prior.personalisation.views import Views
-from osgap.prior.photo import SourcePhoto
 from osgap.prior.posing import Rig, white
-from osgap.prior.source import prepare_source
 from osgap.runtime.errors import UserError
-from osgap.runtime.seeds import derive_seed
-from osgap.splat.attributes import CHANNELS, GaussianAttributes
+from osgap.splat.attributes import CHANNELS, SH_C0, GaussianAttributes
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import Rendered, render
 from osgap.splat.rig import pose
 
-_ENOUGH = 0.25  # of a part that must be known, so that the rest may follow it
 _UNREAD = 16  # steps of a GPU after which the losses are fetched: that waits for it
 _GEOMETRY = slice(0, CHANNELS["color"].start)
+_COLOR = CHANNELS["color"]
+_ENOUGH = 0.005  # of all texels, how many alike ones must be seen until their change is carried by one half
+
+
+@dataclass(frozen=True)
+class Gains:
+    """How much of each part of what an optimisation has found is kept, fractions in 0..1."""
+
+    color: float = 1.0
+    """Of the colours of texels that are seen."""
+    geometry: float = 1.0
+    """Of their positions, rotations, scales and opacities."""
+    carried: float = 0.5
+    """Of the colours that texels follow which are not seen."""
 
 
 def contribution(gaussians: Gaussians, cameras: Cameras, masks: Tensor) -> Tensor:
@@ -55,121 +63,77 @@ def contribution(gaussians: Gaussians, cameras: Cameras, masks: Tensor) -> Tenso
     return weights.reshape(-1, gaussians.count, 3)[..., 0].sum(dim=0)
 
 
-def islands(mask: Tensor) -> Tensor:
-    """The parts of a UV layout `[U, U]` that no covered texel joins (face, eyes, teeth): bool `[I, U, U]`."""
-    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
-    return torch.from_numpy(labels == np.arange(1, count + 1)[:, None, None]).to(mask.device)
-
-
-def carry_to_unseen(change: Tensor, confidence: Tensor, parts: Tensor, mirror: float) -> Tensor:
-    """Carry what is known of a map to where confidence is low: texels that no photograph shows change as others do.
-
-    Known are confident texels and, less so, the texels opposite to confident ones. They are carried on within each part
-    by a pyramid of weighted means (the pull-push of Gortler et al. 1996, sec. 3.4): the finest level that knows
-    anything decides. In a part of which little is known (teeth between closed lips) nothing is carried on.
-
-    Args:
-        change: `[U, U, C]`.
-        confidence: `[U, U]` in 0..1.
-        parts: `[I, U, U]`, see `islands`; texels next to each other in different parts have nothing to do with each
-            other (the collar may lie beside the teeth).
-        mirror: how much a texel opposite to a confident one is known, in 0..1. Layouts of heads are close to
-            mirror-symmetric; this need not be exact.
-
-    Returns:
-        `[U, U, C]`, zero outside all parts.
-    """
-    values, weights = change.movedim(-1, 0)[None], confidence[None, None]
-    known, total = values * weights, weights
-    if mirror:
-        unknown = mirror * (1 - weights)
-        known = known + unknown * (values * weights).flip(-1)
-        total = total + unknown * weights.flip(-1)
-    inside = parts[:, None].to(change.dtype)
-    filled = _pull_push(known * inside, total * inside)
-    enough = (total * inside).sum(dim=(2, 3), keepdim=True) >= _ENOUGH * inside.sum(dim=(2, 3), keepdim=True)
-    return (torch.where(enough, filled, values * weights) * inside).sum(dim=0).movedim(0, -1)
-
-
-def _pull_push(weighted: Tensor, weights: Tensor) -> Tensor:
-    """Values times weights `[I, C, U, U]`, and the weights `[I, 1, U, U]` in 0..1, to values everywhere."""
-    size = weighted.shape[-1]
-    if size == 1:
-        return weighted / weights.clamp_min(1e-6)
-    half = (size + 1) // 2
-    mean, weight = _halve(weighted), _halve(weights)
-    saturated = (4 * weight).clamp_max(1) / weight.clamp_min(1e-6)  # one sure texel of four makes their parent sure
-    coarse = _pull_push(mean * saturated, weight * saturated)
-    up = F.interpolate(coarse, size=(2 * half, 2 * half), mode="bilinear", align_corners=False)[..., :size, :size]
-    missing = (1 - weights).clamp_min(0)
-    return (weighted + missing * up) / (weights + missing)
-
-
-def _halve(values: Tensor) -> Tensor:
-    return F.avg_pool2d(values, 2, ceil_mode=True, count_include_pad=False)
-
-
 class Personalisation:
-    """The state of one optimisation: network, features, residual maps, their optimiser, the step, the losses.
+    """The state of one optimisation: residual maps, refined motion, their optimiser, the step, the losses.
 
     Args:
-        model: the prior, on the device that computes; it is modified.
-        photo: what the network reads.
+        predicted: `[U, U, 14]` the prior's maps, on the device that computes.
+        scale: `[14]` what one unit of a residual means in each channel: how much people differ.
         seen: all that can be seen of the person, in any number of parts; what they show decides what may change.
-        rig: of that person alone, on the device of the model.
+        motion: the tracked motion of the moments that are shown, R timesteps.
+        rig: of that person alone, on the same device.
         config: settings.
-        seed: of the framings.
+        steps: how long the optimisation is to be.
+        subject: for messages.
+        gains: see there.
     """
 
     def __init__(
         self,
-        model: GaussianPrior,
-        photo: SourcePhoto,
+        predicted: Tensor,
+        scale: Tensor,
         seen: Iterable[Views],
+        motion: FlameParams,
         rig: Rig,
         config: OneShotConfig,
-        seed: int,
+        steps: int,
+        subject: str,
+        gains: Gains | None = None,
     ) -> None:
-        self.model, self.subject, self.rig, self.config, self.seed = model.eval(), photo.subject, rig, config, seed
-        mask, self.parts = rig.binding.mask, islands(rig.binding.mask)
-        self.device = mask.device
+        self.first, self.scale, self.rig, self.config, self.subject = predicted, scale, rig, config, subject
+        self.steps, self.gains = steps, gains or Gains(carried=config.carried)
+        self.device = predicted.device
         self.step = 0
         self.curve: list[dict[str, float]] = []
         """The terms of the loss before each step, as far as they were read from the device."""
         self._unread: list[dict[str, Tensor]] = []
-        self.source = prepare_source(photo.image.to(self.device), model.config.input_size)[None]
-        with torch.no_grad():
-            self.features = self._encoded(self.source)
-            self.first = self._decoded(self.features)  # the prior's own prediction
-        known = self._seen(seen)
-        self.confidence = torch.zeros(mask.shape, device=self.device).masked_scatter(mask, known)
-        self.unseen = (1 - known)[:, None]
-        self.scale = model.decoder.residual_scale
-        size = mask.shape[0]
-        self.color = torch.zeros(size, size, 3, device=self.device)
-        self.geometry = torch.zeros(size, size, _GEOMETRY.stop, device=self.device)
-        self.latent = torch.zeros(self.features.shape, device=self.device)
+        self._tracked, self._deviation = motion, _deviations(config, self.device)
+        # Residual maps in units of `scale`; apart, because their rates differ.
+        self._geometry = torch.zeros_like(predicted[..., _GEOMETRY])
+        self._color = torch.zeros_like(predicted[..., _COLOR])
+        self.motion = torch.zeros(motion.timesteps, len(self._deviation), device=self.device)
+        """`[R, 118]` in units of `tracking`'s standard deviations."""
+        self._refines = config.motion_rate > 0 and bool((self._deviation > 0).any())
+        self.known = self._seen(seen)
+        """`[N]` how well each covered texel is seen, in 0..1."""
+        mask = rig.binding.mask
+        self.confidence = torch.zeros(mask.shape, device=self.device).masked_scatter(mask, self.known)
+        colors = predicted[mask][:, _COLOR] * SH_C0 + 0.5
+        self._alike = Alike(colors, config.alike, _ENOUGH * len(colors))
         self.optimizer = self._optimizer()
-        self.base: Tensor | None = None
 
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-        return self.config.network_steps + (self.config.map_steps if self._has("geometry", "color") else 0)
-
-    def maps(self) -> Tensor:
+    def maps(self, gains: Gains | None = None) -> Tensor:
         """The avatar as it is now, `[U, U, 14]`."""
         with torch.no_grad():
-            return self._with_residual(self._base(self.source))
+            return self._with_residual(gains or self.gains)
 
-    def advance(self, views: Views) -> None:
+    def params(self) -> FlameParams:
+        """The motion of the moments that are shown, refined: R timesteps."""
+        with torch.no_grad():
+            return self._moved(torch.arange(len(self.motion), device=self.device))
+
+    def advance(self, views: Views, used: Tensor | None = None) -> None:
         """One step against photographs.
+
+        Args:
+            views: the photographs.
+            used: `[P, H, W]` in 0..1, the parts of them that may be looked at; what is left is only measured (the term
+                `held_out`). Default is all.
 
         Raises:
             UserError: when the map or the loss is not finite; on a GPU at most some steps later.
         """
-        maps = self._with_residual(self._predicted())
-        loss, terms = self._loss(maps, views)
+        loss, terms = self._loss(views, used)
         self._unread.append({**{name: value.detach().mean() for name, value in terms.items()}, "loss": loss.detach()})
         if self.device.type == "cpu" or len(self._unread) == _UNREAD:
             self.settle()
@@ -198,8 +162,7 @@ class Personalisation:
         """Everything that the remaining steps depend on, and the losses of those that are done."""
         self.settle()
         return {
-            "model": self.model.state_dict(),
-            "residual": [self.color.detach(), self.geometry.detach(), self.latent.detach()],
+            "tables": [table.detach() for table in self._tables],
             "optimizer": self.optimizer.state(),
             "step": self.step,
             "curve": self.curve,
@@ -207,30 +170,24 @@ class Personalisation:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned."""
-        self.model.load_state_dict(state["model"])
         with torch.no_grad():
-            for own, saved in zip((self.color, self.geometry, self.latent), state["residual"], strict=True):
+            for own, saved in zip(self._tables, state["tables"], strict=True):
                 own.copy_(saved)
         self.optimizer.restore(state["optimizer"])
         self.step, self.curve = state["step"], list(state["curve"])
 
-    def _has(self, *parts: str) -> bool:
-        """Whether one of the parts may change."""
-        return any(part in self.config.optimise for part in parts)
+    @property
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._color, self._geometry, self.motion
 
     def _optimizer(self) -> GroupAdam:
         config = self.config
-        groups: list[tuple[list[Tensor], float]] = []
-        self.model.requires_grad_(self._has("network"))
-        if self._has("network"):
-            groups.append((list(self.model.parameters()), config.network_rate))
-        for part, parameter, rate in (
-            ("color", self.color, config.map_rate),
-            ("geometry", self.geometry, config.map_rate * config.geometry_rate),
-            ("latent", self.latent, config.latent_rate),
-        ):
-            if self._has(part):
-                groups.append(([parameter.requires_grad_()], rate))
+        groups: list[tuple[list[Tensor], float]] = [
+            ([self._color.requires_grad_()], config.map_rate),
+            ([self._geometry.requires_grad_()], config.map_rate * config.geometry_rate),
+        ]
+        if self._refines:
+            groups.append(([self.motion.requires_grad_()], config.motion_rate))
         return GroupAdam(groups)
 
     def _seen(self, views: Iterable[Views]) -> Tensor:
@@ -241,43 +198,28 @@ class Personalisation:
                 pixels = pixels + contribution(self._gaussians(self.first, part), part.cameras, part.masks)
         return pixels.square() / (pixels.square() + self.config.seen**2)
 
-    def _encoded(self, source: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            return self.model.encoder(source)
+    def _moved(self, moments: Tensor) -> FlameParams:
+        """The refined motion of moments `[M]`."""
+        tracked = self._tracked.select(moments)
+        if not self._refines:
+            return tracked
+        changes = (self.motion[moments] * self._deviation).split(list(MOTION_WIDTHS.values()), dim=1)
+        moved = {name: tracked.motion[name] + change for name, change in zip(MOTION_WIDTHS, changes, strict=True)}
+        return tracked.replace(**moved)
 
-    def _decoded(self, features: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            return self.model.decoder(features)[0]
-
-    def _base(self, source: Tensor) -> Tensor:
-        """What network and features say, `[U, U, 14]`."""
-        features = self._encoded(source) if self._has("network") else self.features
-        return self._decoded(features + self.latent if self._has("latent") else features)
-
-    def _predicted(self) -> Tensor:
-        """The same in this step: trained in the first steps, and fixed from then on."""
-        if self.step < self.config.network_steps and self._has("network"):
-            random = np.random.default_rng(derive_seed(self.seed, "framing", self.step))
-            augment = AugmentConfig(shift=self.config.shift, scale=self.config.shift)
-            return self._base(draw_framing(augment, random).apply(self.source))
-        if self.step < self.config.network_steps and self._has("latent"):
-            return self._base(self.source)
-        if self.base is None:
-            with torch.no_grad():
-                self.base = self._base(self.source)
-        return self.base
-
-    def _with_residual(self, base: Tensor) -> Tensor:
-        color = CHANNELS["color"]
-        geometry = base[..., _GEOMETRY] + self.scale[_GEOMETRY] * self.geometry * self.confidence[..., None]
-        colors = base[..., color]
-        if self._has("color"):
-            change = carry_to_unseen(self.color, self.confidence, self.parts, self.config.mirror)
-            colors = self.first[..., color] + self.scale[color] * change
-        return torch.cat([geometry, colors], dim=-1) * self.rig.binding.mask[..., None]
+    def _with_residual(self, gains: Gains) -> Tensor:
+        mask, seen = self.rig.binding.mask, self.confidence[..., None]
+        geometry = self.first[..., _GEOMETRY] + gains.geometry * self.scale[_GEOMETRY] * self._geometry * seen
+        carried = torch.zeros_like(self._color)
+        if gains.carried:
+            carried = carried.index_put((mask,), self._alike.carried(self._color[mask], self.known))
+        change = gains.color * seen * self._color + gains.carried * (1 - seen) * carried
+        colors = self.first[..., _COLOR] + self.scale[_COLOR] * change
+        return torch.cat([geometry, colors], dim=-1) * mask[..., None]
 
     def _gaussians(self, maps: Tensor, views: Views) -> Gaussians:
-        return pose(GaussianAttributes.from_uv(maps, self.rig.binding), views.vertices, self.rig.bound)
+        vertices = self.rig.people[0].vertices(self._moved(views.moments))
+        return pose(GaussianAttributes.from_uv(maps, self.rig.binding), vertices, self.rig.bound)
 
     def _rendered(self, maps: Tensor, views: Views) -> Rendered:
         with self._finite(maps):
@@ -294,29 +236,43 @@ class Personalisation:
             self.settle()  # a loss that was not finite in an earlier step is the cause
             raise self._diverged("the map", self.step) from error
 
-    def _loss(self, maps: Tensor, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, views: Views, used: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
+        maps = self._with_residual(Gains())
         rendered = self._rendered(maps, views)
         # Where the person is not, only alpha may complain: colours must not turn white to hide what sticks out.
         inside = views.masks[..., None]
-        rendered = dataclasses.replace(rendered, rgb=inside * rendered.rgb + (1 - inside) * views.images)
+        shown = inside * rendered.rgb + (1 - inside) * views.images
+        alpha = rendered.alpha
+        held_out = torch.zeros((), device=self.device)
+        if used is not None:
+            hidden = (1 - used)[..., None]
+            held_out = ((shown - views.images).abs().mean(dim=-1, keepdim=True) * hidden).sum() / hidden.sum()
+            shown = used[..., None] * shown + hidden * views.images
+            alpha = used * alpha + hidden[..., 0] * views.masks
+        rendered = dataclasses.replace(rendered, rgb=shown, alpha=alpha)
         terms = image_terms(rendered, views.images, views.masks)
         terms |= map_terms(maps[None], self.rig.binding, config.losses)
         total = torch.stack([getattr(config.losses, name) * value.mean() for name, value in terms.items()]).sum()
-        held = _GEOMETRY if self._has("color") else slice(None)
-        drift = GaussianAttributes.from_uv((maps - self.first) / self.scale, self.rig.binding).channels[:, held]
-        terms["prior"] = (self.unseen * drift.square()).mean()
-        terms["smooth"] = _roughness(torch.cat([self.geometry, self.color], dim=-1))
+        terms["prior"] = (self.confidence[..., None] * self._geometry).square().mean()
+        terms["smooth"] = _roughness(torch.cat([self._geometry, self._color], dim=-1))
+        terms["motion"] = self.motion.square().mean()
+        terms["held_out"] = held_out
         # Terms of images are means over the photographs. Dividing these too keeps what each photograph shows in the
         # balance with them that it has where it is the only one.
-        regularisers = (config.prior * terms["prior"] + config.smooth * terms["smooth"]) / len(views.images)
-        return total + regularisers, terms
+        held = config.prior * terms["prior"] + config.smooth * terms["smooth"] + config.motion * terms["motion"]
+        return total + held / len(views.images), terms
 
     def _diverged(self, what: str, step: int) -> UserError:
         return UserError(
-            f"one-shot avatar of {self.subject}, step {step}: {what} is not finite; lower oneshot.network_rate and "
-            f"oneshot.map_rate"
+            f"one-shot avatar of {self.subject}, step {step}: {what} is not finite; lower oneshot.map_rate"
         )
+
+
+def _deviations(config: OneShotConfig, device: torch.device) -> Tensor:
+    """`[118]` standard deviations of the tracked motion, in the order of `MOTION_WIDTHS`."""
+    widths = MOTION_WIDTHS.items()
+    return torch.cat([torch.full((width,), getattr(config.tracking, name)) for name, width in widths]).to(device)
 
 
 def _roughness(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
@@ -23,6 +24,7 @@ from osgap.prior.personalisation.preview import personalisation_preview
 from osgap.prior.personalisation.views import AllFrames, FewPhotos
 from osgap.prior.photo import ShownCapture, SourcePhoto, show
 from osgap.prior.posing import Rig
+from osgap.prior.source import prepare_source
 from osgap.runtime.artifacts import write_json, write_png
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
@@ -129,16 +131,20 @@ def _make(
         model = model.to(device).to(memory_format=torch.channels_last)
     rig = Rig.build(head.to(device), binding, [photo.params])
     own_seed = derive_seed(provenance.seed, "oneshot", subject)
+    frames: AllFrames | FewPhotos
     if supervision == "all_frames":
-        frames: AllFrames | FewPhotos = AllFrames(shown, rig.people[0], device, config.frames_per_step, own_seed)
+        frames, steps = AllFrames(shown, device, config.frames_per_step, own_seed), config.all_frames_steps
     else:
-        frames = FewPhotos(photos, rig.people[0], device)
-    personal = Personalisation(model, photo, frames.sample(), rig, config, own_seed)
+        frames, steps = FewPhotos(photos, device), config.steps
+    predicted = _predicted(model, photo, device)
+    personal = Personalisation(
+        predicted, model.decoder.residual_scale, frames.sample(), frames.motion, rig, config, steps, subject
+    )
     prepared = time.perf_counter()
     _optimise(personal, frames, checkpoints, config.checkpoint_every)
     optimised = time.perf_counter()
     stamp = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
-    _write(outputs, personal, photos, binding, shown.record(), stamp)
+    _write(outputs, personal, model.decoder.mean, photos, binding, shown.record(), stamp)
     _log.info(
         "%s: %s of %s on %s, first camera %s, timestep %d of %s; loading %.1f s, optimising %.1f s, writing %.1f s",
         subject,
@@ -195,6 +201,14 @@ def _shown(
     return shown
 
 
+@torch.no_grad()
+def _predicted(model: GaussianPrior, photo: SourcePhoto, device: torch.device) -> Tensor:
+    """The prior's own answer, `[U, U, 14]`."""
+    source = prepare_source(photo.image.to(device), model.config.input_size)[None]
+    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        return model(source)[0].float()
+
+
 def _head(inputs: OneShotInputs, model: GaussianPrior, photo: SourcePhoto) -> tuple[HeadModel, TexelBinding]:
     """The head, which must be the person's and the prior's, and the texels of the prior's maps on it."""
     head = load_head(inputs.head)
@@ -235,6 +249,7 @@ def _optimise(personal: Personalisation, frames: FewPhotos | AllFrames, checkpoi
 def _write(
     outputs: OneShotOutputs,
     personal: Personalisation,
+    mean: Tensor,
     photos: list[SourcePhoto],
     binding: TexelBinding,
     saw: dict[str, Any],
@@ -245,7 +260,7 @@ def _write(
     Args:
         saw: what was seen of the person.
     """
-    maps = {"mean": personal.model.decoder.mean, "prior": personal.first, "result": personal.maps()}
+    maps = {"mean": mean, "prior": personal.first, "result": personal.maps()}
     for folder, name in ((outputs.prior_avatar, "prior"), (outputs.avatar, "result")):
         attributes = GaussianAttributes.from_uv(maps[name].cpu(), binding)
         Avatar(attributes, binding.faces, photos[0].params).save(folder, stamp)

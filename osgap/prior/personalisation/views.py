@@ -12,7 +12,6 @@ from torch import Tensor
 
 from osgap.capture.batches import batches
 from osgap.capture.choice import chosen
-from osgap.head.model import PersonHead
 from osgap.prior.photo import ShownCapture, SourcePhoto
 from osgap.runtime.pinned import upload
 from osgap.runtime.pixels import to_float
@@ -33,15 +32,17 @@ class Views:
     """`[P, H, W]` coverage, 0..1."""
     cameras: Cameras
     """A batch of P."""
-    vertices: Tensor
-    """`[P, V, 3]` the head at the moment of each; `[1, V, 3]` where all are of one moment."""
+    moments: Tensor
+    """`[P]` int64 which of the moments that are shown each is of; `[1]` where all are of one moment."""
 
 
 class FewPhotos:
     """Photographs of one moment: every step is compared with all of them."""
 
-    def __init__(self, photos: list[SourcePhoto], person: PersonHead, device: torch.device) -> None:
+    def __init__(self, photos: list[SourcePhoto], device: torch.device) -> None:
         cameras = [photo.camera for photo in photos]
+        self.motion = photos[0].params.to(device)
+        """The tracked motion of the moments that are shown: one."""
         self._views = Views(
             images=torch.stack([photo.image for photo in photos]).to(device),
             masks=torch.stack([photo.mask for photo in photos]).to(device),
@@ -51,7 +52,7 @@ class FewPhotos:
                 cameras[0].width,
                 cameras[0].height,
             ).to(device),
-            vertices=person.vertices(photos[0].params.to(device)),
+            moments=torch.zeros(1, dtype=torch.int64, device=device),
         )
 
     def sample(self) -> Iterator[Views]:
@@ -69,11 +70,12 @@ class AllFrames:
     Frames are decoded once where memory allows and the steps come round to them again, else ahead of their steps.
     """
 
-    def __init__(self, shown: ShownCapture, person: PersonHead, device: torch.device, per_step: int, seed: int) -> None:
+    def __init__(self, shown: ShownCapture, device: torch.device, per_step: int, seed: int) -> None:
         self._shown, self._device, self._per_step, self._seed = shown, device, per_step, seed
         timesteps = np.unique(shown.frames[:, 0])
         self._rows = {timestep: row for row, timestep in enumerate(timesteps.tolist())}
-        self._person, self._motion = person, shown.motion(timesteps).to(device)
+        self.motion = shown.motion(timesteps).to(device)
+        """The tracked motion of the moments that are shown."""
 
     def sample(self) -> Iterator[Views]:
         """Some of the frames, which show what is seen at all."""
@@ -99,8 +101,6 @@ class AllFrames:
             device=self._device,
         ):
             rows = torch.tensor([self._rows[timestep] for timestep in batch.frames[:, 0].tolist()])
-            with torch.no_grad():
-                vertices = self._person.vertices(self._motion.select(upload(rows, self._device)))
             cameras = self._shown.cameras(batch.frames)
             yield Views(
                 images=to_float(batch.images[..., :3]),
@@ -111,5 +111,5 @@ class AllFrames:
                     cameras.width,
                     cameras.height,
                 ),
-                vertices=vertices,
+                moments=upload(rows, self._device),
             )
