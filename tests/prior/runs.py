@@ -86,6 +86,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def tiny_surface(steps: int = 6) -> PriorConfig:
+    """The same with the network that reads photographs on the head, up to three of them."""
+    surface = {"input_size": 32, "widths": (16, 16, 32), "blocks": 1, "attention_blocks": 1, "heads": 2, "sampled": 8}
+    changes = {"architecture": "surface", "surface": {**surface, "code": 16}, "backbone": {"name": "resnet18"}}
+    return PriorConfig.model_validate({**tiny(steps).model_dump(), **changes})
+
+
 def tiny(steps: int = 6) -> PriorConfig:
     encoder = {
         "input_size": 32, "width": 8, "token_width": 32, "residual_blocks": (1, 1), "attention_blocks": 1, "heads": 2,

@@ -19,15 +19,15 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from osgap.prior.augment import draw_framing
+from osgap.prior.augment import draw_framing, framed
 from osgap.prior.config import AugmentConfig, OneShotConfig
 from osgap.prior.losses import image_terms, map_terms, renderable
 from osgap.prior.network.model import GaussianPrior
 from osgap.prior.personalisation.adam import GroupAdam
 from osgap.prior.personalisation.views import Views
 from osgap.prior.photo import SourcePhoto
+from osgap.prior.photographs import Photographs, photographs
 from osgap.prior.posing import Rig, white
-from osgap.prior.source import prepare_source
 from osgap.runtime.errors import UserError
 from osgap.runtime.seeds import derive_seed
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
@@ -137,7 +137,10 @@ class Personalisation:
         self.curve: list[dict[str, float]] = []
         """The terms of the loss before each step, as far as they were read from the device."""
         self._unread: list[dict[str, Tensor]] = []
-        self.source = prepare_source(photo.image.to(self.device), model.config.input_size)[None]
+        params, image = photo.params.to(self.device), photo.image.to(self.device)
+        self.source = photographs(
+            rig, [0], [params], photo.camera.to(self.device), image[None, None], model.config.input_size
+        )
         with torch.no_grad():
             self.features = self._encoded(self.source)
             self.first = self._decoded(self.features)  # the prior's own prediction
@@ -241,15 +244,15 @@ class Personalisation:
                 pixels = pixels + contribution(self._gaussians(self.first, part), part.cameras, part.masks)
         return pixels.square() / (pixels.square() + self.config.seen**2)
 
-    def _encoded(self, source: Tensor) -> Tensor:
+    def _encoded(self, source: Photographs) -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            return self.model.encoder(source)
+            return self.model.encode(source)
 
     def _decoded(self, features: Tensor) -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             return self.model.decoder(features)[0]
 
-    def _base(self, source: Tensor) -> Tensor:
+    def _base(self, source: Photographs) -> Tensor:
         """What network and features say, `[U, U, 14]`."""
         features = self._encoded(source) if self._has("network") else self.features
         return self._decoded(features + self.latent if self._has("latent") else features)
@@ -259,7 +262,7 @@ class Personalisation:
         if self.step < self.config.network_steps and self._has("network"):
             random = np.random.default_rng(derive_seed(self.seed, "framing", self.step))
             augment = AugmentConfig(shift=self.config.shift, scale=self.config.shift)
-            return self._base(draw_framing(augment, random).apply(self.source))
+            return self._base(framed(self.source, [draw_framing(augment, random)]))
         if self.step < self.config.network_steps and self._has("latent"):
             return self._base(self.source)
         if self.base is None:
