@@ -42,25 +42,31 @@ class EncoderConfig(Section):
 
 
 class BackboneConfig(Section):
-    """The encoder of the photographs that `surface` samples on the head."""
+    """The network that image features come from."""
 
-    name: str = "resnet34"
-    """An encoder of `segmentation_models_pytorch`, by its name there."""
+    name: str = Field("resnet34", pattern=r"^[\w.+-]+$")
+    """An encoder of `segmentation_models_pytorch` (`resnet34`, `mit_b1`), or one of timm's models after `tu-`
+    (`tu-vit_small_patch14_dinov2`)."""
     path: Path | None = Field(None, json_schema_extra=PLACE)
-    """Its pretrained weights, as their publisher distributes them. Left out, it begins with random numbers."""
+    """Its pretrained weights, as their publisher distributes them. Default is none: random ones."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-    """SHA-256 of that file in lower-case hex, or its beginning."""
+    """SHA-256 of that file in lower-case hex, or its beginning. A trained prior keeps it in place of the file: the layers
+    are others than with random weights."""
 
     @model_validator(mode="after")
     def _file_has_a_checksum(self) -> Self:
-        if (self.path is None) != (self.sha256 is None):
-            given, missing = ("path", "sha256") if self.sha256 is None else ("sha256", "path")
-            raise ValueError(f"{given} is given without {missing}; give both, or neither for random weights")
+        if self.path is not None and self.sha256 is None:
+            raise ValueError(f"path is {self.path}, but sha256 is missing: add the file's SHA-256 (sha256sum)")
         return self
 
     @property
+    def pretrained(self) -> bool:
+        """Whether its weights come, or came, from a file."""
+        return self.sha256 is not None
+
+    @property
     def file(self) -> WeightFile | None:
-        """The file of the pretrained weights, if there is one."""
+        """The file that its weights come from."""
         return None if self.path is None or self.sha256 is None else WeightFile(path=self.path, sha256=self.sha256)
 
 

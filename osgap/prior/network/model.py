@@ -215,13 +215,13 @@ def load_prior(path: Path, uv_size: int | None = None) -> GaussianPrior:
 
 
 def _described(config: NetworkConfig) -> dict[str, Any]:
-    """A network's settings, as its file has them; the backbone's weights are in the file too, wherever they came from."""
+    """A network's settings, as its file has them; the backbone's weights are in it too, wherever they came from."""
     if isinstance(config, EncoderConfig):
         return {"architecture": "published", "encoder": config.model_dump()}
     return {
         "architecture": "surface",
         "surface": config.surface.model_dump(),
-        "backbone": config.backbone.model_dump(exclude={"path", "sha256"}),
+        "backbone": config.backbone.model_dump(exclude={"path"}),
     }
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from osgap.prior.config import SurfaceNetwork
 from osgap.prior.network.attention import as_autocast, is_half_on_cuda
 from osgap.prior.network.encoder import AttentionBlock, initialise
-from osgap.prior.network.standin import Backbone
+from osgap.prior.network.backbone import Backbone
 from osgap.prior.photographs import Photographs
 from osgap.prior.surface import SurfaceViews
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0
