@@ -259,6 +259,13 @@ class PriorConfig(Section):
         """The settings of the network that is trained."""
         return self.encoder if self.architecture == "published" else SurfaceNetwork(self.surface, self.backbone)
 
+    @property
+    def weight_files(self) -> dict[str, WeightFile]:
+        """What the training reads besides people, by the key of the config that names it."""
+        backbone = self.backbone.file if self.architecture == "surface" else None
+        named = {"prior.weights": self.weights, "prior.vgg": self.vgg, "prior.backbone": backbone}
+        return {key: file for key, file in named.items() if file is not None}
+
     @model_validator(mode="after")
     def _network_is_known(self) -> Self:
         if self.weights is not None and self.architecture != "published":

@@ -116,8 +116,7 @@ def _run(
 
 
 def _provenance(config: PriorConfig, inputs: TrainInputs, seed: int) -> Provenance:
-    named = (config.weights, config.vgg, config.backbone.file if config.architecture == "surface" else None)
-    weights = [file.path for file in named if file is not None]
+    weights = [file.path for file in config.weight_files.values()]
     return Provenance.collect(
         "train",
         __name__,
