@@ -11,7 +11,8 @@ The people are painted (`paint` in `benchmarks/people.py`) into the folder `--wo
 have pixels, as in the reference. The plain step is `benchmarks/plain_prior.py`: the reference's manner, network, losses
 and settings, one source and two targets per step; its frames are decoded and on the device beforehand. Both programs
 have LPIPS with the reference's weight, and VGG-16 from `--vgg` (torchvision's file) or with random weights, which take
-as long; with `--no-lpips` both do without. Prints JSON (`terms` are those that the training's loss had); progress goes
+as long; with `--no-lpips` both do without. With `--prior '{"architecture": "surface"}'` the other network is timed
+against the same plain step. Prints JSON (`terms` are those that the training's loss had); progress goes
 to stderr.
 
 `agreement` is checked first: on the same weights and batch, in float32 and without LPIPS, the terms of both programs'
@@ -37,6 +38,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import itertools
 import json
@@ -72,7 +74,9 @@ from osgap.prior.network.published import published_decoder
 from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.views import FewPhotos
 from osgap.prior.photo import show
+from osgap.prior.photographs import Photographs
 from osgap.prior.posing import Rig
+from osgap.prior.surface import SurfaceViews
 from osgap.prior.training.data import Assembly, Batch, Plan, TrainingSamples
 from osgap.prior.training.distributed import launch
 from osgap.prior.training.initial import initial_prior
@@ -94,7 +98,7 @@ _WARM_STEPS = 3
 _PREFETCH = 4  # batches that each loader process has ready, as in training
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cast:
     """People on the device: all but the last are trained on."""
 
@@ -118,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         vgg = vgg_state(options)
         config = training_config(options, vgg, work, device)
-        uv_size = config.encoder.input_size // 2
+        uv_size = config.network.input_size // 2
         scene = people.synthetic_config(options.size, options.timesteps, options.seed)
         cast = load(people.paint(work, scene, options.people + 1, uv_size, device), config, options.seed, device)
         result = {
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             people.release()
         matrix = matrix_rate(options.matrix, options.rounds, device)
         result["matrix"] = {"size": options.matrix, "bf16_tflops": matrix / 1e12}
-        result["encoder_gmac"] = encoder_flops(config.encoder) / 2e9
+        result["encoder_gmac"] = encoder_flops(cast) / 2e9
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "train": lambda: train(cast, vgg, matrix, options),
             "encoder": lambda: encoder(cast, matrix, options),
@@ -225,8 +229,8 @@ def load(
     binding = bind_texels(head.uvs, head.uv_faces, maps.shape[1])
     head = head.to(device)
     samples = TrainingSamples(files.captures[:-1], config, seed, rank, ranks)
-    assembly = Assembly(samples, maps, binding.mask, device)
     rig = Rig.build(head, binding, samples.params)
+    assembly = Assembly(samples, maps, rig)
     return Cast(files, config, head, binding.to(device), maps, samples, assembly, rig, device)
 
 
@@ -250,7 +254,7 @@ def describe(cast: Cast) -> dict[str, Any]:
 
 def make_training(cast: Cast, folder: Path, fabric: Any = None) -> Training:
     """A training before its first step, as the stage begins one; on one device where none is launched yet."""
-    model = initial_prior(cast.config, cast.maps, cast.binding.mask.cpu(), cast.samples.seed)
+    model = initial_prior(cast.config, cast.maps, cast.rig, cast.samples.seed)
     with using("cpu" if cast.device.type == "cpu" else "cuda"):
         fabric = fabric or launch(cast.config)
     training = Training(model, cast.config, fabric, folder)
@@ -318,7 +322,7 @@ def scenes(batch: Batch, plans: Sequence[Plan]) -> list[plain_prior.Scene]:
     return [
         plain_prior.Scene(
             person=plan.person,
-            source=batch.sources[index : index + 1],
+            source=batch.sources.images[index, :1],
             map=batch.maps[index],
             timesteps=plan.targets[:, 0].tolist(),
             cameras=batch.cameras[rows[index]],
@@ -338,7 +342,7 @@ def plain_scenes(cast: Cast, seed: int) -> list[plain_prior.Scene]:
         frames = cast.samples.frames[person]
         here = frames[frames[:, 0] == random.choice(frames[:, 0])]
         source = random.choice(cast.samples.source_frames[person])
-        plan = Plan(person, source, random.choice(here, _TARGETS), seed=None)
+        plan = Plan(person, source[None], random.choice(here, _TARGETS), seed=None)
         found += scenes(cast.assembly.batch(cast.samples.decode([plan])), [plan])
     return found
 
@@ -381,7 +385,7 @@ def agreement(cast: Cast) -> dict[str, Any]:
     model.to(cast.device)
     # a convolution in tf32 has three digits, and variances are differences of its results
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        loss, terms = product_loss(model(batch.sources), batch, cast.rig)
+        loss, terms = product_loss(model(Photographs(batch.sources.images[:, :1], None)), batch, cast.rig)
         loss.backward()
         plain_terms: list[dict[str, Tensor]] = []
         for scene in scenes(batch, plans):
@@ -455,18 +459,32 @@ def matrix_rate(size: int, rounds: int, device: torch.device) -> float:
     return 2 * size**3 / statistics.median(seconds)
 
 
-def encoder_flops(config: EncoderConfig) -> int:
+@functools.cache
+def encoder_flops(cast: Cast) -> int:
     """Multiplications and additions of convolutions and matrix products in one forward pass of one source."""
-    with torch.device("meta"):
-        network, image = make_plain_encoder(config), torch.empty(1, 3, config.input_size, config.input_size)
+    config = cast.config.network
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image)
+        if isinstance(config, EncoderConfig):
+            with torch.device("meta"):
+                network, image = make_plain_encoder(config), torch.empty(1, 3, config.input_size, config.input_size)
+            network(image)
+        else:
+            model = initial_prior(cast.config, cast.maps, cast.rig, cast.samples.seed)
+            model(_one_photograph(cast, "cpu"))
     return counter.get_total_flops()
 
 
-def _trained_flops(config: EncoderConfig) -> int:
+def _one_photograph(cast: Cast, device: torch.device | str) -> Photographs:
+    """Of one person, not augmented."""
+    plan = Plan(0, cast.samples.source_frames[0][:1], cast.samples.frames[0][:1], seed=None)
+    read = cast.assembly.batch(cast.samples.decode([plan])).sources
+    views = None if read.views is None else SurfaceViews(*(part.to(device) for part in read.views))
+    return Photographs(read.images.to(device), views)
+
+
+def _trained_flops(cast: Cast) -> int:
     """Of a forward and a backward pass: gradients of weights and of inputs each cost what the forward pass does."""
-    return 3 * encoder_flops(config)
+    return 3 * encoder_flops(cast)
 
 
 # train ------------------------------------------------------------------------------------------------------------
@@ -491,7 +509,7 @@ def train(cast: Cast, vgg: Mapping[str, Tensor] | None, matrix: float, options: 
         terms = sorted(training.window)
     plain_rates = {name: _rate(rounds[name], 1 / _TARGETS) for name in plain_loops}
     own_rates = {name: _rate(rounds[name], 1 / config.targets) for name in own_loops}
-    flops = _trained_flops(config.encoder)
+    flops = _trained_flops(cast)
     for rate in (*plain_rates.values(), *own_rates.values()):
         rate["utilisation"] = rate["sources_per_s"] * flops / matrix
     return {
@@ -582,18 +600,21 @@ def _rate(seconds: list[float], sources_per_image: float) -> dict[str, Any]:
 
 def encoder(cast: Cast, matrix: float, options: argparse.Namespace) -> dict[str, Any]:
     """Forward and backward pass of the network, as training runs it, and of the plain encoder."""
-    size, flops = cast.config.encoder.input_size, _trained_flops(cast.config.encoder)
+    size, flops = cast.config.network.input_size, _trained_flops(cast)
+    shown = _one_photograph(cast, cast.device)
     random = torch.Generator().manual_seed(options.seed)
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in options.batches:
-            sources = torch.rand(count, 3, size, size, generator=random).to(cast.device)
+            images = torch.rand(count, 1, 3, size, size, generator=random).to(cast.device)
+            views = [part.expand(count, *part.shape[1:]) for part in shown.views or ()]
+            sources = Photographs(images, SurfaceViews(*views) if views else None)
             torch.compiler.reset()  # else what was compiled for one size is compiled again for all
             training = make_training(cast, Path(folder))
             # Its zeros would make all gradients zero, and a GPU computes those with less power, thus faster.
             nn.init.normal_(training.weights.decoder.out.weight, std=0.05)
 
-            def own(training: Training = training, sources: Tensor = sources) -> None:
+            def own(training: Training = training, sources: Photographs = sources) -> None:
                 with fastest(cast.device):
                     training.fabric.backward(training.model(sources).square().mean())
                 training.optimizer.zero_grad(set_to_none=True)
@@ -661,7 +682,7 @@ def oneshot(cast: Cast, vgg: Mapping[str, Tensor] | None, matrix: float, options
         people.log(f"  {steps / runs[-1][1]:.2f} steps/s")
     seconds = statistics.median(whole for _, whole in runs)
     network = statistics.median(part for part, _ in runs)
-    flops = config.network_steps * _trained_flops(cast.config.encoder)
+    flops = config.network_steps * _trained_flops(cast)
     plain_rates = {name: 1 / statistics.median(values) for name, values in plain_seconds.items()}
     return {
         "steps": steps,
@@ -684,7 +705,7 @@ def oneshot(cast: Cast, vgg: Mapping[str, Tensor] | None, matrix: float, options
 
 def personalise(cast: Cast, config: OneShotConfig) -> tuple[float, float]:
     """Seconds of the steps that change the network, and of all steps of a personalisation."""
-    model = initial_prior(cast.config, cast.maps, cast.binding.mask.cpu(), cast.samples.seed)
+    model = initial_prior(cast.config, cast.maps, cast.rig, cast.samples.seed)
     if cast.device.type == "cuda":
         model = model.to(cast.device).to(memory_format=torch.channels_last)
     shown = show(CaptureStore(cast.files.captures[-1]), "one_shot", None)
@@ -711,7 +732,7 @@ def command(cast: Cast, config: OneShotConfig, options: argparse.Namespace) -> d
         results = Path(folder)
         (results / "captures").mkdir()
         (results / "captures" / f"{name}.h5").symlink_to(cast.files.captures[-1].resolve())
-        model = initial_prior(cast.config, cast.maps, cast.binding.mask.cpu(), cast.samples.seed)
+        model = initial_prior(cast.config, cast.maps, cast.rig, cast.samples.seed)
         save_prior(results / "prior" / "model.pt", model, trained_on, {})
         assets = {role: str(Path(path).resolve()) for role, path in cast.files.head.model_dump().items()}
         settings = {

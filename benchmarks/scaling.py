@@ -99,7 +99,7 @@ def settings(options: argparse.Namespace, devices: int) -> PriorConfig:
 def paint(options: argparse.Namespace, config: PriorConfig, device: torch.device) -> people.Painted:
     """The people, who are there after the first time."""
     scene = people.synthetic_config(options.size, options.timesteps, options.seed)
-    return people.paint(options.work, scene, options.people + 1, config.encoder.input_size // 2, device)
+    return people.paint(options.work, scene, options.people + 1, config.network.input_size // 2, device)
 
 
 def measure(options: argparse.Namespace) -> None:

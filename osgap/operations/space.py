@@ -37,6 +37,10 @@ _REPORT_PER_PIXEL = 65.0
 """Bytes of a test person's figures and video per pixel of an enlarged frame: 2.9 MB at 4 x 88 x 128 pixels."""
 _FULL_ENCODER = 80.2e6
 """Parameters of the encoder at its full width: 64 channels, and 1024 of a token."""
+_SURFACE = 15e6
+"""Parameters of `surface` at its default widths, without its backbone."""
+_BACKBONE = 21.3e6
+"""Those of a resnet34."""
 _NETWORK_COPIES = 9
 """model.pt, and two checkpoints (the new one beside the last) of weights, their average and two moments."""
 
@@ -113,6 +117,9 @@ def _missing_videos(pipeline: Pipeline, subject: str) -> int:
 
 
 def _parameters(pipeline: Pipeline) -> float:
-    """Of the image encoder, at most: all but quadratic in its widths."""
-    encoder = pipeline.config.prior.encoder
+    """Of the network, at most: all but quadratic in its widths."""
+    prior = pipeline.config.prior
+    if prior.architecture == "surface":
+        return _BACKBONE + _SURFACE * (prior.surface.widths[0] / 48) ** 2
+    encoder = prior.encoder
     return _FULL_ENCODER * max(encoder.width / 64, encoder.token_width / 1024) ** 2

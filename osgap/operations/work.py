@@ -25,7 +25,7 @@ from collections.abc import Callable
 from nersemble_data.constants import AVERAGE_GB_PER_VIDEO, SERIALS
 
 from osgap.operations.space import SYNTHETIC_RAW_PER_PIXEL, frame_count, frame_pixels
-from osgap.prior.config import EncoderConfig
+from osgap.prior.config import EncoderConfig, PriorConfig, SurfaceConfig
 from osgap.workflow.jobs import Job
 from osgap.workflow.pipeline import Pipeline
 
@@ -70,7 +70,7 @@ def _train(pipeline: Pipeline, _: Job) -> Work:
     prior = pipeline.config.prior
     photographs = prior.steps * prior.sources
     return {
-        "photographs": photographs * _encoder_share(prior.encoder),
+        "photographs": photographs * _network_share(prior),
         "target_megapixels": photographs * prior.targets * frame_pixels(pipeline) / 1e6,
     }
 
@@ -80,7 +80,7 @@ def _oneshot(pipeline: Pipeline, job: Job) -> Work:
     supervision = pipeline.personalised[job.wildcards["folder"]]
     seen = {"one_shot": 1, "few_shot": config.few_shot_photos, "all_frames": config.frames_per_step}[supervision]
     return {
-        "photographs": config.network_steps * _encoder_share(pipeline.config.prior.encoder),
+        "photographs": config.network_steps * _network_share(pipeline.config.prior),
         "target_megapixels": (config.network_steps + config.map_steps) * seen * frame_pixels(pipeline) / 1e6,
     }
 
@@ -116,12 +116,18 @@ def _frame_megapixels(pipeline: Pipeline, subject: str) -> float:
     return frame_count(pipeline, subject) * frame_pixels(pipeline) / 1e6
 
 
-def _encoder_share(encoder: EncoderConfig) -> float:
-    """Arithmetic for one photograph, relative to the full encoder's: all but quadratic in its widths and its sides."""
+def _network_share(prior: PriorConfig) -> float:
+    """Arithmetic for one photograph, relative to the full published encoder's: all but quadratic in widths and sides."""
     full = EncoderConfig()
+    if prior.architecture == "surface":
+        surface, whole = prior.surface, SurfaceConfig()
+        return _SURFACE * (surface.widths[0] / whole.widths[0] * surface.input_size / whole.input_size) ** 2
+    encoder = prior.encoder
     width = max(encoder.width / full.width, encoder.token_width / full.token_width)
     return (width * encoder.input_size / full.input_size) ** 2
 
+
+_SURFACE = 0.1  # of the published network's arithmetic, at the default sizes of both
 
 _OF_STAGES: dict[str, Callable[[Pipeline, Job], Work]] = {
     "synthetic-person": _synthetic_person,

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from osgap.prior.config import AugmentConfig
+from osgap.prior.photographs import Photographs
 from osgap.runtime.pinned import upload
 from osgap.splat.attributes import CHANNELS, SH_C0
 
@@ -84,7 +85,37 @@ def reframed(sources: Tensor, framings: Sequence[Framing]) -> Tensor:
     return F.grid_sample(sources - 1, grid, align_corners=False) + 1
 
 
+def framed(
+    photographs: Photographs, framings: Sequence[Framing], slips: Sequence[tuple[float, float]] | None = None
+) -> Photographs:
+    """Photographs framed anew; where they show the head moves with them.
+
+    Args:
+        photographs: K of each of B people.
+        framings: `B * K`, in order.
+        slips: as many further shifts of the places alone, right and down, in fractions of the pictures' size. Default
+            is none.
+    """
+    people, count = photographs.images.shape[:2]
+    images = reframed(photographs.images.flatten(0, 1), framings).unflatten(0, (people, count))
+    if photographs.views is None:
+        return Photographs(images, None)
+    slips = slips or [(0.0, 0.0)] * len(framings)
+    moves = [
+        (2 * (framing.shift[0] + slip[0]), 2 * (framing.shift[1] + slip[1]), framing.scale)
+        for framing, slip in zip(framings, slips, strict=True)
+    ]
+    change = upload(torch.tensor(moves, dtype=images.dtype), images.device).unflatten(0, (people, count))
+    return Photographs(images, photographs.views.moved(change[..., :2], change[..., 2]))
+
+
 def draw_framing(config: AugmentConfig, random: np.random.Generator) -> Framing:
     """A random framing of a source photograph."""
     shift = random.uniform(-config.shift, config.shift, 2)
     return Framing((float(shift[0]), float(shift[1])), float(1 + config.scale * random.uniform(-1, 1)))
+
+
+def draw_slip(config: AugmentConfig, random: np.random.Generator) -> tuple[float, float]:
+    """A random shift of where the head is looked for in a photograph, right and down, in fractions of its size."""
+    right, down = random.uniform(-config.misalign, config.misalign, 2)
+    return float(right), float(down)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from osgap.runtime.errors import UserError
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.section import OPERATIONAL, PLACE, Section
 from osgap.runtime.weights import WeightFile
 
 
@@ -39,6 +41,82 @@ class EncoderConfig(Section):
         return self
 
 
+class BackboneConfig(Section):
+    """The network that image features come from."""
+
+    name: str = Field("resnet34", pattern=r"^[\w.+-]+$")
+    """An encoder of `segmentation_models_pytorch` (`resnet34`, `mit_b1`), or one of timm's models after `tu-`
+    (`tu-vit_small_patch14_dinov2`)."""
+    path: Path | None = Field(None, json_schema_extra=PLACE)
+    """Its pretrained weights, as their publisher distributes them. Default is none: random ones."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
+    """SHA-256 of that file in lower-case hex, or its beginning. A trained prior keeps it in place of the file: the layers
+    are others than with random weights."""
+
+    @model_validator(mode="after")
+    def _file_has_a_checksum(self) -> Self:
+        if self.path is not None and self.sha256 is None:
+            raise ValueError(f"path is {self.path}, but sha256 is missing: add the file's SHA-256 (sha256sum)")
+        return self
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its weights come, or came, from a file."""
+        return self.sha256 is not None
+
+    @property
+    def file(self) -> WeightFile | None:
+        """The file that its weights come from."""
+        return None if self.path is None or self.sha256 is None else WeightFile(path=self.path, sha256=self.sha256)
+
+
+class SurfaceConfig(Section):
+    """The network that puts the photograph's pixels onto the head and completes them there (`prior.architecture:
+    surface`). With the defaults, a resnet34 and maps of 256 x 256 texels it takes 57 GMAC for one photograph."""
+
+    input_size: int = Field(512, ge=32, multiple_of=32)
+    """Height and width of the square network input [pixels]."""
+    widths: tuple[int, ...] = Field((48, 96, 192, 384), min_length=2)
+    """Width of the network on the head at each of its levels [channels]: the first at the size of the maps, each
+    further one at half the size of the one before."""
+    blocks: int = Field(2, ge=1)
+    """Residual blocks at each level, on the way down and on the way up [blocks]."""
+    attention_blocks: int = Field(2, ge=1)
+    """Attention blocks at the last level [blocks]."""
+    heads: int = Field(6, ge=1)
+    """Attention heads there [heads]."""
+    sampled: int = Field(32, ge=8, multiple_of=8)
+    """What is sampled of each scale of the backbone's features [channels]."""
+    code: int = Field(256, ge=8, multiple_of=8)
+    """Width of the code of the whole photograph, which modulates every level [channels]."""
+
+    @model_validator(mode="after")
+    def _widths_are_usable(self) -> Self:
+        odd = [width for width in self.widths if width < 8 or width % 8]
+        if odd:
+            raise ValueError(f"widths are multiples of 8, but {odd[0]} is none")
+        if self.widths[-1] % self.heads:
+            raise ValueError(f"the last of widths, {self.widths[-1]}, is not a multiple of heads {self.heads}")
+        return self
+
+
+@dataclass(frozen=True)
+class SurfaceNetwork:
+    """All that the `surface` network is made of."""
+
+    surface: SurfaceConfig
+    backbone: BackboneConfig
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of the square network input, in pixels."""
+        return self.surface.input_size
+
+
+NetworkConfig = EncoderConfig | SurfaceNetwork
+"""Of the published network, or of `surface`."""
+
+
 class AugmentConfig(Section):
     """Random changes of the source photographs. Zeros switch a change off."""
 
@@ -54,6 +132,9 @@ class AugmentConfig(Section):
     """Largest shift of the source image along either axis [fraction of its size]."""
     scale: float = Field(0.05, ge=0, lt=1)
     """The source image is scaled by 1 + a uniform number in [-scale, scale] [fraction]."""
+    misalign: float = Field(0.003, ge=0, le=0.5)
+    """Largest shift, along either axis, of where `surface` looks for the head in a photograph against where the head
+    was tracked [fraction of the photograph's size]: tracking is off by as much."""
 
 
 class RenderLosses(Section):
@@ -87,6 +168,9 @@ class TrainingLosses(RenderLosses):
     lpips: float = Field(0.0, ge=0)
     """Weight of LPIPS (VGG-16) of rendering and image [factor]; the published configuration has 0.4. Above 0 it needs
     `prior.vgg`."""
+    lpips_crop: int = Field(0, ge=0)
+    """Side of the square that LPIPS compares in each step, at a random place of each image [pixels], which is faster; 0
+    compares whole images, as the published configuration does."""
     refined: float = Field(1.0, ge=0)
     """Weight of the terms of the refined image (`prior.refiner`), relative to those of the rendering [factor]."""
 
@@ -103,7 +187,14 @@ class RefinerConfig(Section):
 class PriorConfig(Section):
     """Training of the prior. The defaults are for NeRSemble at full size on GPUs."""
 
+    architecture: Literal["published", "surface"] = "published"
+    """The network: `published` reads the photograph alone, as the published one does; `surface` reads it where the
+    tracked head shows in it."""
     encoder: EncoderConfig = EncoderConfig()
+    """Of `published`."""
+    surface: SurfaceConfig = SurfaceConfig()
+    """Of `surface`, as the next one."""
+    backbone: BackboneConfig = BackboneConfig()
     weights: WeightFile | None = None
     """A published OSGAP checkpoint: training starts from its encoder and head in place of random numbers. Only with the
     default encoder."""
@@ -117,6 +208,9 @@ class PriorConfig(Section):
     """Source photographs come from this many training cameras, those nearest to the frontal direction [cameras]."""
     sources: int = Field(4, ge=1)
     """Source photographs per step and device [photographs]."""
+    photographs: int = Field(3, ge=1)
+    """Photographs of one moment that `surface` reads of each person at most [photographs]: in half of the steps one, in
+    the others 2 to so many, the further ones from any training camera. `published` reads one."""
     targets: int = Field(4, ge=1)
     """Frames that each source's avatar is rendered to and compared with, per step [frames]: they share a pass of the
     network."""
@@ -160,8 +254,25 @@ class PriorConfig(Section):
             )
         return self
 
+    @property
+    def network(self) -> NetworkConfig:
+        """The settings of the network that is trained."""
+        return self.encoder if self.architecture == "published" else SurfaceNetwork(self.surface, self.backbone)
+
+    @property
+    def weight_files(self) -> dict[str, WeightFile]:
+        """What the training reads besides people, by the key of the config that names it."""
+        backbone = self.backbone.file if self.architecture == "surface" else None
+        named = {"prior.weights": self.weights, "prior.vgg": self.vgg, "prior.backbone": backbone}
+        return {key: file for key, file in named.items() if file is not None}
+
     @model_validator(mode="after")
     def _network_is_known(self) -> Self:
+        if self.weights is not None and self.architecture != "published":
+            raise ValueError(
+                f"weights are of the published network, but architecture is {self.architecture}: leave weights out, or "
+                f"set architecture to published"
+            )
         if self.weights is None and self.steps == 0:
             raise ValueError("steps is 0, but there are no weights to take as they are: set weights, or train")
         if self.weights is not None and self.encoder != EncoderConfig():

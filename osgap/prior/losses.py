@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +15,9 @@ from osgap.metrics.image_metrics import ssim
 from osgap.prior.config import PriorConfig, RenderLosses
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.render import Rendered
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+"""A distance of colours and images, `[B, H, W, 3]` each, to `[B]`."""
 
 
 def load_perceptual(config: PriorConfig, device: torch.device | str) -> nn.Module | None:
@@ -31,14 +36,14 @@ def load_perceptual(config: PriorConfig, device: torch.device | str) -> nn.Modul
 
 
 def image_terms(
-    rendered: Rendered, images: Tensor, masks: Tensor, perceptual: nn.Module | None = None
+    rendered: Rendered, images: Tensor, masks: Tensor, perceptual: Perceptual | None = None
 ) -> dict[str, Tensor]:
     """`color_terms` and the alpha difference of every image, `[B]` each.
 
     Args:
         images: `[B, H, W, 3]` in 0..1, on white.
         masks: `[B, H, W]` in 0..1.
-        perceptual: see `load_perceptual`. Default is none.
+        perceptual: see `color_terms`. Default is none.
     """
     return {
         **color_terms(rendered.rgb, images, perceptual),
@@ -46,21 +51,48 @@ def image_terms(
     }
 
 
-def color_terms(colors: Tensor, images: Tensor, perceptual: nn.Module | None = None) -> dict[str, Tensor]:
-    """L1, 1 - SSIM and, with a network, LPIPS of every image, `[B]` each.
+def color_terms(colors: Tensor, images: Tensor, perceptual: Perceptual | None = None) -> dict[str, Tensor]:
+    """L1, 1 - SSIM and, where it is measured, LPIPS of every image, `[B]` each.
 
     Args:
         colors: `[B, H, W, 3]`.
         images: `[B, H, W, 3]` in 0..1, on white.
-        perceptual: see `load_perceptual`. Default is none.
+        perceptual: LPIPS of such pairs, `[B]`. Default is none.
     """
     terms = {
         "l1": F.l1_loss(colors, images, reduction="none").mean(dim=(1, 2, 3)),
         "ssim": 1 - ssim(colors, images),
     }
     if perceptual is not None:
-        terms["lpips"] = lpips.distances(perceptual, colors, images)
+        terms["lpips"] = perceptual(colors, images)
     return terms
+
+
+def perceptual_on(network: nn.Module, crop: int = 0, corners: Sequence[tuple[float, float]] = ()) -> Perceptual:
+    """LPIPS of images `[B, H, W, 3]`, or of a square part of each.
+
+    Args:
+        network: see `load_perceptual`.
+        crop: the square's side in pixels, at most the images'. Default is whole images.
+        corners: where it lies in each of the B images, as fractions of the room that there is down and to the right.
+    """
+
+    def measure(colors: Tensor, images: Tensor) -> Tensor:
+        if crop:
+            colors, images = _cropped(colors, crop, corners), _cropped(images, crop, corners)
+        return lpips.distances(network, colors, images)
+
+    return measure
+
+
+def _cropped(images: Tensor, side: int, corners: Sequence[tuple[float, float]]) -> Tensor:
+    """Squares of images `[B, H, W, 3]`, see `perceptual_on`."""
+    height, width = (min(side, length) for length in images.shape[1:3])
+    parts = []
+    for image, (down, right) in zip(images, corners, strict=True):
+        top, left = round(down * (image.shape[0] - height)), round(right * (image.shape[1] - width))
+        parts.append(image[top : top + height, left : left + width])
+    return torch.stack(parts)
 
 
 def renderable(maps: Tensor) -> Tensor:

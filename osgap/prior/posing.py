@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from osgap.head.model import HeadModel, PersonHead
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding
+from osgap.prior.surface import Surface
 from osgap.splat.attributes import N_CHANNELS, GaussianAttributes
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.rig import BoundTriangles, bind_triangles, pose
@@ -37,6 +39,20 @@ class Rig:
         binding = binding.to(head.device)
         return cls(people, binding, bind_triangles(head.faces, binding.faces))
 
+    @cached_property
+    def surface(self) -> Surface:
+        """What finds the texels in photographs."""
+        with torch.inference_mode(False):  # outlives the call; autograd refuses inference tensors
+            return Surface.build(self.people[0].model, self.binding)
+
+    @torch.no_grad()
+    def vertices(self, people: Sequence[int], params: Sequence[FlameParams]) -> Tensor:
+        """The heads of S people at V timesteps each, posed at once: `[S * V, vertices, 3]`, see `pose`."""
+        count = params[0].timesteps
+        motion = {name: torch.cat([part.motion[name] for part in params]) for name in params[0].motion}
+        heads = PersonHead.stack([self.people[i] for i in people for _ in range(count)])
+        return heads.vertices(params[0].replace(**motion))
+
     def pose(self, maps: Tensor, people: Sequence[int], params: Sequence[FlameParams]) -> Gaussians:
         """Gaussians of S maps, each on its own person's head at that person's V timesteps.
 
@@ -61,10 +77,7 @@ class Rig:
                 f"person and as many timesteps for each map"
             )
         count = counts[0]
-        motion = {name: torch.cat([part.motion[name] for part in params]) for name in params[0].motion}
-        with torch.no_grad():  # the maps are trained, the tracking is not
-            heads = PersonHead.stack([self.people[i] for i in people for _ in range(count)])
-            vertices = heads.vertices(params[0].replace(**motion))
+        vertices = self.vertices(people, params)  # without a gradient: the maps are trained, the tracking is not
         local = GaussianAttributes.from_uv(maps, self.binding)
         posed = pose(GaussianAttributes(_repeated(local.channels[..., :N_CHANNELS], count)), vertices, self.bound)
         if local.features is None:

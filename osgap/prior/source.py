@@ -19,13 +19,18 @@ def prepare_source(image: Tensor, size: int) -> Tensor:
     aligned pixel borders and without antialiasing, as the published network was trained.
     """
     height, width = image.shape[-3:-1]
-    side = max(height, width)
-    left, top = (side - width) // 2, (side - height) // 2
+    side, left, top = square_padding(width, height)
     batch = image.movedim(-1, -3).reshape(-1, 3, height, width)
     batch = F.pad(batch, (left, side - width - left, top, side - height - top), value=1.0)
     if side != size:
         batch = F.interpolate(batch, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
     return batch.reshape(*image.shape[:-3], 3, size, size)
+
+
+def square_padding(width: int, height: int) -> tuple[int, int, int]:
+    """The side of the square that a picture is padded to, and what is added at its left and at its top, in pixels."""
+    side = max(height, width)
+    return side, (side - width) // 2, (side - height) // 2
 
 
 def near_frontal(cameras: Cameras, params: FlameParams, frames: np.ndarray, count: int) -> list[int]:

@@ -318,8 +318,7 @@ class Pipeline:
     @property
     def prior_weights(self) -> dict[str, WeightFile]:
         """By the key of the config that names them."""
-        named = {"prior.weights": self.config.prior.weights, "prior.vgg": self.config.prior.vgg}
-        return {key: file for key, file in named.items() if file is not None}
+        return self.config.prior.weight_files
 
     @property
     def shown(self) -> Supervision:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from prior.runs import TinyBackbone
+
 from osgap.capture.store import CaptureStore
 from osgap.capture.store_writing import Capture, write_store
 from osgap.fit.initial import initial_attributes
@@ -117,6 +119,12 @@ def tiny_prior() -> PriorConfig:
         workers=0,
         checkpoint_every=2,
     )
+
+
+@pytest.fixture
+def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The `surface` network reads photographs with a backbone that trains in seconds."""
+    monkeypatch.setattr("osgap.prior.network.surface.Backbone", TinyBackbone)
 
 
 @pytest.fixture

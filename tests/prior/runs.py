@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from osgap.prior.config import PriorConfig
+from osgap.prior.config import BackboneConfig, PriorConfig
 from osgap.prior.training.stage import TrainInputs, TrainOutputs
 from osgap.runtime.artifacts import atomic_path
 
@@ -35,7 +36,7 @@ import json, logging, sys
 from pathlib import Path
 import torch
 from osgap.head.config import HeadAssets
-from osgap.prior.config import PriorConfig
+from osgap.prior.config import BackboneConfig, PriorConfig
 from osgap.prior.training.stage import TrainInputs, TrainOutputs, run
 from osgap.runtime.gpus import use
 if __name__ == "__main__":
@@ -84,6 +85,33 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("SLURM_", "TORCHELASTIC_", "OSGAP_")) or name in ("LOCAL_RANK", "WORLD_SIZE"):
             monkeypatch.delenv(name)
+
+
+class TinyBackbone(torch.nn.Module):
+    """In place of `osgap.prior.network.backbone.Backbone`, whose smallest encoder has 11 million parameters."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.channels, self.strides = (8, 8, 16), (2, 4, 8)
+        inward = (3, *self.channels[:-1])
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Conv2d(before, after, 3, stride=2, padding=1)
+            for before, after in zip(inward, self.channels, strict=True)
+        )
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps, x = [], 2 * images - 1
+        for layer in self.layers:
+            x = torch.nn.functional.silu(layer(x))
+            maps.append(x)
+        return maps
+
+
+def tiny_surface(steps: int = 6) -> PriorConfig:
+    """The same with the network that reads photographs on the head, up to three of them."""
+    surface = {"input_size": 32, "widths": (16, 16, 32), "blocks": 1, "attention_blocks": 1, "heads": 2, "sampled": 8}
+    changes = {"architecture": "surface", "surface": {**surface, "code": 16}, "backbone": {"name": "resnet18"}}
+    return PriorConfig.model_validate({**tiny(steps).model_dump(), **changes})
 
 
 def tiny(steps: int = 6) -> PriorConfig:

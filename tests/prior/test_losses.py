@@ -147,8 +147,9 @@ def test_image_terms_are_each_images_own() -> None:
 
 def _training(world: Any, config: PriorConfig) -> tuple[Batch, Rig]:
     samples = TrainingSamples([world.capture(subject) for subject in PEOPLE], config, 5)
-    assembly = Assembly(samples, load_maps([world.maps(subject) for subject in PEOPLE]), world.binding.mask)
-    return assembly.batch(samples[0]), Rig.build(world.head, world.binding, samples.params)
+    rig = Rig.build(world.head, world.binding, samples.params)
+    assembly = Assembly(samples, load_maps([world.maps(subject) for subject in PEOPLE]), rig)
+    return assembly.batch(samples[0]), rig
 
 
 def test_lpips_is_a_term_of_training(world: Any, tiny_prior: PriorConfig, vgg: WeightFile, network: nn.Module) -> None:

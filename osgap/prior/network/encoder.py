@@ -41,7 +41,7 @@ class ImageEncoder(nn.Module):
         self.global_branch = GlobalBranch(4 * width, tokens, config, out_channels=self.out_channels)
         self.detail_branch = detail_branch(width, self.out_channels)
         self.fusion = Fusion(self.out_channels, width, tokens, config.heads // 2)
-        self.apply(_initialise)
+        self.apply(initialise)
         for module in self.modules():
             if isinstance(module, ResidualBlock | AttentionBlock):
                 module.damp(0.5 / math.sqrt(sum(config.residual_blocks) + config.attention_blocks))
@@ -313,7 +313,7 @@ def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Keep the variance of activations (He et al. 2015), which nothing normalises between convolutions.
 
     On the meta device nothing is drawn: `normal_` there imports torch's compiler, for seconds.

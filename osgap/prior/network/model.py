@@ -9,12 +9,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from osgap.prior.config import EncoderConfig, RefinerConfig
+from osgap.prior.config import (
+    BackboneConfig,
+    EncoderConfig,
+    NetworkConfig,
+    RefinerConfig,
+    SurfaceConfig,
+    SurfaceNetwork,
+)
 from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.encoder import ImageEncoder
 from osgap.prior.network.refiner import Refiner
+from osgap.prior.network.surface import SurfaceEncoder, on_texels
+from osgap.prior.photographs import Photographs
 from osgap.prior.posing import white
+from osgap.prior.surface import SurfaceViews
 from osgap.runtime.artifacts import atomic_path
 from osgap.runtime.errors import UserError
 from osgap.splat.cameras import Cameras
@@ -22,31 +33,42 @@ from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import Rendered, render
 
 _FORMAT = "osgap-prior-1"
+_UNSEEN = 1e-3  # of a weight in a fusion, of a photograph that does not show a texel
 _SHOWN = 200  # characters of another library's message
 
 
 class GaussianPrior(nn.Module):
-    """A photograph of a head to the map of its Gaussian attributes.
+    """Photographs of a head to the map of its Gaussian attributes.
 
     Args:
-        config: of the encoder.
+        config: of the published encoder, or of `surface`.
         mean: see `UVDecoder`, as for `residual_scale` and `mask`.
         refiner: of the network that corrects renderings. None: there is none, and no feature channels.
+        rest: `[6, U, U]`, see `osgap.prior.network.surface.rest_on_texels`; for `surface`.
+
+    Raises:
+        ValueError: when `surface` has no `rest`.
     """
 
     def __init__(
         self,
-        config: EncoderConfig,
+        config: NetworkConfig,
         mean: Tensor,
         residual_scale: Tensor,
         mask: Tensor,
         refiner: RefinerConfig | None = None,
+        rest: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.people: tuple[str, ...] = ()
         """Whom it was trained on, where it comes from a file."""
-        self.encoder = ImageEncoder(config)
+        if isinstance(config, EncoderConfig):
+            self.encoder: ImageEncoder | SurfaceEncoder = ImageEncoder(config)
+        elif rest is None:
+            raise ValueError("the surface network needs the head at rest")
+        else:
+            self.encoder = SurfaceEncoder(config, rest)
         features = 0 if refiner is None else refiner.features
         self.decoder = UVDecoder(self.encoder.out_channels, mean, residual_scale, mask, features)
         self.refiner = None if refiner is None else Refiner(refiner)
@@ -56,27 +78,66 @@ class GaussianPrior(nn.Module):
         """Height and width of the maps, in texels."""
         return self.decoder.mean.shape[0]
 
-    def forward(self, sources: Tensor, with_features: bool = False) -> Tensor:
-        """Maps `[B, S, S, 14]` before activation, of sources `[B, 3, I, I]` as `osgap.prior.source` prepares them.
+    def forward(self, photographs: Photographs, with_features: bool = False) -> Tensor:
+        """Maps `[B, U, U, 14]` before activation, of K photographs of each of B people.
 
-        `with_features` appends the channels that the refiner reads, if there is one: `[B, S, S, 14 + K]`.
+        `with_features` appends the channels that the refiner reads, if there is one: `[B, U, U, 14 + K]`.
+
+        Raises:
+            ValueError: see `encode`.
         """
-        return self.decoder(self.encoder(sources), with_features)
+        return self.decoder(self.encode(photographs), with_features)
+
+    def encode(self, photographs: Photographs) -> Tensor:
+        """Features of people `[B, C, h, w]`, which the decoder makes maps of.
+
+        The published encoder reads each photograph by itself. What it says of a texel is fused by how well each shows
+        it: as decoding is linear, that is the mean of as many maps.
+
+        Raises:
+            ValueError: photographs without views, where these are needed.
+        """
+        decoder = self.decoder
+        if isinstance(self.encoder, SurfaceEncoder):
+            return self.encoder(photographs, decoder.mean, decoder.residual_scale, decoder.mask)
+        features = self.encoder(photographs.images.flatten(0, 1))
+        people, count = photographs.images.shape[:2]
+        if count == 1:
+            return features
+        if photographs.views is None:
+            raise ValueError(f"{count} photographs are fused by what each shows, but these have no views")
+        weights = fusion_weights(photographs.views, decoder.mask).flatten(0, 1)[:, None]
+        if weights.shape[2:] != features.shape[2:]:
+            weights = F.interpolate(weights, size=features.shape[2:], mode="area")
+        return (features * weights.to(features.dtype)).unflatten(0, (people, count)).sum(dim=1)
+
+
+def fusion_weights(views: SurfaceViews, mask: Tensor) -> Tensor:
+    """How much each of K photographs has to say about each texel, `[B, K, U, U]`; sums to 1 over photographs.
+
+    In proportion to visibility times the cosine to the ray; texels that none shows are means over all.
+
+    Args:
+        mask: covered texels, bool `[U, U]`.
+    """
+    shown = views.visible * views.facing.clamp_min(0) + _UNSEEN
+    weights = on_texels((shown / shown.sum(dim=1, keepdim=True))[..., None], mask)[..., 0]
+    return weights + ~mask / weights.shape[1]
 
 
 @dataclass(frozen=True)
 class Predictor:
     """A prior with one set of weights: those of a file, those that are training, or their average."""
 
-    predict: Callable[[Tensor], Tensor]
-    """Maps `[S, U, U, 14]` of sources `[S, 3, I, I]`; with a refiner `[S, U, U, 14 + K]`."""
+    predict: Callable[[Photographs], Tensor]
+    """Maps `[S, U, U, 14]` of photographs of S people; with a refiner `[S, U, U, 14 + K]`."""
     refine: Callable[[Rendered], Tensor] | None
     """A rendering with features to the corrected image `[B, H, W, 3]`; None without a refiner."""
 
     @classmethod
     def of(cls, model: GaussianPrior) -> Predictor:
         """With the weights that the model has."""
-        return cls(lambda sources: model(sources, with_features=True), model.refiner)
+        return cls(lambda photographs: model(photographs, with_features=True), model.refiner)
 
     def render(self, gaussians: Gaussians, cameras: Cameras) -> Rendered:
         """Images of posed maps on white, corrected where there is a refiner."""
@@ -93,7 +154,7 @@ def save_prior(path: Path, model: GaussianPrior, people: Sequence[str], provenan
     content = {
         "people": list(people),
         "format": _FORMAT,
-        "encoder": model.config.model_dump(),
+        **_described(model.config),
         "refiner": None if model.refiner is None else model.refiner.config.model_dump(),
         "state": {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
         "provenance": dict(provenance),
@@ -130,7 +191,7 @@ def load_prior(path: Path, uv_size: int | None = None) -> GaussianPrior:
                 f"{path}: its maps have {mean.shape[0]} x {mean.shape[0]} texels and the head's have "
                 f"{uv_size} x {uv_size}; use one uv_size for fitting, training and personalising"
             )
-        config = EncoderConfig.model_validate(content["encoder"])
+        config = _network(content)
         refiner = content.get("refiner")  # files of before there was one lack it
         with torch.device("meta"):  # random weights would take longer to draw than these to read
             model = GaussianPrior(
@@ -139,6 +200,7 @@ def load_prior(path: Path, uv_size: int | None = None) -> GaussianPrior:
                 state["decoder.residual_scale"],
                 state["decoder.mask"],
                 None if refiner is None else RefinerConfig.model_validate(refiner),
+                state.get("encoder.rest"),
             )
         model.load_state_dict(state, assign=True)
         if any(value.dtype != torch.float32 for value in model.parameters()):
@@ -150,6 +212,26 @@ def load_prior(path: Path, uv_size: int | None = None) -> GaussianPrior:
     if broken is not None:
         raise UserError(f"{path}: the prior is damaged ({broken} is not finite); train it again")
     return model.eval()
+
+
+def _described(config: NetworkConfig) -> dict[str, Any]:
+    """A network's settings, as its file has them; the backbone's weights are in it too, wherever they came from."""
+    if isinstance(config, EncoderConfig):
+        return {"architecture": "published", "encoder": config.model_dump()}
+    return {
+        "architecture": "surface",
+        "surface": config.surface.model_dump(),
+        "backbone": config.backbone.model_dump(exclude={"path"}),
+    }
+
+
+def _network(content: Mapping[str, Any]) -> NetworkConfig:
+    """The settings that `_described` made; files of before there was a choice lack the architecture."""
+    if content.get("architecture", "published") == "published":
+        return EncoderConfig.model_validate(content["encoder"])
+    return SurfaceNetwork(
+        SurfaceConfig.model_validate(content["surface"]), BackboneConfig.model_validate(content["backbone"])
+    )
 
 
 def _shortly(error: Exception) -> str:

@@ -23,8 +23,8 @@ from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.preview import personalisation_preview
 from osgap.prior.personalisation.views import AllFrames, FewPhotos
 from osgap.prior.photo import ShownCapture, SourcePhoto, show
+from osgap.prior.photographs import photographs
 from osgap.prior.posing import Rig
-from osgap.prior.source import prepare_source
 from osgap.runtime.artifacts import write_json, write_png
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
@@ -35,6 +35,7 @@ from osgap.runtime.seeds import derive_seed
 from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
+from osgap.splat.cameras import Cameras
 
 _CHECKPOINT_PAUSE = 10  # times what the last checkpoint took, until the next one; none after one that was cheap
 _CHEAP_SECONDS = 1.0
@@ -136,7 +137,7 @@ def _make(
         frames, steps = AllFrames(shown, device, config.frames_per_step, own_seed), config.all_frames_steps
     else:
         frames, steps = FewPhotos(photos, device), config.steps
-    predicted = _predicted(model, photo, device)
+    predicted = _predicted(model, photos, rig, device)
     personal = Personalisation(
         predicted, model.decoder.residual_scale, frames.sample(), frames.motion, rig, config, steps, subject
     )
@@ -202,11 +203,24 @@ def _shown(
 
 
 @torch.no_grad()
-def _predicted(model: GaussianPrior, photo: SourcePhoto, device: torch.device) -> Tensor:
-    """The prior's own answer, `[U, U, 14]`."""
-    source = prepare_source(photo.image.to(device), model.config.input_size)[None]
+def _predicted(model: GaussianPrior, photos: list[SourcePhoto], rig: Rig, device: torch.device) -> Tensor:
+    """The prior's own answer to photographs of one moment, `[U, U, 14]`."""
+    cameras = [photo.camera for photo in photos]
+    shown = photographs(
+        rig,
+        [0],
+        [photos[0].params.to(device).select([0] * len(photos))],
+        Cameras(
+            torch.cat([camera.world_to_camera for camera in cameras]),
+            torch.cat([camera.intrinsics for camera in cameras]),
+            cameras[0].width,
+            cameras[0].height,
+        ).to(device),
+        torch.stack([photo.image for photo in photos])[None].to(device),
+        model.config.input_size,
+    )
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        return model(source)[0].float()
+        return model(shown)[0].float()
 
 
 def _head(inputs: OneShotInputs, model: GaussianPrior, photo: SourcePhoto) -> tuple[HeadModel, TexelBinding]:

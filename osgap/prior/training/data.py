@@ -18,9 +18,11 @@ from torch.utils.data import Dataset
 from osgap.capture.choice import chosen
 from osgap.capture.store import CaptureStore
 from osgap.head.params import FlameParams
-from osgap.prior.augment import ColorChange, Framing, draw_color_change, draw_framing, reframed
+from osgap.prior.augment import ColorChange, Framing, draw_color_change, draw_framing, draw_slip, framed
 from osgap.prior.config import PriorConfig
-from osgap.prior.source import near_frontal, prepare_source
+from osgap.prior.photographs import Photographs, photographs
+from osgap.prior.posing import Rig
+from osgap.prior.source import near_frontal
 from osgap.runtime.errors import UserError
 from osgap.runtime.pinned import upload
 from osgap.runtime.pixels import to_float
@@ -33,10 +35,10 @@ class Plan:
     """The frames of one sample; rows are (timestep, camera index)."""
 
     person: int
-    source: np.ndarray
-    """`[2]`."""
+    sources: np.ndarray
+    """`[K, 2]`, what the network reads: photographs of one moment, the first from a frontal camera."""
     targets: np.ndarray
-    """`[V, 2]`, none of the source's timestep where the person has others."""
+    """`[V, 2]`, none of the sources' timestep where the person has others."""
     seed: int | None
     """Of the sample's augmentation; None leaves it out."""
 
@@ -47,9 +49,9 @@ class Frames:
 
     plans: list[Plan]
     images: Tensor
-    """`[S, 1 + V, H, W, 3]` uint8 RGB on white; first the source, then the targets."""
+    """`[S, K + V, H, W, 3]` uint8 RGB on white; first the sources, then the targets."""
     masks: Tensor
-    """`[S, 1 + V, H, W]` uint8 coverage."""
+    """`[S, K + V, H, W]` uint8 coverage."""
 
     def pin_memory(self) -> Frames:
         """In memory that copies to a GPU do not wait for (torch's loader calls this)."""
@@ -58,14 +60,14 @@ class Frames:
 
 @dataclass(frozen=True)
 class Batch:
-    """S sources, each with V targets of the same person; target `s * V + v` belongs to source `s`."""
+    """S samples, each with V targets of the person whom the network reads; target `s * V + v` belongs to sample `s`."""
 
     names: list[str]
-    """One per source: person, source frame and target frames, for messages."""
+    """One per sample: person, source frames and target frames, for messages."""
     people: list[int]
-    """One per source: which of the training people it shows."""
-    sources: Tensor
-    """`[S, 3, I, I]` RGB in 0..1, as the network reads them."""
+    """One per sample: which of the training people it shows."""
+    sources: Photographs
+    """K of each of S people."""
     maps: Tensor
     """`[S, U, U, 14]` fitted maps, zero outside the covered texels."""
     images: Tensor
@@ -75,7 +77,9 @@ class Batch:
     cameras: Cameras
     """`S * V` cameras of the targets."""
     params: list[FlameParams]
-    """One per source: the V timesteps of its targets."""
+    """One per sample: the V timesteps of its targets."""
+    corners: list[tuple[float, float]]
+    """One per target: where the part of it lies that LPIPS compares, as fractions of the room down and to the right."""
 
 
 class TrainingSamples(Dataset[Frames]):
@@ -120,9 +124,17 @@ class TrainingSamples(Dataset[Frames]):
         """What one step of this rank sees: each person once before anyone is seen again."""
         count, turn = self.config.sources, step * self.world + self.rank
         people = chosen(len(self.stores), count, turn, self.seed)
-        return [self._plan(int(person), turn * count + i) for i, person in enumerate(people)]
+        read = self._photographs(step)
+        return [self._plan(int(person), turn * count + i, read) for i, person in enumerate(people)]
 
-    def _plan(self, person: int, sample: int) -> Plan:
+    def _photographs(self, step: int) -> int:
+        """How many photographs the network reads of each person in one step, on all ranks."""
+        if self.config.architecture == "published" or self.config.photographs == 1:
+            return 1
+        random = np.random.default_rng(derive_seed(self.seed, "photographs", step))
+        return 1 if random.random() < 0.5 else int(random.integers(2, self.config.photographs + 1))
+
+    def _plan(self, person: int, sample: int, read: int) -> Plan:
         seed = derive_seed(self.seed, "sample", sample)
         random = np.random.default_rng(seed)
         source = random.choice(self.source_frames[person])
@@ -130,7 +142,10 @@ class TrainingSamples(Dataset[Frames]):
         others = frames[frames[:, 0] != source[0]]
         pool = others if len(others) else frames
         targets = random.choice(pool, self.config.targets, replace=len(pool) < self.config.targets)
-        return Plan(person, source, targets, derive_seed(seed, "augment"))
+        here = frames[(frames[:, 0] == source[0]) & (frames[:, 1] != source[1])]
+        here = here if len(here) else source[None]
+        further = random.choice(here, read - 1, replace=len(here) < read - 1)
+        return Plan(person, np.concatenate([source[None], further]), targets, derive_seed(seed, "augment"))
 
     def __getitem__(self, step: int) -> Frames:
         return self.decode(self.plan(step))
@@ -139,7 +154,7 @@ class TrainingSamples(Dataset[Frames]):
         """Read the frames of plans."""
         images, masks = [], []
         for plan in plans:
-            frames = np.concatenate([plan.source[None], plan.targets])
+            frames = np.concatenate([plan.sources, plan.targets])
             images.append(torch.from_numpy(self.stores[plan.person].images(frames)))
             masks.append(torch.from_numpy(self.stores[plan.person].masks(frames)))
         return Frames(list(plans), torch.stack(images), torch.stack(masks))
@@ -151,42 +166,57 @@ class Assembly:
     Args:
         samples: whose frames they are.
         maps: fitted maps, `[P, U, U, 14]`, in the order of the samples' people.
-        mask: covered texels, bool `[U, U]`.
-        device: where batches are used.
+        rig: of these people, on the device where batches are used.
     """
 
-    def __init__(
-        self, samples: TrainingSamples, maps: Tensor, mask: Tensor, device: torch.device | str = "cpu"
-    ) -> None:
-        self.samples, self.device = samples, torch.device(device)
-        self._maps, self._mask = maps.to(device), mask.to(device)
-        self._params = [params.to(device) for params in samples.params]
-        self._cameras = [store.cameras.to(device) for store in samples.stores]
+    def __init__(self, samples: TrainingSamples, maps: Tensor, rig: Rig) -> None:
+        self.samples, self.rig, self.device = samples, rig, rig.binding.mask.device
+        self._maps = maps.to(self.device)
+        self._params = [params.to(self.device) for params in samples.params]
+        self._cameras = [store.cameras.to(self.device) for store in samples.stores]
 
     def batch(self, frames: Frames) -> Batch:
         """The batch of one step. Nothing here waits for the device."""
-        config, plans = self.samples.config, frames.plans
+        plans = frames.plans
+        read = len(plans[0].sources)
         images = to_float(frames.images.to(self.device, non_blocking=True))
         masks = to_float(frames.masks.to(self.device, non_blocking=True))
         changed = [self._colored(plan, *sample) for plan, *sample in zip(plans, images, masks, strict=True)]
         images, maps = (torch.stack(parts) for parts in zip(*changed, strict=True))
-        targets = upload(torch.from_numpy(np.stack([plan.targets for plan in plans])), self.device)
-        cameras = [self._cameras[plan.person][row[:, 1]] for plan, row in zip(plans, targets, strict=True)]
+        cameras, params = self._geometry(plans, [plan.targets for plan in plans])
         return Batch(
             names=[self._name(plan) for plan in plans],
             people=[plan.person for plan in plans],
-            sources=reframed(prepare_source(images[:, 0], config.encoder.input_size), list(map(self._framing, plans))),
+            sources=self._sources(plans, images[:, :read]),
             maps=maps,
-            images=images[:, 1:].flatten(0, 1),
-            masks=masks[:, 1:].flatten(0, 1),
-            cameras=Cameras(
-                torch.cat([camera.world_to_camera for camera in cameras]),
-                torch.cat([camera.intrinsics for camera in cameras]),
-                cameras[0].width,
-                cameras[0].height,
-            ),
-            params=[self._params[plan.person].select(row[:, 0]) for plan, row in zip(plans, targets, strict=True)],
+            images=images[:, read:].flatten(0, 1),
+            masks=masks[:, read:].flatten(0, 1),
+            cameras=cameras,
+            params=params,
+            corners=[corner for plan in plans for corner in _corners(plan)],
         )
+
+    def _geometry(self, plans: Sequence[Plan], frames: Sequence[np.ndarray]) -> tuple[Cameras, list[FlameParams]]:
+        """Cameras of the same number of frames of each plan, all in one batch, and each plan's parameters there."""
+        rows = upload(torch.from_numpy(np.stack(frames)), self.device)
+        cameras = [self._cameras[plan.person][row[:, 1]] for plan, row in zip(plans, rows, strict=True)]
+        together = Cameras(
+            torch.cat([camera.world_to_camera for camera in cameras]),
+            torch.cat([camera.intrinsics for camera in cameras]),
+            cameras[0].width,
+            cameras[0].height,
+        )
+        return together, [self._params[plan.person].select(row[:, 0]) for plan, row in zip(plans, rows, strict=True)]
+
+    def _sources(self, plans: Sequence[Plan], images: Tensor) -> Photographs:
+        """What the network reads, of images `[S, K, H, W, 3]`."""
+        config = self.samples.config
+        cameras, params = self._geometry(plans, [plan.sources for plan in plans])
+        people = [plan.person for plan in plans]
+        asked = config.architecture != "published"
+        read = photographs(self.rig, people, params, cameras, images, config.network.input_size, views=asked)
+        drawn = [framing for plan in plans for framing in self._framings(plan)]
+        return framed(read, [framing for framing, _ in drawn], [slip for _, slip in drawn])
 
     def _colored(self, plan: Plan, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[1 + V, H, W, 3]` and the map `[U, U, 14]` of a sample in its colours."""
@@ -196,18 +226,27 @@ class Assembly:
         drawn = draw_color_change(self.samples.config.augment, np.random.default_rng(plan.seed))
         both = upload(torch.cat([drawn.matrix, drawn.offset[:, None]], dim=1), self.device)
         change = ColorChange(both[:, :3], both[:, 3])
-        return change.image(images, masks), change.uv(maps, self._mask)
+        return change.image(images, masks), change.uv(maps, self.rig.binding.mask)
 
-    def _framing(self, plan: Plan) -> Framing:
+    def _framings(self, plan: Plan) -> list[tuple[Framing, tuple[float, float]]]:
+        """Of each photograph of a sample, its framing and how far places in it slip."""
         if plan.seed is None:
-            return Framing()
-        random = np.random.default_rng(plan.seed)
-        draw_color_change(self.samples.config.augment, random)  # comes first in the sequence of random numbers
-        return draw_framing(self.samples.config.augment, random)
+            return [(Framing(), (0.0, 0.0))] * len(plan.sources)
+        config, random = self.samples.config.augment, np.random.default_rng(plan.seed)
+        draw_color_change(config, random)  # comes first in the sequence of random numbers
+        return [(draw_framing(config, random), draw_slip(config, random)) for _ in plan.sources]
 
     def _name(self, plan: Plan) -> str:
-        targets = ", ".join(map(_frame, plan.targets))
-        return f"{self.samples.stores[plan.person].subject}: source {_frame(plan.source)}, targets {targets}"
+        sources, targets = (", ".join(map(_frame, frames)) for frames in (plan.sources, plan.targets))
+        return f"{self.samples.stores[plan.person].subject}: source {sources}, targets {targets}"
+
+
+def _corners(plan: Plan) -> list[tuple[float, float]]:
+    """Of each target of a plan, see `Batch.corners`."""
+    if plan.seed is None:
+        return [(0.5, 0.5)] * len(plan.targets)
+    drawn = np.random.default_rng(derive_seed(plan.seed, "crop")).random((len(plan.targets), 2))
+    return [(float(down), float(right)) for down, right in drawn]
 
 
 def _frame(frame: np.ndarray) -> str:

@@ -19,6 +19,7 @@ from osgap.prior.config import PriorConfig
 from osgap.prior.losses import load_perceptual, renderable
 from osgap.prior.network.attention import device_memory
 from osgap.prior.network.model import GaussianPrior, Predictor
+from osgap.prior.photographs import Photographs
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Batch
 from osgap.prior.training.distributed import keep_strides, outlive_signals
@@ -186,7 +187,8 @@ class Training:
             sound = finite.reshape(len(batch.names), -1).all(dim=1)
             found += [f"{name} of {sample}" for sample, fine in zip(batch.names, sound, strict=True) if not fine]
         path = self.folder / f"not-finite-{self.fabric.global_rank}.pt"
-        content = {name: getattr(batch, name).cpu() for name in ("sources", "maps", "images", "masks")}
+        content = {name: getattr(batch, name).cpu() for name in ("maps", "images", "masks")}
+        content["sources"] = batch.sources.images.cpu()
         with atomic_path(path) as temporary:
             torch.save({"step": step, "samples": batch.names, "not_finite": found, **content}, temporary)
         return UserError(
@@ -228,7 +230,7 @@ class Training:
     def averaged(self) -> Predictor:
         """The prior with the averaged weights, while the others train on."""
 
-        def predict(sources: Tensor) -> Tensor:
+        def predict(sources: Photographs) -> Tensor:
             with self.fabric.autocast():
                 return torch.func.functional_call(self.weights, self.ema, (sources,), {"with_features": True})
 

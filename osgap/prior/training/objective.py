@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from osgap.prior.config import TrainingLosses
-from osgap.prior.losses import color_terms, image_terms, map_terms, masked_l1
+from osgap.prior.losses import color_terms, image_terms, map_terms, masked_l1, perceptual_on
 from osgap.prior.posing import Rig, white
 from osgap.prior.training.data import Batch
 from osgap.splat.attributes import N_CHANNELS
@@ -39,17 +39,18 @@ def training_loss(
     """
     if losses.lpips and perceptual is None:
         raise ValueError(f"losses.lpips is {losses.lpips:g}, but training_loss got no network to measure it with")
+    measure = None if perceptual is None else perceptual_on(perceptual, losses.lpips_crop, batch.corners)
     attributes = maps[..., :N_CHANNELS]
     gaussians = rig.pose(maps if refine is not None else attributes, batch.people, batch.params)
     rendered = render(gaussians, batch.cameras, white(maps), features=refine is not None)
     terms = {
         "uv": masked_l1(attributes, batch.maps, rig.binding.mask),
-        **image_terms(rendered, batch.images, batch.masks, perceptual),
+        **image_terms(rendered, batch.images, batch.masks, measure),
         **map_terms(attributes, rig.binding, losses),
     }
     weights = {name: getattr(losses, name) for name in terms}
     if refine is not None:
-        for name, value in color_terms(refine(rendered), batch.images, perceptual).items():
+        for name, value in color_terms(refine(rendered), batch.images, measure).items():
             terms[f"refined_{name}"] = value
             weights[f"refined_{name}"] = losses.refined * weights[name]
     total = torch.stack([weights[name] * value.mean() for name, value in terms.items()]).sum()

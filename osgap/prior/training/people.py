@@ -122,10 +122,11 @@ class TrainingSet:
         samples = TrainingSamples(
             learned_from.captures, config, derive_seed(seed, "train"), fabric.global_rank, fabric.world_size
         )
+        rig = Rig.build(head, binding, samples.params)
         return cls(
             samples,
-            Assembly(samples, learned_from.maps, binding.mask, fabric.device),
-            Rig.build(head, binding, samples.params),
+            Assembly(samples, learned_from.maps, rig),
+            rig,
             Validation(kept_out.captures, kept_out.maps, head, binding, config) if kept_out.subjects else None,
         )
 

@@ -25,7 +25,7 @@ def training_preview(predictor: Predictor, assembly: Assembly, rig: Rig) -> np.n
         source = samples.source_frames[person][0]
         same_time = frames[frames[:, 0] == source[0]]
         seen = np.stack([source, frames[len(frames) // 2], same_time[0]])
-        batch = assembly.batch(samples.decode([Plan(person, source, seen, seed=None)]))
+        batch = assembly.batch(samples.decode([Plan(person, source[None], seen, seed=None)]))
         maps = predictor.predict(batch.sources).float()
         drawn = predictor.render(rig.pose(maps, batch.people, batch.params), batch.cameras).rgb
         rows.append([batch.images[0], drawn[0], batch.images[1], drawn[1], drawn[2]])

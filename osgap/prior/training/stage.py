@@ -99,7 +99,7 @@ def _run(
     check_coverage(inputs.maps, people.maps, binding.mask)
     learned_from, kept_out = people.divided(config.validation)
     training_set = TrainingSet.build(learned_from, kept_out, head.to(fabric.device), binding, config, fabric, seed)
-    model = initial_prior(config, learned_from.maps, binding.mask, derive_seed(seed, "weights"))
+    model = initial_prior(config, learned_from.maps, training_set.rig, derive_seed(seed, "weights"))
     training = Training(model, config, fabric, outputs.checkpoints)
 
     if (checkpoints := turn.checkpoints) is None:
@@ -116,7 +116,7 @@ def _run(
 
 
 def _provenance(config: PriorConfig, inputs: TrainInputs, seed: int) -> Provenance:
-    weights = [file.path for file in (config.weights, config.vgg) if file is not None]
+    weights = [file.path for file in config.weight_files.values()]
     return Provenance.collect(
         "train",
         __name__,

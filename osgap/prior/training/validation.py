@@ -37,8 +37,8 @@ class Validation:
         self, captures: Sequence[Path], maps: Tensor, head: HeadModel, binding: TexelBinding, config: PriorConfig
     ) -> None:
         self.samples = TrainingSamples(captures, config, seed=0)
-        self.assembly = Assembly(self.samples, maps, binding.mask, head.device)
         self.rig = Rig.build(head, binding, self.samples.params)
+        self.assembly = Assembly(self.samples, maps, self.rig)
         self._plans = [self._plan(person) for person in range(len(captures))]
 
     def _plan(self, person: int) -> Plan:
@@ -46,7 +46,7 @@ class Validation:
         frames = self.samples.frames[person]
         others = frames[frames[:, 0] != source[0]]
         pool = others if len(others) else frames
-        return Plan(person, source, pool[evenly_spaced(len(pool), _TARGETS)], seed=None)
+        return Plan(person, source[None], pool[evenly_spaced(len(pool), _TARGETS)], seed=None)
 
     @torch.no_grad()
     def measure(self, predictor: Predictor) -> dict[str, float]:

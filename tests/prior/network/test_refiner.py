@@ -31,7 +31,8 @@ def _prior(world: Any, config: PriorConfig, refiner: RefinerConfig | None = SMAL
 
 def _assembly(world: Any, config: PriorConfig) -> Assembly:
     samples = TrainingSamples([world.capture(subject) for subject in PEOPLE], config, 5)
-    return Assembly(samples, load_maps([world.maps(subject) for subject in PEOPLE]), world.binding.mask)
+    rig = Rig.build(world.head, world.binding, samples.params)
+    return Assembly(samples, load_maps([world.maps(subject) for subject in PEOPLE]), rig)
 
 
 @pytest.fixture

@@ -31,18 +31,18 @@ def _batch(world: Any, samples: TrainingSamples, step: int | None = None, *plans
     """Of a step, or of plans."""
     maps = load_maps([world.maps(subject) for subject in PEOPLE])
     frames = samples.decode(plans) if step is None else samples[step]
-    return Assembly(samples, maps, world.binding.mask).batch(frames)
+    return Assembly(samples, maps, Rig.build(world.head, world.binding, samples.params)).batch(frames)
 
 
 def test_plans_use_training_frames_only_and_other_moments_as_targets(samples: TrainingSamples) -> None:
     train = {tuple(frame) for frame in samples.stores[0].split("train").tolist()}
     for step in range(40):
         for plan in samples.plan(step):
-            frames = [tuple(plan.source.tolist()), *map(tuple, plan.targets.tolist())]
+            frames = [*map(tuple, plan.sources.tolist()), *map(tuple, plan.targets.tolist())]
             assert set(frames) <= train
             assert len(set(frames)) == 3
-            assert plan.source[0] not in plan.targets[:, 0]
-            assert plan.source[1] in (1, 3), "the two training cameras nearest to the frontal one"
+            assert plan.sources[0, 0] not in plan.targets[:, 0]
+            assert plan.sources[0, 1] in (1, 3), "the two training cameras nearest to the frontal one"
 
 
 def test_everybody_is_seen_equally_often(samples: TrainingSamples) -> None:
@@ -55,7 +55,7 @@ def test_samples_depend_on_seed_and_step_only(world: Any, tiny_prior: PriorConfi
     here, other = _batch(world, samples, 2), _batch(world, samples, 3)
     again = _batch(world, pickle.loads(pickle.dumps(_samples(world, tiny_prior))), 2)
     assert again.names == here.names
-    assert torch.equal(again.sources, here.sources)
+    assert torch.equal(again.sources.images, here.sources.images)
     assert torch.equal(again.images, here.images)
     assert other.names != here.names
 
@@ -109,11 +109,11 @@ def test_augmentation_changes_source_targets_and_maps_alike(world: Any, tiny_pri
     rig = Rig.build(world.head, world.binding, samples.params)
     plan = samples.plan(0)[0]
     batch = _batch(world, samples, None, plan)
-    plain = _batch(world, samples, None, Plan(plan.person, plan.source, plan.targets, seed=None))
+    plain = _batch(world, samples, None, Plan(plan.person, plan.sources, plan.targets, seed=None))
     assert (batch.images - plain.images).abs().max() > 0.02
     drawn = render(rig.pose(batch.maps, batch.people, batch.params), batch.cameras, white(batch.maps))
     # Clamping to 0..1 acts on a few highlights only.
     assert (drawn.rgb.clamp(0, 1) - batch.images).abs().max() < 4 / 255
-    everything = Plan(plan.person, plan.source, np.concatenate([plan.source[None], plan.targets]), plan.seed)
+    everything = Plan(plan.person, plan.sources, np.concatenate([plan.sources, plan.targets]), plan.seed)
     source = _batch(world, samples, None, everything)
-    torch.testing.assert_close(source.sources[0], prepare_source(source.images[0], 32))
+    torch.testing.assert_close(source.sources.images[0, 0], prepare_source(source.images[0], 32))

@@ -22,6 +22,7 @@ from osgap.prior.network.model import load_prior
 from osgap.prior.network.published import layer_names, published_decoder
 from osgap.prior.personalisation import stage as oneshot
 from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs
+from osgap.prior.photographs import Photographs
 from osgap.prior.training import stage as train
 from osgap.prior.training.data import Assembly, Batch, Frames
 from osgap.prior.training.distributed import launch
@@ -68,7 +69,7 @@ def test_outputs_are_complete_and_carry_provenance(world: Any, trained: Path) ->
     assert [path.name for path in (trained / "checkpoints").iterdir()] == ["lock"]
     model = load_prior(trained / "model.pt", uv_size=12)
     assert model.people == PEOPLE
-    moved = model(torch.rand(1, 3, 32, 32)) - model.decoder.mean
+    moved = model(Photographs(torch.rand(1, 1, 3, 32, 32), None)) - model.decoder.mean
     assert moved.abs().max() > 0
 
 
