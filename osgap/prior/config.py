@@ -365,13 +365,14 @@ class OneShotConfig(Section):
     alike: float = Field(0.06, gt=0)
     """Two texels are alike as far as the prior shows them in colours no farther apart than this [fraction of the
     colour range]."""
-    carried: float = Field(0.5, ge=0, le=1)
-    """How much of the change of alike texels one that is not seen follows, where nothing was calibrated [fraction]."""
     seen: float = Field(0.2, gt=0)
     """A Gaussian that fills this much of the photographs counts as seen by one half [pixels]."""
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of one photograph that a first optimisation does not see, in patches, to tell when the second one ends
     [fraction]; of several photographs each is held out once. 0: do all steps."""
+    calibration_people: int = Field(6, ge=0)
+    """Training people, those of `prior.validation` first, on whom is measured how far an optimisation may go [people];
+    0: all the way."""
     checkpoint_every: int = Field(50, ge=1, json_schema_extra=OPERATIONAL)
     """Time between two checkpoints [steps]; more where a checkpoint takes long and the steps do not."""
 

@@ -206,6 +206,23 @@ def show(
     return ShownCapture(store, supervision, np.array([(timestep, c) for c in [camera, *chosen]]))
 
 
+def read_together(shown: ShownCapture, store: CaptureStore, few_shot_photos: int) -> list[SourcePhoto]:
+    """The photographs that the network reads: all that are shown of the first one's moment, but of `all_frames` those
+    that `few_shot` would show, where the moment has as many.
+
+    Args:
+        shown: of the store.
+        few_shot_photos: see `show`.
+    """
+    frames = shown.frames
+    if shown.supervision == "all_frames":
+        sequence, index = store.timesteps[int(frames[0, 0])]
+        first = SourceFrame(sequence=sequence, timestep=index, camera=store.serials[int(frames[0, 1])])
+        together = min(few_shot_photos, int((frames[:, 0] == frames[0, 0]).sum()))
+        frames = show(store, "few_shot", first, together).frames if together > 1 else frames[:1]
+    return [shown.photo(frame) for frame in frames]
+
+
 def load_photo(capture: Path, frame: SourceFrame | None) -> SourcePhoto:
     """Read one frame of a capture, and no other image, mask or timestep.
 

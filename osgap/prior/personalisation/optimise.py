@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from osgap.prior.config import OneShotConfig
 from osgap.prior.losses import image_terms, map_terms, renderable
 from osgap.prior.personalisation.adam import GroupAdam
 from osgap.prior.personalisation.alike import Alike
+from osgap.prior.personalisation.strength import Strength
 from osgap.prior.personalisation.views import Views
 from osgap.prior.posing import Rig, white
 from osgap.runtime.errors import UserError
@@ -35,18 +35,6 @@ _UNREAD = 16  # steps of a GPU after which the losses are fetched: that waits fo
 _GEOMETRY = slice(0, CHANNELS["color"].start)
 _COLOR = CHANNELS["color"]
 _ENOUGH = 0.005  # of all texels, how many alike ones must be seen until their change is carried by one half
-
-
-@dataclass(frozen=True)
-class Gains:
-    """How much of each part of what an optimisation has found is kept, fractions in 0..1."""
-
-    color: float = 1.0
-    """Of the colours of texels that are seen."""
-    geometry: float = 1.0
-    """Of their positions, rotations, scales and opacities."""
-    carried: float = 0.5
-    """Of the colours that texels follow which are not seen."""
 
 
 def contribution(gaussians: Gaussians, cameras: Cameras, masks: Tensor) -> Tensor:
@@ -73,9 +61,9 @@ class Personalisation:
         motion: the tracked motion of the moments that are shown, R timesteps.
         rig: of that person alone, on the same device.
         config: settings.
-        steps: how long the optimisation is to be.
+        steps: over which the step size falls to zero.
+        strength: after which of them it ends, and what is kept then.
         subject: for messages.
-        gains: see there.
     """
 
     def __init__(
@@ -87,11 +75,12 @@ class Personalisation:
         rig: Rig,
         config: OneShotConfig,
         steps: int,
+        strength: Strength,
         subject: str,
-        gains: Gains | None = None,
     ) -> None:
         self.first, self.scale, self.rig, self.config, self.subject = predicted, scale, rig, config, subject
-        self.steps, self.gains = steps, gains or Gains(carried=config.carried)
+        self.strength, self.end = strength, strength.steps
+        self._steps = steps
         self.device = predicted.device
         self.step = 0
         self.curve: list[dict[str, float]] = []
@@ -112,10 +101,10 @@ class Personalisation:
         self._alike = Alike(colors, config.alike, _ENOUGH * len(colors))
         self.optimizer = self._optimizer()
 
-    def maps(self, gains: Gains | None = None) -> Tensor:
-        """The avatar as it is now, `[U, U, 14]`."""
+    def maps(self, strength: Strength | None = None) -> Tensor:
+        """The avatar as it is now, `[U, U, 14]`. Default is its own strength."""
         with torch.no_grad():
-            return self._with_residual(gains or self.gains)
+            return self._with_residual(strength or self.strength)
 
     def params(self) -> FlameParams:
         """The motion of the moments that are shown, refined: R timesteps."""
@@ -138,7 +127,7 @@ class Personalisation:
         if self.device.type == "cpu" or len(self._unread) == _UNREAD:
             self.settle()
         loss.backward()
-        self.optimizer.step(0.5 * (1 + math.cos(math.pi * self.step / self.steps)))
+        self.optimizer.step(0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self._steps))))
         self.step += 1
 
     def settle(self) -> None:
@@ -162,19 +151,28 @@ class Personalisation:
         """Everything that the remaining steps depend on, and the losses of those that are done."""
         self.settle()
         return {
-            "tables": [table.detach() for table in self._tables],
+            "tables": self.found(),
             "optimizer": self.optimizer.state(),
+            "end": self.end,
             "step": self.step,
             "curve": self.curve,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned."""
-        with torch.no_grad():
-            for own, saved in zip(self._tables, state["tables"], strict=True):
-                own.copy_(saved)
+        self.find(state["tables"])
         self.optimizer.restore(state["optimizer"])
-        self.step, self.curve = state["step"], list(state["curve"])
+        self.end, self.step, self.curve = state["end"], state["step"], list(state["curve"])
+
+    def found(self) -> list[Tensor]:
+        """A copy of what it has found so far: residual maps and motion."""
+        return [table.detach().clone() for table in self._tables]
+
+    @torch.no_grad()
+    def find(self, found: Sequence[Tensor]) -> None:
+        """Go to what `found` returned."""
+        for own, saved in zip(self._tables, found, strict=True):
+            own.copy_(saved)
 
     @property
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,13 +205,13 @@ class Personalisation:
         moved = {name: tracked.motion[name] + change for name, change in zip(MOTION_WIDTHS, changes, strict=True)}
         return tracked.replace(**moved)
 
-    def _with_residual(self, gains: Gains) -> Tensor:
+    def _with_residual(self, strength: Strength) -> Tensor:
         mask, seen = self.rig.binding.mask, self.confidence[..., None]
-        geometry = self.first[..., _GEOMETRY] + gains.geometry * self.scale[_GEOMETRY] * self._geometry * seen
+        geometry = self.first[..., _GEOMETRY] + strength.geometry * self.scale[_GEOMETRY] * self._geometry * seen
         carried = torch.zeros_like(self._color)
-        if gains.carried:
+        if strength.carried:
             carried = carried.index_put((mask,), self._alike.carried(self._color[mask], self.known))
-        change = gains.color * seen * self._color + gains.carried * (1 - seen) * carried
+        change = strength.color * seen * self._color + strength.carried * (1 - seen) * carried
         colors = self.first[..., _COLOR] + self.scale[_COLOR] * change
         return torch.cat([geometry, colors], dim=-1) * mask[..., None]
 
@@ -221,7 +219,8 @@ class Personalisation:
         vertices = self.rig.people[0].vertices(self._moved(views.moments))
         return pose(GaussianAttributes.from_uv(maps, self.rig.binding), vertices, self.rig.bound)
 
-    def _rendered(self, maps: Tensor, views: Views) -> Rendered:
+    def rendered(self, maps: Tensor, views: Views) -> Rendered:
+        """Images of maps `[U, U, 14]` in the views, on white."""
         with self._finite(maps):
             return render(self._gaussians(maps, views), views.cameras, white(maps))
 
@@ -238,8 +237,8 @@ class Personalisation:
 
     def _loss(self, views: Views, used: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        maps = self._with_residual(Gains())
-        rendered = self._rendered(maps, views)
+        maps = self._with_residual(Strength(self._steps))
+        rendered = self.rendered(maps, views)
         # Where the person is not, only alpha may complain: colours must not turn white to hide what sticks out.
         inside = views.masks[..., None]
         shown = inside * rendered.rgb + (1 - inside) * views.images

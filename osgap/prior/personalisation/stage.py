@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from dataclasses import dataclass
@@ -16,14 +17,17 @@ from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
+from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.config import OneShotConfig, Supervision
 from osgap.prior.network.model import GaussianPrior, load_prior
+from osgap.prior.personalisation.answer import answering
 from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.preview import personalisation_preview
+from osgap.prior.personalisation.strength import Strength, load_strength
+from osgap.prior.personalisation.trials import helpful_steps
 from osgap.prior.personalisation.views import AllFrames, FewPhotos
-from osgap.prior.photo import ShownCapture, SourcePhoto, show
-from osgap.prior.photographs import photographs
+from osgap.prior.photo import ShownCapture, SourcePhoto, read_together, show
 from osgap.prior.posing import Rig
 from osgap.runtime.artifacts import write_json, write_png
 from osgap.runtime.checkpoint import Checkpoints
@@ -35,7 +39,6 @@ from osgap.runtime.seeds import derive_seed
 from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
-from osgap.splat.cameras import Cameras
 
 _CHECKPOINT_PAUSE = 10  # times what the last checkpoint took, until the next one; none after one that was cheap
 _CHEAP_SECONDS = 1.0
@@ -52,6 +55,8 @@ class OneShotInputs:
     prior: Path
     """`prior/model.pt`."""
     head: HeadAssets
+    calibration: Path | None = None
+    """`prior/calibration.json`, which says how far to go; None: all the way."""
 
 
 @dataclass(frozen=True)
@@ -124,37 +129,43 @@ def _make(
     store = CaptureStore(inputs.capture)
     model = _prior(inputs.prior, subject)
     shown = _shown(store, config, source, subject, supervision)
-    # The first photograph is what the network reads; all that is shown of all frames is what is compared.
-    photos = [shown.photo(frame) for frame in (shown.frames[:1] if supervision == "all_frames" else shown.frames)]
-    photo = photos[0]
-    head, binding = _head(inputs, model, photo)
+    photos = read_together(shown, store, config.few_shot_photos)
+    head, binding = _head(inputs, model, photos[0])
     if device.type == "cuda":
         model = model.to(device).to(memory_format=torch.channels_last)
-    rig = Rig.build(head.to(device), binding, [photo.params])
+    rig = Rig.build(head.to(device), binding, [photos[0].params])
     own_seed = derive_seed(provenance.seed, "oneshot", subject)
-    frames: AllFrames | FewPhotos
+    answer, scale = answering(model, rig), model.decoder.residual_scale
     if supervision == "all_frames":
-        frames, steps = AllFrames(shown, device, config.frames_per_step, own_seed), config.all_frames_steps
+        frames: AllFrames | FewPhotos = AllFrames(shown, device, config.frames_per_step, own_seed)
+        steps = config.all_frames_steps
+        strength = Strength(steps)
     else:
-        frames, steps = FewPhotos(photos, device), config.steps
-    predicted = _predicted(model, photos, rig, device)
+        frames = FewPhotos(photos, device)
+        steps, strength = config.steps, _strength(config, inputs, supervision)
     personal = Personalisation(
-        predicted, model.decoder.residual_scale, frames.sample(), frames.motion, rig, config, steps, subject
+        answer(photos), scale, frames.sample(), frames.motion, rig, config, steps, strength, subject
     )
+    saved = checkpoints.load()
+    if saved is not None:
+        personal.restore(saved)
+    elif supervision != "all_frames":
+        personal.end = helpful_steps(answer, scale, photos, rig, config, strength.steps, own_seed)
     prepared = time.perf_counter()
     _optimise(personal, frames, checkpoints, config.checkpoint_every)
     optimised = time.perf_counter()
     stamp = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
-    _write(outputs, personal, model.decoder.mean, photos, binding, shown.record(), stamp)
+    moved = personal.params().select(frames.first).to("cpu")
+    _write(outputs, personal, model.decoder.mean, photos, moved, binding, shown.record(), stamp)
     _log.info(
         "%s: %s of %s on %s, first camera %s, timestep %d of %s; loading %.1f s, optimising %.1f s, writing %.1f s",
         subject,
         f"{len(shown.frames)} training frames" if len(shown.frames) > 1 else "one photograph",
         supervision,
         device,
-        photo.serial,
-        photo.timestep,
-        photo.sequence,
+        photos[0].serial,
+        photos[0].timestep,
+        photos[0].sequence,
         prepared - start,
         optimised - prepared,
         time.perf_counter() - optimised,
@@ -175,7 +186,7 @@ def _provenance(
         "supervision": supervision,
         "source": None if source is None else source.model_dump(),
     }
-    files = [inputs.capture, inputs.prior, *inputs.head.files]
+    files = [inputs.capture, inputs.prior, *inputs.head.files, *([inputs.calibration] if inputs.calibration else [])]
     return Provenance.collect("oneshot", __name__, subject=subject, config=settings, inputs=files, seed=seed)
 
 
@@ -202,25 +213,11 @@ def _shown(
     return shown
 
 
-@torch.no_grad()
-def _predicted(model: GaussianPrior, photos: list[SourcePhoto], rig: Rig, device: torch.device) -> Tensor:
-    """The prior's own answer to photographs of one moment, `[U, U, 14]`."""
-    cameras = [photo.camera for photo in photos]
-    shown = photographs(
-        rig,
-        [0],
-        [photos[0].params.to(device).select([0] * len(photos))],
-        Cameras(
-            torch.cat([camera.world_to_camera for camera in cameras]),
-            torch.cat([camera.intrinsics for camera in cameras]),
-            cameras[0].width,
-            cameras[0].height,
-        ).to(device),
-        torch.stack([photo.image for photo in photos])[None].to(device),
-        model.config.input_size,
-    )
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        return model(shown)[0].float()
+def _strength(config: OneShotConfig, inputs: OneShotInputs, supervision: Supervision) -> Strength:
+    """How far to go, as calibrated."""
+    if inputs.calibration is None:
+        return Strength(config.steps)
+    return load_strength(inputs.calibration, supervision, config.steps)
 
 
 def _head(inputs: OneShotInputs, model: GaussianPrior, photo: SourcePhoto) -> tuple[HeadModel, TexelBinding]:
@@ -239,14 +236,11 @@ def _optimise(personal: Personalisation, frames: FewPhotos | AllFrames, checkpoi
     Checkpoints of a large network take seconds, as all steps do on a GPU: then they are left out until they are worth
     their time.
     """
-    saved = checkpoints.load()
-    if saved is not None:
-        personal.restore(saved)
-    checkpoints.say_step(personal.step, personal.steps)
-    steps = range(personal.step, personal.steps)
+    checkpoints.say_step(personal.step, personal.end)
+    steps = range(personal.step, personal.end)
     start, cost = time.perf_counter(), 0.0
     with termination() as terminated:
-        for views in track(frames.views(steps), "personalising", total=personal.steps, done=personal.step):
+        for views in track(frames.views(steps), "personalising", total=personal.end, done=personal.step):
             personal.advance(views)
             stop = terminated()
             due = personal.step % every == 0 and personal.step < personal.steps
@@ -256,7 +250,7 @@ def _optimise(personal: Personalisation, frames: FewPhotos | AllFrames, checkpoi
                 start = time.perf_counter()
                 cost = start - before if start - before > _CHEAP_SECONDS else 0.0
             if stop:
-                raise stopped(personal.step, personal.steps)
+                raise stopped(personal.step, personal.end)
     personal.settle()
 
 
@@ -265,6 +259,7 @@ def _write(
     personal: Personalisation,
     mean: Tensor,
     photos: list[SourcePhoto],
+    moved: FlameParams,
     binding: TexelBinding,
     saw: dict[str, Any],
     stamp: dict[str, Any],
@@ -272,11 +267,14 @@ def _write(
     """Everything that is left at the end.
 
     Args:
+        moved: the photographs' motion, refined.
         saw: what was seen of the person.
     """
     maps = {"mean": mean, "prior": personal.first, "result": personal.maps()}
+    params = {"prior": photos[0].params, "result": moved}
     for folder, name in ((outputs.prior_avatar, "prior"), (outputs.avatar, "result")):
         attributes = GaussianAttributes.from_uv(maps[name].cpu(), binding)
-        Avatar(attributes, binding.faces, photos[0].params).save(folder, stamp)
+        Avatar(attributes, binding.faces, params[name]).save(folder, stamp)
     write_png(outputs.preview, personalisation_preview(photos, personal.rig, list(maps.values())), stamp)
-    write_json(outputs.report, {"subject": personal.subject, "saw": saw, "curve": personal.curve}, stamp)
+    found = {"steps": personal.step, "strength": dataclasses.asdict(personal.strength), "curve": personal.curve}
+    write_json(outputs.report, {"subject": personal.subject, "saw": saw, **found}, stamp)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from osgap.capture.batches import batches
 from osgap.capture.choice import chosen
+from osgap.prior.personalisation.answer import stacked_cameras
 from osgap.prior.photo import ShownCapture, SourcePhoto
 from osgap.runtime.pinned import upload
 from osgap.runtime.pixels import to_float
@@ -39,19 +40,15 @@ class Views:
 class FewPhotos:
     """Photographs of one moment: every step is compared with all of them."""
 
-    def __init__(self, photos: list[SourcePhoto], device: torch.device) -> None:
-        cameras = [photo.camera for photo in photos]
+    def __init__(self, photos: Sequence[SourcePhoto], device: torch.device) -> None:
         self.motion = photos[0].params.to(device)
         """The tracked motion of the moments that are shown: one."""
+        self.first = 0
+        """Which of the moments the network reads."""
         self._views = Views(
             images=torch.stack([photo.image for photo in photos]).to(device),
             masks=torch.stack([photo.mask for photo in photos]).to(device),
-            cameras=Cameras(
-                torch.cat([camera.world_to_camera for camera in cameras]),
-                torch.cat([camera.intrinsics for camera in cameras]),
-                cameras[0].width,
-                cameras[0].height,
-            ).to(device),
+            cameras=stacked_cameras(photos).to(device),
             moments=torch.zeros(1, dtype=torch.int64, device=device),
         )
 
@@ -76,6 +73,8 @@ class AllFrames:
         self._rows = {timestep: row for row, timestep in enumerate(timesteps.tolist())}
         self.motion = shown.motion(timesteps).to(device)
         """The tracked motion of the moments that are shown."""
+        self.first = self._rows[int(shown.frames[0, 0])]
+        """Which of the moments the network reads."""
 
     def sample(self) -> Iterator[Views]:
         """Some of the frames, which show what is seen at all."""

@@ -1,0 +1,1 @@
+"""Stage `calibrate`: how far personalisation may go, measured on people who are not tested on."""

@@ -1,0 +1,149 @@
+"""Stage `calibrate`: how far personalisation may go, measured on people who are not tested on.
+
+Some of the training people are made avatars of as test people are, from one photograph or few, and the strength is
+searched for that makes most of what the photographs do not show: the other cameras, at other moments.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from osgap.capture.choice import evenly_spaced
+from osgap.capture.store import CaptureStore
+from osgap.head.assets import load_head
+from osgap.head.config import HeadAssets
+from osgap.head.texels import bind_texels
+from osgap.prior.calibration.search import Candidate, Targets, search
+from osgap.prior.config import OneShotConfig, Supervision
+from osgap.prior.network.model import GaussianPrior, load_prior
+from osgap.prior.personalisation.answer import answering
+from osgap.prior.personalisation.strength import Calibrated, Strength, save_calibration
+from osgap.prior.personalisation.trials import personalised
+from osgap.prior.personalisation.views import FewPhotos
+from osgap.prior.photo import show
+from osgap.prior.posing import Rig
+from osgap.prior.source import near_frontal
+from osgap.runtime.errors import UserError
+from osgap.runtime.gpus import lease_gpu
+from osgap.runtime.pixels import to_float
+from osgap.runtime.progress import track
+from osgap.runtime.provenance import Provenance
+
+_FRAMES = 8  # of each part that avatars are measured on
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """What the stage reads."""
+
+    captures: tuple[Path, ...]
+    """`captures/ID.h5` of those who are calibrated on."""
+    prior: Path
+    """`prior/model.pt`."""
+    head: HeadAssets
+
+
+@dataclass(frozen=True)
+class CalibrationOutputs:
+    """What the stage writes."""
+
+    calibration: Path
+    """`.json`: a strength for each supervision, and what it gains."""
+
+
+def run(config: OneShotConfig, inputs: CalibrationInputs, outputs: CalibrationOutputs, *, seed: int) -> None:
+    """Search for the strength of `one_shot` and `few_shot`.
+
+    Raises:
+        UserError: nobody to calibrate on, or inputs that do not fit each other.
+    """
+    if not inputs.captures:
+        raise UserError("calibration needs people: name some in subjects.train, or set oneshot.calibration_people to 0")
+    files = [*inputs.captures, inputs.prior, *inputs.head.files]
+    provenance = Provenance.collect(
+        "calibrate", __name__, subject=None, config=config.computation(), inputs=files, seed=seed
+    )
+    with lease_gpu() as device:
+        found = {
+            supervision: _calibrated(supervision, config, inputs, device)
+            for supervision in config.supervision
+            if supervision != "all_frames"
+        }
+    save_calibration(outputs.calibration, found, provenance.as_dict())
+
+
+def _calibrated(
+    supervision: Supervision, config: OneShotConfig, inputs: CalibrationInputs, device: torch.device
+) -> Calibrated:
+    model = load_prior(inputs.prior).to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    candidates = [
+        _candidate(path, supervision, config, model, inputs.head)
+        for path in track(inputs.captures, f"calibrating {supervision}", total=len(inputs.captures))
+    ]
+    strength, gained = search(candidates)
+    _log.info(
+        "%s: %d of %d steps, keeping %g of geometry, %g of colours and %g of what is carried: %+.2f dB on average, "
+        "%+.2f dB at worst, over %d people",
+        supervision, strength.steps, config.steps, strength.geometry, strength.color, strength.carried,
+        float(np.mean(gained)), min(gained), len(candidates),
+    )  # fmt: skip
+    people = [person.personal.subject for person in candidates]
+    return Calibrated(strength, {subject: gained[2 * i : 2 * i + 2] for i, subject in enumerate(people)})
+
+
+def _candidate(
+    path: Path, supervision: Supervision, config: OneShotConfig, model: GaussianPrior, assets: HeadAssets
+) -> Candidate:
+    """One person, personalised with all strength."""
+    device = model.decoder.mean.device
+    store = CaptureStore(path)
+    shown = show(store, supervision, None, config.few_shot_photos)
+    photos = [shown.photo(frame) for frame in shown.frames]
+    head = load_head(assets).to(device)
+    rig = Rig.build(head, bind_texels(head.uvs, head.uv_faces, model.uv_size), [store.params])
+    scale = model.decoder.residual_scale
+    personal = personalised(answering(model, rig), scale, photos, rig, config, Strength(config.steps))
+    views = FewPhotos(photos, device).views(range(config.steps))
+    return Candidate.run(personal, views, _targets(store, shown.frames, device))
+
+
+def _targets(store: CaptureStore, shown: np.ndarray, device: torch.device) -> tuple[Targets, Targets]:
+    """Frames at other moments than those that are shown, where there are others: of the most frontal camera, and of
+    all."""
+    frames = np.concatenate([np.asarray(store.split(name)).reshape(-1, 2) for name in ("train", "val", "test")])
+    others = frames[~np.isin(frames[:, 0], shown[:, 0])]
+    pool = others if len(others) else frames[~(frames[:, None] == shown).all(axis=2).any(axis=1)]
+    front = pool[pool[:, 1] == near_frontal(store.cameras, store.params, pool, 1)[0]]
+    return _read(store, front, device), _read(store, pool, device)
+
+
+def _read(store: CaptureStore, frames: np.ndarray, device: torch.device) -> Targets:
+    frames = frames[evenly_spaced(len(frames), _FRAMES)]
+    return Targets(
+        to_float(torch.from_numpy(store.images(frames)).to(device)),
+        store.cameras[torch.from_numpy(frames[:, 1])].to(device),
+        store.params.select(frames[:, 0]).to(device),
+    )
+
+
+def calibration_people(train: Sequence[str], kept_out: Sequence[str], count: int) -> list[str]:
+    """Whom to calibrate on: those whom the prior has not learned from first, then others, evenly from the list.
+
+    Args:
+        train: `subjects.train`.
+        kept_out: `prior.validation`.
+        count: at most so many.
+    """
+    chosen = list(kept_out)[:count]
+    rest = [subject for subject in train if subject not in kept_out]
+    return chosen + [rest[i] for i in evenly_spaced(len(rest), count - len(chosen))]

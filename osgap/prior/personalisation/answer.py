@@ -1,0 +1,52 @@
+"""What the prior answers to photographs of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from osgap.prior.network.model import GaussianPrior
+from osgap.prior.photo import SourcePhoto
+from osgap.prior.photographs import photographs
+from osgap.prior.posing import Rig
+from osgap.splat.cameras import Cameras
+
+Answer = Callable[[Sequence[SourcePhoto]], Tensor]
+"""Maps `[U, U, 14]` to photographs of one moment."""
+
+
+def answering(model: GaussianPrior, rig: Rig) -> Answer:
+    """The prior's own answers about the person of a rig.
+
+    Args:
+        model: on the device of the rig.
+    """
+    device = rig.binding.mask.device
+
+    @torch.no_grad()
+    def answer(photos: Sequence[SourcePhoto]) -> Tensor:
+        shown = photographs(
+            rig,
+            [0],
+            [photos[0].params.to(device).select([0] * len(photos))],
+            stacked_cameras(photos).to(device),
+            torch.stack([photo.image for photo in photos])[None].to(device),
+            model.config.input_size,
+        )
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            return model(shown)[0].float()
+
+    return answer
+
+
+def stacked_cameras(photos: Sequence[SourcePhoto]) -> Cameras:
+    """The cameras of photographs as one batch."""
+    cameras = [photo.camera for photo in photos]
+    return Cameras(
+        torch.cat([camera.world_to_camera for camera in cameras]),
+        torch.cat([camera.intrinsics for camera in cameras]),
+        cameras[0].width,
+        cameras[0].height,
+    )

@@ -1,0 +1,102 @@
+"""When an optimisation ends: trials that do not see all of the photographs tell how long it helps with the rest.
+
+Of one photograph patches are held out; of several, each of them once, with what only it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osgap.prior.config import OneShotConfig
+from osgap.prior.personalisation.answer import Answer
+from osgap.prior.personalisation.optimise import Personalisation
+from osgap.prior.personalisation.strength import Strength
+from osgap.prior.personalisation.views import FewPhotos
+from osgap.prior.photo import SourcePhoto
+from osgap.prior.posing import Rig
+from osgap.runtime.seeds import derive_seed
+
+_PATCHES = 24  # along the longer side of a photograph
+_SMOOTHED = 5  # steps that a curve is averaged over
+
+
+def personalised(
+    answer: Answer,
+    scale: Tensor,
+    photos: Sequence[SourcePhoto],
+    rig: Rig,
+    config: OneShotConfig,
+    strength: Strength,
+) -> Personalisation:
+    """An optimisation against photographs of one moment, before its first step.
+
+    Args:
+        scale: `[14]`, see `Personalisation`.
+        rig: of the person, on the device that computes.
+    """
+    frames = FewPhotos(photos, scale.device)
+    return Personalisation(
+        answer(photos), scale, frames.sample(), frames.motion, rig, config, config.steps, photos[0].subject, strength
+    )
+
+
+def helpful_steps(
+    answer: Answer,
+    scale: Tensor,
+    photos: Sequence[SourcePhoto],
+    rig: Rig,
+    config: OneShotConfig,
+    steps: int,
+    seed: int,
+) -> int:
+    """After how many steps the error of what is held out was least, on average over trials; all where nothing is.
+
+    Args:
+        steps: at most so many.
+    """
+    if not config.held_out or not steps:
+        return steps
+    everything = next(FewPhotos(photos, scale.device).sample())
+    if len(photos) == 1:
+        used = patches(everything.masks.shape[1:], config.held_out, derive_seed(seed, "held out")).to(scale.device)
+        trials = [(list(photos), used[None])]
+    else:
+        hidden = torch.eye(len(photos), device=scale.device)[:, :, None, None].expand(
+            -1, -1, *everything.masks.shape[1:]
+        )
+        trials = [([*photos[:i], *photos[i + 1 :]], 1 - hidden[i]) for i in range(len(photos))]
+    curves = []
+    for shown, used in trials:
+        trial = personalised(answer, scale, shown, rig, config, Strength(steps))
+        for _ in range(steps + 1):
+            trial.advance(everything, used)
+        trial.settle()
+        curves.append([terms["held_out"] for terms in trial.curve])
+    return best_step(np.mean(curves, axis=0))
+
+
+def best_step(curve: np.ndarray) -> int:
+    """Where a curve `[steps + 1]`, averaged over neighbours, is least; the earliest of several."""
+    window = min(_SMOOTHED, len(curve))
+    padded = np.pad(curve, window // 2, mode="edge")
+    return int(np.convolve(padded, np.full(window, 1 / window), mode="valid")[: len(curve)].argmin())
+
+
+def patches(size: Sequence[int], share: float, seed: int) -> Tensor:
+    """Which pixels of a picture of `size` (height, width) are used: 1, or 0 in a `share` of its square patches.
+
+    The patches are drawn at random: `[height, width]`.
+    """
+    height, width = size
+    side = max(1, round(max(height, width) / _PATCHES))
+    rows, columns = -(-height // side), -(-width // side)
+    count = rows * columns
+    drawn = np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]
+    used = np.ones(count, np.float32)
+    used[drawn] = 0
+    full = used.reshape(rows, columns).repeat(side, axis=0).repeat(side, axis=1)
+    return torch.from_numpy(full[:height, :width].copy())
