@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from osgap.splat.render import render
 
 _SHARES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)  # of all steps, after which an optimisation is looked at
 _GAINS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_PARTS = ("geometry", "color", "carried")
 _HARM = 3.0  # what a dB lost counts, in dB gained: nobody is to pay for the others
 
 
@@ -92,15 +93,10 @@ def search(candidates: Sequence[Candidate]) -> tuple[Strength, list[float]]:
         return known[strength]
 
     best = Strength(steps)
-    choices: list[Callable[[Strength], list[Strength]]] = [
-        lambda now: [dataclasses.replace(now, steps=mark) for mark in looked_at(steps)],
-        *(
-            lambda now, part=part: [dataclasses.replace(now, **{part: gain}) for gain in _GAINS]  # type: ignore[misc]
-            for part in ("geometry", "color", "carried")
-        ),
-    ]
-    for choose in 2 * choices:
-        best = max(choose(best), key=lambda strength: _worth(gained(strength)))
+    choices: dict[str, Sequence[float]] = {"steps": looked_at(steps), **dict.fromkeys(_PARTS, _GAINS)}
+    for part, values in 2 * list(choices.items()):
+        options = [dataclasses.replace(best, **{part: value}) for value in values]  # type: ignore[arg-type]
+        best = max(options, key=lambda strength: _worth(gained(strength)))
     return best, gained(best)
 
 

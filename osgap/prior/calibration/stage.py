@@ -72,7 +72,7 @@ def run(config: OneShotConfig, inputs: CalibrationInputs, outputs: CalibrationOu
         "calibrate", __name__, subject=None, config=config.computation(), inputs=files, seed=seed
     )
     with lease_gpu() as device:
-        found = {
+        found: dict[Supervision, Calibrated] = {
             supervision: _calibrated(supervision, config, inputs, device)
             for supervision in config.supervision
             if supervision != "all_frames"

@@ -243,7 +243,7 @@ def _optimise(personal: Personalisation, frames: FewPhotos | AllFrames, checkpoi
         for views in track(frames.views(steps), "personalising", total=personal.end, done=personal.step):
             personal.advance(views)
             stop = terminated()
-            due = personal.step % every == 0 and personal.step < personal.steps
+            due = personal.step % every == 0 and personal.step < personal.end
             if stop or (due and time.perf_counter() - start >= _CHECKPOINT_PAUSE * cost):
                 before = time.perf_counter()
                 checkpoints.save(personal.state())

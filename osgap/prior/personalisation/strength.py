@@ -38,7 +38,7 @@ class Calibrated:
     and in all cameras."""
 
 
-def save_calibration(path: Path, found: Mapping[str, Calibrated], provenance: Mapping[str, Any]) -> None:
+def save_calibration(path: Path, found: Mapping[Supervision, Calibrated], provenance: Mapping[str, Any]) -> None:
     """Write what was found for each supervision, `.json`."""
     write_json(path, {"supervision": {name: dataclasses.asdict(value) for name, value in found.items()}}, provenance)
 

@@ -40,7 +40,7 @@ def personalised(
     """
     frames = FewPhotos(photos, scale.device)
     return Personalisation(
-        answer(photos), scale, frames.sample(), frames.motion, rig, config, config.steps, photos[0].subject, strength
+        answer(photos), scale, frames.sample(), frames.motion, rig, config, config.steps, strength, photos[0].subject
     )
 
 
