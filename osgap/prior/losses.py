@@ -16,7 +16,6 @@ from osgap.prior.config import PriorConfig, RenderLosses
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.render import Rendered
 
-
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """A distance of colours and images, `[B, H, W, 3]` each, to `[B]`."""
 

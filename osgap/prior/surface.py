@@ -128,9 +128,7 @@ def surface_views(surface: Surface, vertices: Tensor, cameras: Cameras) -> Surfa
     return SurfaceViews(*(field.unflatten(0, (people, photographs)) for field in fields))
 
 
-def _hidden(
-    surface: Surface, mesh: Tensor, points: Tensor, pixels: Tensor, facing: Tensor, cameras: Cameras
-) -> Tensor:
+def _hidden(surface: Surface, mesh: Tensor, points: Tensor, pixels: Tensor, facing: Tensor, cameras: Cameras) -> Tensor:
     """How far behind other parts each of the points `[M, N, 3]` lies: 0 in front, 1 well behind, `[M, N]`."""
     outline = _projected(mesh, cameras)
     low, high = outline.amin(dim=1, keepdim=True), outline.amax(dim=1, keepdim=True)
@@ -174,7 +172,7 @@ def _on_triangles(vertices: Tensor, corners: Tensor, barycentric: Tensor) -> Ten
 
 
 def _small_centres(cuts: int) -> np.ndarray:
-    """Barycentric coordinates of the centres of the `cuts ** 2` triangles that a triangle is cut into, `[cuts^2, 3]`."""
+    """Barycentric coordinates of the centres of the `cuts ** 2` parts of a triangle, `[cuts ** 2, 3]`."""
     i, j = np.meshgrid(np.arange(cuts), np.arange(cuts), indexing="ij")
     up = i + j < cuts
     down = i + j < cuts - 1

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from osgap.prior.config import SurfaceNetwork
 from osgap.prior.network.attention import as_autocast, is_half_on_cuda
-from osgap.prior.network.encoder import AttentionBlock, initialise
 from osgap.prior.network.backbone import Backbone
+from osgap.prior.network.encoder import AttentionBlock, initialise
 from osgap.prior.photographs import Photographs
 from osgap.prior.surface import SurfaceViews
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0
@@ -112,7 +112,7 @@ class SurfaceEncoder(nn.Module):
         return torch.cat([standard.permute(2, 0, 1), self.rest, covered.permute(2, 0, 1)])[None]
 
     def _seen_colors(self, x: Tensor, colors: Tensor, visible: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """What the colours that were seen, times visibility, differ from the mean avatar's, in the units of the network's output, as far
+        """How seen colours differ from the mean avatar's, times visibility, in the units of the network's output, as far
         as the network lets them through: `[B, 3, U, U]`."""
         color = CHANNELS["color"]
         own = colors / (2 * SH_C0) - visible * mean[..., color].permute(2, 0, 1)  # colours are in -1..1 here
@@ -243,7 +243,9 @@ class SurfaceUNet(nn.Module):
         self.down = nn.ModuleList(nn.Conv2d(fine, deep, 3, stride=2, padding=1) for fine, deep in steps)
         self.join = nn.Conv2d(surface.widths[1] + coarse_channels, surface.widths[1], 1)
         # The first level is the largest: all of its blocks are on the way up, but one.
-        self.downward = nn.ModuleList(_blocks(surface.widths[level], surface.blocks if level else 1) for level in levels)
+        self.downward = nn.ModuleList(
+            _blocks(surface.widths[level], surface.blocks if level else 1) for level in levels
+        )
         self.deepest = _blocks(surface.widths[-1], surface.blocks)
         self.attention = nn.ModuleList(
             AttentionBlock(surface.widths[-1], surface.heads) for _ in range(surface.attention_blocks)

@@ -224,9 +224,7 @@ def _rest(model: GaussianPrior) -> Tensor | None:
     return model.encoder.rest if isinstance(model.encoder, SurfaceEncoder) else None
 
 
-def test_files_of_before_there_was_a_choice_are_of_the_published_network(
-    world: Any, rig: Rig, tmp_path: Path
-) -> None:
+def test_files_of_before_there_was_a_choice_are_of_the_published_network(world: Any, rig: Rig, tmp_path: Path) -> None:
     model = _model(world, rig, tiny())
     save_prior(tmp_path / "model.pt", model, ["red"], {})
     content = torch.load(tmp_path / "model.pt", weights_only=True)
@@ -242,7 +240,7 @@ def test_a_file_without_the_head_at_rest_is_damaged(world: Any, rig: Rig, tmp_pa
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     del content["state"]["encoder.rest"]
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(UserError, match="damaged .*the head at rest"):
+    with pytest.raises(UserError, match=r"damaged .*the head at rest"):
         load_prior(tmp_path / "model.pt")
 
 
@@ -259,7 +257,9 @@ def test_one_photograph_takes_at_most_100_gmac(monkeypatch: pytest.MonkeyPatch) 
 def _gmac(config: SurfaceNetwork, size: int = 256, texels: int = 60_000) -> float:
     with torch.device("meta"):
         square = torch.empty(size, size, dtype=torch.bool)
-        model = GaussianPrior(config, torch.empty(size, size, 14), torch.empty(14), square, None, torch.empty(6, size, size))
+        model = GaussianPrior(
+            config, torch.empty(size, size, 14), torch.empty(14), square, None, torch.empty(6, size, size)
+        )
         image = torch.empty(1, 1, 3, config.input_size, config.input_size)
         shapes = ((2,), (), (), (3,))
         views = SurfaceViews(*(torch.empty(1, 1, texels, *shape) for shape in shapes))
