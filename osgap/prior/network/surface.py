@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from osgap.prior.config import SurfaceNetwork
 from osgap.prior.network.attention import as_autocast, is_half_on_cuda
 from osgap.prior.network.backbone import Backbone
+from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.encoder import AttentionBlock, initialise
 from osgap.prior.photographs import Photographs
 from osgap.prior.surface import SurfaceViews
@@ -86,10 +87,12 @@ class SurfaceEncoder(nn.Module):
         if photographs.views is None:
             raise ValueError("the surface network reads photographs with their views, but these have none")
         people, count = photographs.images.shape[:2]
-        pictures = _laid_out(as_autocast(photographs.images.flatten(0, 1)))
-        scales = self.backbone(pictures)
+        pictures = photographs.images.flatten(0, 1)
+        # Not in reduced precision yet, which has too few steps for colours.
+        layout = torch.channels_last if pictures.is_cuda else torch.contiguous_format
+        scales = self.backbone(pictures.contiguous(memory_format=layout))
         seen = SeenTexels.of(photographs.views, mask)
-        fine, coarse = self.sampler(photographs.images.flatten(0, 1), scales, seen)
+        fine, coarse = self.sampler(pictures, scales, seen)
         fused, weights, visible = self.fine(fine, seen.visible, count)
         colors = (weights * fine[:, :_RGB]).unflatten(0, (people, count)).sum(dim=1)
         fused_coarse, _, _ = self.coarse(coarse, seen.half().visible, count)
@@ -101,6 +104,16 @@ class SurfaceEncoder(nn.Module):
         x = self.enter(_laid_out(torch.cat([here, here.flip(-1), fixed], dim=1)))
         x = self.unet(x, _laid_out(torch.cat([fused_coarse, fused_coarse.flip(-1)], dim=1)), code)
         return torch.cat([x, self._seen_colors(x, colors, visible, mean, residual_scale)], dim=1)
+
+    @torch.no_grad()
+    def copy_seen_colors(self, decoder: UVDecoder) -> None:
+        """Let a decoder's maps begin as the mean avatar whose colours go half the way to those that are seen.
+
+        Steps of Adam are small against the weight of 1 that copies: it would take thousands of them to grow.
+        """
+        nn.init.zeros_(self.gate.weight)
+        if not decoder.out.weight.is_meta:
+            decoder.out.weight[CHANNELS["color"], -_RGB:, 0, 0] = torch.eye(_RGB)
 
     def _fixed(self, mean: Tensor, mask: Tensor) -> Tensor:
         """What is known of every texel beforehand, `[1, 14 + 6 + 1, U, U]`: the mean avatar, standardised over the
