@@ -72,7 +72,7 @@ class BackboneConfig(Section):
 
 class SurfaceConfig(Section):
     """The network that puts the photograph's pixels onto the head and completes them there (`prior.architecture:
-    surface`). With the defaults, a resnet34 and maps of 256 x 256 texels it takes 57 GMAC for one photograph."""
+    surface`). With the defaults, a resnet34 and maps of 256 x 256 texels it takes 63 GMAC for one photograph."""
 
     input_size: int = Field(512, ge=32, multiple_of=32)
     """Height and width of the square network input [pixels]."""
