@@ -20,7 +20,7 @@ from osgap.prior.network.backbone import TIMM, Backbone
 from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile, read_weights, some, tensors_by_name
 
-_CLASSIFIER = re.compile(r"(fc|head|heads|head_dist|classifier|last_linear|fc_norm|attn_pool|conv_head|bn2)\.")
+_CLASSIFIER = re.compile(r"(fc|head|heads|head_dist|classifier|last_linear|fc_norm|attn_pool|conv_head|bn2|_fc|_conv_head|_bn1)\.")
 """Parts after the last feature map, whatever the network."""
 _COUNTER = "num_batches_tracked"
 """A number of BatchNorm's that nothing reads; old files lack it."""
