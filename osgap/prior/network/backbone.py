@@ -4,8 +4,8 @@ Normalisation. An avatar's prior is trained with few photographs per step and de
 averaged over the steps, not the buffers. So nothing here depends on the other photographs of a batch, and nothing but
 parameters ever changes: training, inference and averaged weights agree.
 
-- With pretrained weights, BatchNorm keeps the mean and variance that came with them, in training too, and only its scale
-  and shift learn, as is usual in detection (He et al., "Mask R-CNN", ICCV 2017).
+- With pretrained weights, BatchNorm keeps the mean and variance that came with them, in training too, and only its
+  scale and shift learn, as is usual in detection (He et al., "Mask R-CNN", ICCV 2017).
 - With random weights there are no such statistics, and GroupNorm takes BatchNorm's place (Wu and He, "Group
   normalization", ECCV 2018; it trains from nothing: He et al., "Rethinking ImageNet pre-training", ICCV 2019).
 - Dropout and stochastic depth are off.
@@ -160,9 +160,9 @@ def _from_library(name: str) -> nn.Module:
         )
     try:
         if name.startswith(TIMM) and timm.models.is_model_in_modules(model.split(".")[0], _PLAIN_TRANSFORMERS):
-            network = timm.create_model(model, pretrained=False, num_classes=0, dynamic_img_size=True)
-            network.prune_intermediate_layers(_indices(len(network.blocks)), prune_norm=False, prune_head=True)
-            return network
+            transformer: Any = timm.create_model(model, pretrained=False, num_classes=0, dynamic_img_size=True)
+            transformer.prune_intermediate_layers(_indices(len(transformer.blocks)), prune_norm=False, prune_head=True)
+            return transformer
         network = encoders.get_encoder(name, weights=None)
     except (ValueError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
         raise UserError(f"{name}: gives no feature maps ({error}); take another encoder, such as resnet34") from error
