@@ -50,7 +50,7 @@ class BackboneConfig(Section):
     path: Path | None = Field(None, json_schema_extra=PLACE)
     """Its pretrained weights, as their publisher distributes them. Default is none: random ones."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-    """SHA-256 of that file in lower-case hex, or its beginning. A trained prior keeps it in place of the file: the
+    """SHA-256 of that file in lower-case hex, or its beginning. A trained prior keeps it in place of the file: its
     layers are others than with random weights."""
 
     @model_validator(mode="after")
