@@ -125,8 +125,8 @@ class SurfaceEncoder(nn.Module):
         return torch.cat([standard.permute(2, 0, 1), self.rest, covered.permute(2, 0, 1)])[None]
 
     def _seen_colors(self, x: Tensor, colors: Tensor, visible: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """How seen colours differ from the mean avatar's, times visibility, in the units of the network's output, as far
-        as the network lets them through: `[B, 3, U, U]`."""
+        """How seen colours differ from the mean avatar's, times visibility, in units of the network's output, as far as
+        the network lets them through: `[B, 3, U, U]`."""
         color = CHANNELS["color"]
         own = colors / (2 * SH_C0) - visible * mean[..., color].permute(2, 0, 1)  # colours are in -1..1 here
         return (torch.sigmoid(self.gate(x)) * as_autocast(own / scale[color][:, None, None])).to(x.dtype)
