@@ -117,7 +117,7 @@ def _frame_megapixels(pipeline: Pipeline, subject: str) -> float:
 
 
 def _network_share(prior: PriorConfig) -> float:
-    """Arithmetic for one photograph, relative to the full published encoder's: all but quadratic in widths and sides."""
+    """Arithmetic for one photograph, relative to the full published one's: all but quadratic in widths and sides."""
     full = EncoderConfig()
     if prior.architecture == "surface":
         surface, whole = prior.surface, SurfaceConfig()

@@ -50,8 +50,8 @@ class BackboneConfig(Section):
     path: Path | None = Field(None, json_schema_extra=PLACE)
     """Its pretrained weights, as their publisher distributes them. Default is none: random ones."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-    """SHA-256 of that file in lower-case hex, or its beginning. A trained prior keeps it in place of the file: the layers
-    are others than with random weights."""
+    """SHA-256 of that file in lower-case hex, or its beginning. A trained prior keeps it in place of the file: its
+    layers are others than with random weights."""
 
     @model_validator(mode="after")
     def _file_has_a_checksum(self) -> Self:
@@ -72,7 +72,7 @@ class BackboneConfig(Section):
 
 class SurfaceConfig(Section):
     """The network that puts the photograph's pixels onto the head and completes them there (`prior.architecture:
-    surface`). With the defaults, a resnet34 and maps of 256 x 256 texels it takes 57 GMAC for one photograph."""
+    surface`). With the defaults, a resnet34 and maps of 256 x 256 texels it takes 63 GMAC for one photograph."""
 
     input_size: int = Field(512, ge=32, multiple_of=32)
     """Height and width of the square network input [pixels]."""

@@ -22,8 +22,8 @@ from osgap.head.texels import TexelBinding
 from osgap.prior.source import square_padding
 from osgap.splat.cameras import Cameras
 
-_CELLS = 128  # of the depth buffer along the longer side of the head's frame
-_DENSITY = 0.7  # edge of the small triangles whose centres are drawn, in cells: none is left empty
+_CELLS = 96  # of the depth buffer along the longer side of the head's frame
+_DENSITY = 1.0  # longest edge of the small triangles whose centres are drawn, in cells: hardly one is left empty
 _MOST_CUTS = 96  # of a triangle's edge
 _TOLERANCE = 0.003  # metres that a point may lie behind the nearest one and still be seen; hidden at twice that
 _STEEPEST = 3.0  # slope up to which a cell's own depth range is allowed for
@@ -172,7 +172,7 @@ def _on_triangles(vertices: Tensor, corners: Tensor, barycentric: Tensor) -> Ten
 
 
 def _small_centres(cuts: int) -> np.ndarray:
-    """Barycentric coordinates of the centres of the `cuts ** 2` triangles that a triangle is cut into, `[cuts^2, 3]`."""
+    """Barycentric coordinates of the centres of the `cuts ** 2` parts of a triangle, `[cuts ** 2, 3]`."""
     i, j = np.meshgrid(np.arange(cuts), np.arange(cuts), indexing="ij")
     up = i + j < cuts
     down = i + j < cuts - 1

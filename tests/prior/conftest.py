@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from prior.runs import TinyBackbone
-
 from osgap.capture.store import CaptureStore
 from osgap.capture.store_writing import Capture, write_store
 from osgap.fit.initial import initial_attributes
@@ -30,6 +28,7 @@ from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.render import render
 from osgap.splat.uv_maps import save_uv_gt
+from prior.runs import TinyBackbone
 
 UV_SIZE = 12
 WIDTH, HEIGHT = 22, 32
@@ -71,7 +70,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = World(folder, assets, head, binding, _cameras())
     colors = {"red": (0.8, 0.3, 0.2), "green": (0.2, 0.7, 0.3), "blue": (0.2, 0.3, 0.8), "grey": (0.5, 0.4, 0.4)}
     for seed, (subject, color) in enumerate(colors.items()):
-        _write_person(world, subject, color, np.random.default_rng(seed))
+        random = np.random.default_rng(seed)
+        write_person(world, subject, torch.tensor(color), random)
     return world
 
 
@@ -182,7 +182,8 @@ def _cameras() -> Cameras:
     return Cameras(stacked, torch.from_numpy(intrinsics).float().repeat(5, 1, 1), WIDTH, HEIGHT)
 
 
-def _write_person(world: World, subject: str, color: tuple[float, float, float], random: np.random.Generator) -> None:
+def write_person(world: World, subject: str, color: torch.Tensor, random: np.random.Generator) -> None:
+    """Capture and maps of somebody of about this colour `[3]`, or of these of all texels `[N, 3]`."""
     count = len(TIMESTEPS)
 
     def normal(scale: float, *shape: int) -> torch.Tensor:
@@ -199,7 +200,7 @@ def _write_person(world: World, subject: str, color: tuple[float, float, float],
         translation=normal(0.01, count, 3),
     )
     start = initial_attributes(world.head, world.binding, world.head.vertices(params, 0)[0], 0.95)
-    rgb = torch.tensor(color) * (1 + normal(0.15, len(world.binding), 3)).clamp(0.2, 1.2)
+    rgb = color * (1 + normal(0.15, len(world.binding), 3)).clamp(0.2, 1.2)
     attributes = GaussianAttributes.from_parts(
         position=start.position, rotation=start.rotation, scale=start.scale, opacity=start.opacity, color=rgb_to_sh(rgb)
     )

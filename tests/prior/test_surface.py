@@ -106,9 +106,29 @@ def test_a_texel_is_found_where_the_renderer_draws_it(rig: Rig, painted: Photogr
     error = (_sampled(painted) - _colors(rig.surface.points(mesh))).abs().amax(dim=-1)
     assert error[seen].quantile(0.95) < 0.06
     assert painted.views.places.shape == (1, len(YAWS), len(rig.binding), 2)
-    shifted = painted._replace(views=painted.views._replace(places=painted.views.places + 4 / 128))
-    moved = (_sampled(shifted) - _colors(rig.surface.points(mesh))).abs().amax(dim=-1)
-    assert moved[seen].quantile(0.95) > 0.12, "the colours do not tell four pixels from none"
+    for step in ([2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]):
+        places = painted.views.places + torch.tensor(step) * 2 / 256
+        shifted = painted._replace(views=painted.views._replace(places=places))
+        moved = (_sampled(shifted) - _colors(rig.surface.points(mesh))).abs().amax(dim=-1)
+        assert moved[seen].mean() > 1.3 * error[seen].mean(), f"{step} pixels beside it is as good"
+
+
+def test_places_are_pixels_to_a_hundredth(rig: Rig) -> None:
+    """A picture of its own coordinates says where it is sampled; the camera says where it should be."""
+    params, cameras = _params(rig.people[0].model.vertex_count, len(YAWS)), _cameras(rig)
+    down, right = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
+    picture = torch.stack([right, down, torch.zeros_like(down)], dim=-1) / HEIGHT
+    read = photographs(rig, [0], [params], cameras, picture.expand(1, len(YAWS), -1, -1, -1), 128)
+    points = rig.surface.points(rig.people[0].model.vertices(params)[0]).double().numpy()
+    for view in range(len(YAWS)):
+        homogeneous = np.concatenate([points, np.ones((len(points), 1))], axis=1)
+        camera = homogeneous @ cameras.world_to_camera[view].double().numpy()[:3].T
+        image = camera @ cameras.intrinsics[view].double().numpy().T
+        expected = image[:, :2] / image[:, 2:]
+        margin = 3
+        inner = ((expected > margin) & (expected < np.array([WIDTH, HEIGHT]) - margin)).all(axis=1)
+        assert inner.mean() > 0.9
+        np.testing.assert_allclose(_sampled(read)[view, inner, :2] * HEIGHT, expected[inner], atol=0.01)
 
 
 def test_visibility_agrees_with_rays(rig: Rig, painted: Photographs) -> None:
@@ -127,8 +147,8 @@ def test_visibility_agrees_with_rays(rig: Rig, painted: Photographs) -> None:
         found = painted.views.visible[0, view, chosen].numpy()
         assert found[facing <= 0].max() == 0
         towards = facing > 0.1
-        assert np.abs(found - clear)[towards].mean() < 0.05
-        assert np.abs(found - clear)[facing > 0.4].mean() < 0.02
+        assert np.abs(found - clear)[towards].mean() < 0.07
+        assert np.abs(found - clear)[facing > 0.4].mean() < 0.05
         occluded += int((~clear & towards).sum())
     assert occluded > 20, "nothing is hidden, so that anything would pass"
 
@@ -191,6 +211,7 @@ def test_photographs_of_several_people_are_those_of_each(rig: Rig, painted: Phot
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nothing_waits_for_a_gpu_and_it_finds_the_same(rig: Rig, painted: Photographs) -> None:
     head = rig.people[0].model.to("cuda")
     there = Rig.build(head, rig.binding, [_params(head.vertex_count)])

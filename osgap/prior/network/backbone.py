@@ -4,8 +4,8 @@ Normalisation. An avatar's prior is trained with few photographs per step and de
 averaged over the steps, not the buffers. So nothing here depends on the other photographs of a batch, and nothing but
 parameters ever changes: training, inference and averaged weights agree.
 
-- With pretrained weights, BatchNorm keeps the mean and variance that came with them, in training too, and only its scale
-  and shift learn, as is usual in detection (He et al., "Mask R-CNN", ICCV 2017).
+- With pretrained weights, BatchNorm keeps the mean and variance that came with them, in training too, and only its
+  scale and shift learn, as is usual in detection (He et al., "Mask R-CNN", ICCV 2017).
 - With random weights there are no such statistics, and GroupNorm takes BatchNorm's place (Wu and He, "Group
   normalization", ECCV 2018; it trains from nothing: He et al., "Rethinking ImageNet pre-training", ICCV 2019).
 - Dropout and stochastic depth are off.
@@ -40,6 +40,9 @@ names begin with. `segmentation_models_pytorch` would download them."""
 
 _PLAIN_TRANSFORMERS = ("vision_transformer", "deit", "eva")  # timm's modules: all blocks at one resolution
 _TAKEN = 4  # maps of a plain transformer, evenly over its blocks, as in DPT (Ranftl et al., ICCV 2021)
+_UNUSED = {"_conv_head": "_bn1", "conv_head": "bn2"}
+"""A convolution and a normalisation of EfficientNets that no map depends on: parameters without a gradient stop
+processes that train together."""
 _IMAGE = 3  # channels
 _GROUPS = 32
 _CLOSE = 3  # similar names in a message
@@ -91,7 +94,14 @@ class Backbone(nn.Module):
         """
         x = (images - self.mean) / self.std
         if not _is_plain_transformer(self.network):
-            maps = self.network(x)
+            try:
+                maps = self.network(x)
+            except AssertionError as error:  # Swin and others are made for one size
+                size = " x ".join(map(str, x.shape[-2:]))
+                raise UserError(
+                    f"{self.config.name}: does not take images of {size} pixels ({error}); take another encoder, such "
+                    f"as resnet34"
+                ) from error
             return [maps[index] for index in self._indices]
         sides = [max(1, math.floor(side / self.strides[0] + 0.5)) * self.strides[0] for side in x.shape[-2:]]
         if sides != list(x.shape[-2:]):
@@ -119,7 +129,7 @@ def _constructed(name: str) -> nn.Module:
     if torch.get_default_device().type != "meta":
         return _from_library(name)
     network = None
-    with contextlib.suppress(RuntimeError, NotImplementedError), _RealNumbers():
+    with contextlib.suppress(UserError), _RealNumbers():
         network = _from_library(name)
     # Constants that are in no file have to be computed.
     if network is not None and network.state_dict().keys() >= {name for name, _ in network.named_buffers()}:
@@ -132,7 +142,7 @@ class _RealNumbers(TorchFunctionMode):
     """Let `torch.linspace` make numbers on the meta device too: MiT reads them while it is constructed."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {}))
+        return func(*args, **(kwargs or {}) | ({"device": "cpu"} if func is torch.linspace else {}))
 
 
 def _from_library(name: str) -> nn.Module:
@@ -150,15 +160,17 @@ def _from_library(name: str) -> nn.Module:
         )
     try:
         if name.startswith(TIMM) and timm.models.is_model_in_modules(model.split(".")[0], _PLAIN_TRANSFORMERS):
-            network = timm.create_model(model, pretrained=False, num_classes=0, dynamic_img_size=True)
-            # What no map depends on would be a parameter without a gradient.
-            network.prune_intermediate_layers(_indices(len(network.blocks)), prune_norm=False, prune_head=True)
-            return network
-        return encoders.get_encoder(name, weights=None)
-    except (ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise UserError(
-            f"{name}: gives no feature maps of images of any size ({error}); take another encoder, such as resnet34"
-        ) from error
+            transformer: Any = timm.create_model(model, pretrained=False, num_classes=0, dynamic_img_size=True)
+            transformer.prune_intermediate_layers(_indices(len(transformer.blocks)), prune_norm=False, prune_head=True)
+            return transformer
+        network = encoders.get_encoder(name, weights=None)
+    except (ValueError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
+        raise UserError(f"{name}: gives no feature maps ({error}); take another encoder, such as resnet34") from error
+    for convolution, norm in _UNUSED.items():
+        if hasattr(network, convolution):
+            delattr(network, convolution)
+            delattr(network, norm)
+    return network
 
 
 def _indices(blocks: int) -> list[int]:
@@ -167,7 +179,7 @@ def _indices(blocks: int) -> list[int]:
 
 
 def _is_plain_transformer(network: nn.Module) -> bool:
-    return hasattr(network, "forward_intermediates")
+    return hasattr(network, "forward_intermediates") and hasattr(network, "patch_embed")
 
 
 def _maps(network: Any) -> list[tuple[int, int, int]]:

@@ -20,7 +20,9 @@ from osgap.prior.network.backbone import TIMM, Backbone
 from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile, read_weights, some, tensors_by_name
 
-_CLASSIFIER = re.compile(r"(fc|head|heads|head_dist|classifier|last_linear|fc_norm|attn_pool|conv_head|bn2)\.")
+_CLASSIFIER = re.compile(
+    r"(fc|head|heads|head_dist|classifier|last_linear|fc_norm|attn_pool|conv_head|bn2|_fc|_conv_head|_bn1)\."
+)
 """Parts after the last feature map, whatever the network."""
 _COUNTER = "num_batches_tracked"
 """A number of BatchNorm's that nothing reads; old files lack it."""
@@ -140,8 +142,8 @@ def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: st
     told = [text for names, text in faults if names]
     if told:
         raise UserError(
-            f"{where} is of another network than {name}: it {', and '.join(told)}. Name the encoder whose weights these "
-            f"are, or the file of this one."
+            f"{where} is of another network than {name}: it {', and '.join(told)}. Name the encoder that these weights "
+            f"are of, or the file of this one."
         )
 
 

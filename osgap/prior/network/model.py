@@ -71,6 +71,8 @@ class GaussianPrior(nn.Module):
             self.encoder = SurfaceEncoder(config, rest)
         features = 0 if refiner is None else refiner.features
         self.decoder = UVDecoder(self.encoder.out_channels, mean, residual_scale, mask, features)
+        if isinstance(self.encoder, SurfaceEncoder):
+            self.encoder.copy_seen_colors(self.decoder)
         self.refiner = None if refiner is None else Refiner(refiner)
 
     @property

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from osgap.prior.config import SurfaceNetwork
 from osgap.prior.network.attention import as_autocast, is_half_on_cuda
 from osgap.prior.network.backbone import Backbone
+from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.encoder import AttentionBlock, initialise
 from osgap.prior.photographs import Photographs
 from osgap.prior.surface import SurfaceViews
@@ -86,10 +87,12 @@ class SurfaceEncoder(nn.Module):
         if photographs.views is None:
             raise ValueError("the surface network reads photographs with their views, but these have none")
         people, count = photographs.images.shape[:2]
-        pictures = _laid_out(as_autocast(photographs.images.flatten(0, 1)))
-        scales = self.backbone(pictures)
+        pictures = photographs.images.flatten(0, 1)
+        # Not in reduced precision yet, which has too few steps for colours.
+        layout = torch.channels_last if pictures.is_cuda else torch.contiguous_format
+        scales = self.backbone(pictures.contiguous(memory_format=layout))
         seen = SeenTexels.of(photographs.views, mask)
-        fine, coarse = self.sampler(photographs.images.flatten(0, 1), scales, seen)
+        fine, coarse = self.sampler(pictures, scales, seen)
         fused, weights, visible = self.fine(fine, seen.visible, count)
         colors = (weights * fine[:, :_RGB]).unflatten(0, (people, count)).sum(dim=1)
         fused_coarse, _, _ = self.coarse(coarse, seen.half().visible, count)
@@ -102,6 +105,16 @@ class SurfaceEncoder(nn.Module):
         x = self.unet(x, _laid_out(torch.cat([fused_coarse, fused_coarse.flip(-1)], dim=1)), code)
         return torch.cat([x, self._seen_colors(x, colors, visible, mean, residual_scale)], dim=1)
 
+    @torch.no_grad()
+    def copy_seen_colors(self, decoder: UVDecoder) -> None:
+        """Let a decoder's maps begin as the mean avatar whose colours go half the way to those that are seen.
+
+        Steps of Adam are small against the weight of 1 that copies: it would take thousands of them to grow.
+        """
+        nn.init.zeros_(self.gate.weight)
+        if not decoder.out.weight.is_meta:
+            decoder.out.weight[CHANNELS["color"], -_RGB:, 0, 0] = torch.eye(_RGB)
+
     def _fixed(self, mean: Tensor, mask: Tensor) -> Tensor:
         """What is known of every texel beforehand, `[1, 14 + 6 + 1, U, U]`: the mean avatar, standardised over the
         texels, the head at rest, and whether there is a texel at all."""
@@ -112,8 +125,8 @@ class SurfaceEncoder(nn.Module):
         return torch.cat([standard.permute(2, 0, 1), self.rest, covered.permute(2, 0, 1)])[None]
 
     def _seen_colors(self, x: Tensor, colors: Tensor, visible: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """What the colours that were seen, times visibility, differ from the mean avatar's, in the units of the network's output, as far
-        as the network lets them through: `[B, 3, U, U]`."""
+        """How seen colours differ from the mean avatar's, times visibility, in units of the network's output, as far as
+        the network lets them through: `[B, 3, U, U]`."""
         color = CHANNELS["color"]
         own = colors / (2 * SH_C0) - visible * mean[..., color].permute(2, 0, 1)  # colours are in -1..1 here
         return (torch.sigmoid(self.gate(x)) * as_autocast(own / scale[color][:, None, None])).to(x.dtype)

@@ -9,6 +9,7 @@ from osgap.prior.config import EncoderConfig
 from osgap.prior.losses import masked_l1
 from osgap.prior.network.decoder import UVDecoder, residual_scales
 from osgap.prior.network.model import GaussianPrior, load_prior, save_prior
+from osgap.prior.photographs import Photographs
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 
@@ -32,7 +33,7 @@ def model(mask: torch.Tensor) -> GaussianPrior:
 
 
 def test_an_untrained_prior_is_exactly_the_mean(model: GaussianPrior) -> None:
-    maps = model(torch.rand(3, 3, 32, 32))
+    maps = model(Photographs(torch.rand(3, 1, 3, 32, 32), None))
     assert torch.equal(maps, model.decoder.mean.expand(3, 12, 12, 14))
 
 
@@ -41,7 +42,7 @@ def test_every_parameter_gets_a_gradient_after_the_first_step(model: GaussianPri
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        (model(torch.rand(2, 3, 32, 32)) - torch.randn(2, 12, 12, 14)).square().mean().backward()
+        (model(Photographs(torch.rand(2, 1, 3, 32, 32), None)) - torch.randn(2, 12, 12, 14)).square().mean().backward()
         optimizer.step()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not silent
@@ -86,7 +87,7 @@ def test_file_round_trip_is_exact_and_deterministic(model: GaussianPrior, tmp_pa
     loaded = load_prior(tmp_path / "a.pt", uv_size=12)
     assert not loaded.training
     assert loaded.people == ("a", "b")
-    image = torch.rand(1, 3, 32, 32)
+    image = Photographs(torch.rand(1, 1, 3, 32, 32), None)
     with torch.no_grad():
         assert torch.equal(loaded(image), model.eval()(image))
 

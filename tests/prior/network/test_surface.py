@@ -33,11 +33,11 @@ def rig(world: Any) -> Rig:
     return Rig.build(world.head, world.binding, [CaptureStore(world.capture(subject)).params for subject in PEOPLE])
 
 
-def _model(world: Any, rig: Rig, config: PriorConfig, spread: float = 0.1) -> GaussianPrior:
+def _model(world: Any, rig: Rig, config: PriorConfig) -> GaussianPrior:
     """As after some training: the last layer is not zero."""
     model = initial_prior(config, load_maps([world.maps(subject) for subject in PEOPLE]), rig, 3)
     torch.manual_seed(1)
-    torch.nn.init.normal_(model.decoder.out.weight, std=spread)
+    torch.nn.init.normal_(model.decoder.out.weight, std=0.1)
     return model
 
 
@@ -108,11 +108,26 @@ _BIASES = {f"encoder.{part}.score.bias" for part in ("fine", "coarse", "code")}
 """What is added to all scores changes none of the weights."""
 
 
-def test_it_begins_with_the_mean_avatar(world: Any, rig: Rig) -> None:
-    model = _model(world, rig, tiny_surface(), spread=0)
+def test_it_begins_with_the_mean_avatar_half_way_to_what_is_seen(world: Any, rig: Rig) -> None:
+    model = initial_prior(tiny_surface(), load_maps([world.maps(subject) for subject in PEOPLE]), rig, 3)
+    read = _photographs(world, rig, 1, people=1)
+    assert read.views is not None
     with torch.no_grad():
-        maps = model(_photographs(world, rig, 2))
-    assert torch.equal(maps, model.decoder.mean.expand_as(maps))
+        maps, color = model(read)[0], CHANNELS["color"]
+    mean, covered, visible = model.decoder.mean, model.decoder.mask, read.views.visible[0, 0]
+    assert torch.equal(maps[..., : color.start], mean[..., : color.start])
+    assert torch.equal(maps[covered][visible == 0], mean[covered][visible == 0])
+    pixels = _pixels(read)[0]
+    expected = (pixels + 0.5 + SH_C0 * mean[covered][:, color]) / 2
+    shown = 0.5 + SH_C0 * maps[covered][:, color]
+    torch.testing.assert_close(shown[visible > 0.999], expected[visible > 0.999], atol=1e-3, rtol=0)
+
+
+def _pixels(read: Photographs) -> Tensor:
+    """What the first photograph of each person shows where texels are, `[B, N, 3]`."""
+    assert read.views is not None
+    places = read.views.places[:, 0, None]
+    return torch.nn.functional.grid_sample(read.images[:, 0], places, align_corners=False)[:, :, 0].mT
 
 
 def test_it_needs_to_know_where_texels_are(world: Any, rig: Rig) -> None:
@@ -134,8 +149,7 @@ def test_seen_colours_are_offered_to_the_last_layer(world: Any, rig: Rig) -> Non
     with torch.no_grad():
         offered = model.encode(read)[0, -3:].permute(1, 2, 0) * model.decoder.residual_scale[color]
     shown = 0.5 + SH_C0 * (model.decoder.mean[..., color] + offered)
-    places, visible = read.views.places[:, 0, None], read.views.visible[0, 0]
-    pixels = torch.nn.functional.grid_sample(read.images[:, 0], places, align_corners=False)[0, :, 0].T
+    visible, pixels = read.views.visible[0, 0], _pixels(read)[0]
     covered = model.decoder.mask
     assert (visible > 0.999).sum() > 40
     torch.testing.assert_close(shown[covered][visible > 0.999], pixels[visible > 0.999], atol=1e-3, rtol=0)
@@ -224,9 +238,7 @@ def _rest(model: GaussianPrior) -> Tensor | None:
     return model.encoder.rest if isinstance(model.encoder, SurfaceEncoder) else None
 
 
-def test_files_of_before_there_was_a_choice_are_of_the_published_network(
-    world: Any, rig: Rig, tmp_path: Path
-) -> None:
+def test_files_of_before_there_was_a_choice_are_of_the_published_network(world: Any, rig: Rig, tmp_path: Path) -> None:
     model = _model(world, rig, tiny())
     save_prior(tmp_path / "model.pt", model, ["red"], {})
     content = torch.load(tmp_path / "model.pt", weights_only=True)
@@ -242,7 +254,7 @@ def test_a_file_without_the_head_at_rest_is_damaged(world: Any, rig: Rig, tmp_pa
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     del content["state"]["encoder.rest"]
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(UserError, match="damaged .*the head at rest"):
+    with pytest.raises(UserError, match=r"damaged .*the head at rest"):
         load_prior(tmp_path / "model.pt")
 
 
@@ -259,7 +271,9 @@ def test_one_photograph_takes_at_most_100_gmac(monkeypatch: pytest.MonkeyPatch) 
 def _gmac(config: SurfaceNetwork, size: int = 256, texels: int = 60_000) -> float:
     with torch.device("meta"):
         square = torch.empty(size, size, dtype=torch.bool)
-        model = GaussianPrior(config, torch.empty(size, size, 14), torch.empty(14), square, None, torch.empty(6, size, size))
+        model = GaussianPrior(
+            config, torch.empty(size, size, 14), torch.empty(14), square, None, torch.empty(6, size, size)
+        )
         image = torch.empty(1, 1, 3, config.input_size, config.input_size)
         shapes = ((2,), (), (), (3,))
         views = SurfaceViews(*(torch.empty(1, 1, texels, *shape) for shape in shapes))
