@@ -15,21 +15,23 @@ _ANCHORS = 96  # colours that stand for all: fewer blur skin into hair, more cos
 class Alike:
     """Kernel regression over the colours that the prior shows (Nadaraya 1964, Watson 1964), through a few anchors.
 
-    Texel i belongs to anchor m by `a[i, m] ~ exp(-|c_i - c_m|^2 / 2 h^2)`, a sum of 1 over the anchors, where c are
-    colours and h the bandwidth. An anchor's change is the mean of its texels', weighted by how well they are seen, and
-    goes to zero where hardly any are: `sum_i a v x / (sum_i a v + n)`.
+    Texel j follows `sum_i k(i, j) v_i x_i / (sum_i k(i, j) v_i + n)`, where x are changes, v tells how well texels are
+    seen, `k(i, j) = exp(-|c_i - c_j|^2 / 2 h^2)` how alike they are, c are colours and h the bandwidth. The sum below
+    counts alike texels: where hardly any are seen, there is nothing to follow. Texels are first shared out among
+    anchors near them, and k is taken between anchors.
 
     Args:
         colors: `[N, 3]` RGB in 0..1 of every texel as the prior shows it.
         bandwidth: h, in the same units.
-        enough: n, how many seen texels it takes until a change is carried half.
+        enough: n, how many seen texels it takes until a change is followed half.
     """
 
     def __init__(self, colors: Tensor, bandwidth: float, enough: float) -> None:
         colors = colors.clamp(0, 1)
         anchors = colors[_spread_out(colors, min(_ANCHORS, len(colors)))]
-        distance = torch.cdist(colors, anchors, compute_mode="donot_use_mm_for_euclid_dist")
-        self._belongs = torch.softmax(-distance.square() / (2 * bandwidth**2), dim=1)
+        near = bandwidth / 2  # what sharing out adds to the bandwidth
+        self._shares = torch.softmax(-_squared_distances(colors, anchors) / (2 * near**2), dim=1)
+        self._alike = torch.exp(-_squared_distances(anchors, anchors) / (2 * bandwidth**2))
         self._enough = enough
 
     def carried(self, change: Tensor, seen: Tensor) -> Tensor:
@@ -39,9 +41,13 @@ class Alike:
             change: `[N, C]`.
             seen: `[N]` in 0..1.
         """
-        weights = self._belongs * seen[:, None]
-        total = weights.sum(dim=0)[:, None]
-        return self._belongs @ (weights.T @ change / (total + self._enough))
+        weights = self._shares * seen[:, None]
+        total = self._alike @ weights.sum(dim=0)[:, None]
+        return self._shares @ (self._alike @ (weights.T @ change) / (total + self._enough))
+
+
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    return (a[:, None] - b).square().sum(dim=-1)
 
 
 def _spread_out(points: Tensor, count: int) -> Tensor:

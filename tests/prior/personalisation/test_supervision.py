@@ -342,14 +342,21 @@ def test_what_no_photograph_shows_keeps_the_priors_answer(world: Any, prior: Pat
     ]  # fmt: skip
     assert personal.curve[-1]["loss"] < personal.curve[0]["loss"]
     assert torch.equal(personal.params().rotation, views_motion(world)), "motion_rate is 0"
-    change = (personal.maps() - personal.first)[world.binding.mask].abs()
-    hidden, shown = personal.known < 1e-4, personal.known > 0.9
-    assert hidden.sum() > 20
-    assert shown.sum() > 20
-    geometry, color = slice(0, CHANNELS["color"].start), CHANNELS["color"]
-    assert change[hidden][:, geometry].max() < 1e-3 * change[shown][:, geometry].max()
-    kept = personal.maps(Strength(12, carried=0.0))[world.binding.mask] - personal.first[world.binding.mask]
-    assert kept[hidden][:, color].abs().max() < 1e-3 * kept[shown][:, color].abs().max()
+
+
+def test_texels_change_as_far_as_they_are_seen(world: Any, prior: Path) -> None:
+    personal, _ = _personalisation(world, prior, "one_shot")
+    color, geometry, motion = personal.found()
+    personal.find([torch.ones_like(color), torch.ones_like(geometry), motion])
+    mask, known = world.binding.mask, personal.known[:, None]
+    assert known.min() < 0.1 < 0.9 < known.max()
+    change = ((personal.maps(Strength(12, carried=0.0)) - personal.first) / personal.scale)[mask]
+    torch.testing.assert_close(change, known.expand(-1, 14), atol=1e-4, rtol=1e-3)
+    carried = ((personal.maps(Strength(12)) - personal.first) / personal.scale)[mask]
+    shape, colors = slice(0, CHANNELS["color"].start), CHANNELS["color"]
+    assert torch.equal(carried[:, shape], change[:, shape]), "geometry is not carried"
+    assert (carried[:, colors] >= change[:, colors] - 1e-4).all()
+    assert (carried[:, colors] <= 1 + 1e-4).all()
 
 
 def views_motion(world: Any) -> torch.Tensor:
