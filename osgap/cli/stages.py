@@ -178,6 +178,27 @@ def train(
     stage.run(pipeline.config.prior, inputs, outputs, seed=pipeline.config.seed)
 
 
+@app.command(name="calibrate")
+def calibrate(
+    supervision: Literal["one_shot", "few_shot"] = "one_shot",
+    subjects: Annotated[str | None, tyro.conf.arg(help="Comma-separated. Default is some of subjects.train.")] = None,
+    common: Options = Common(),
+) -> None:
+    """Measure on training people how far avatars of one kind of supervision may leave the prior's answer.
+
+    Args:
+        supervision: as of `osgap oneshot`.
+    """
+    pipeline = common.pipeline()
+    from osgap.prior.calibration import stage
+
+    people = subjects.split(",") if subjects else pipeline.config.calibration_people
+    layout = pipeline.layout
+    inputs = stage.CalibrationInputs(tuple(map(layout.capture, people)), layout.prior / "model.pt", pipeline.head)
+    outputs = stage.CalibrationOutputs(layout.calibration(supervision))
+    stage.run(pipeline.config.oneshot, inputs, outputs, supervision=supervision, seed=pipeline.config.seed)
+
+
 @app.command(name="oneshot")
 def oneshot(
     subject: Subject,
@@ -198,7 +219,12 @@ def oneshot(
     stage.run(
         pipeline.config.oneshot,
         pipeline.entry(subject).source,
-        stage.OneShotInputs(capture=layout.capture(subject), prior=layout.prior / "model.pt", head=pipeline.head),
+        stage.OneShotInputs(
+            capture=layout.capture(subject),
+            prior=layout.prior / "model.pt",
+            head=pipeline.head,
+            calibration=next(iter(pipeline.calibration_of(layout.personalised(supervision))), None),
+        ),
         stage.OneShotOutputs(
             avatar=folder,
             prior_avatar=folder / "prior",

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from nersemble_data.constants import AVERAGE_GB_PER_VIDEO, SERIALS
 
 from osgap.operations.space import SYNTHETIC_RAW_PER_PIXEL, frame_count, frame_pixels
-from osgap.prior.config import EncoderConfig, PriorConfig, SurfaceConfig
+from osgap.prior.config import EncoderConfig, OneShotConfig, PriorConfig, Supervision, SurfaceConfig
 from osgap.workflow.jobs import Job
 from osgap.workflow.pipeline import Pipeline
 
@@ -78,11 +78,22 @@ def _train(pipeline: Pipeline, _: Job) -> Work:
 def _oneshot(pipeline: Pipeline, job: Job) -> Work:
     config = pipeline.config.oneshot
     supervision = pipeline.personalised[job.wildcards["folder"]]
-    seen = {"one_shot": 1, "few_shot": config.few_shot_photos, "all_frames": config.frames_per_step}[supervision]
-    return {
-        "photographs": config.network_steps * _network_share(pipeline.config.prior),
-        "target_megapixels": (config.network_steps + config.map_steps) * seen * frame_pixels(pipeline) / 1e6,
-    }
+    steps = config.all_frames_steps if supervision == "all_frames" else config.steps
+    # The trials: of one photograph another run, of several one for each.
+    trials = {"one_shot": 1, "few_shot": config.few_shot_photos, "all_frames": 0}[supervision] if config.held_out else 0
+    seen = config.frames_per_step if supervision == "all_frames" else _photographs(config, supervision)
+    return {"target_megapixels": (1 + trials) * steps * seen * frame_pixels(pipeline) / 1e6}
+
+
+def _calibrate(pipeline: Pipeline, job: Job) -> Work:
+    config = pipeline.config.oneshot
+    seen = _photographs(config, pipeline.personalised[job.wildcards["folder"]])
+    people = len(pipeline.config.calibration_people)
+    return {"target_megapixels": people * config.steps * seen * frame_pixels(pipeline) / 1e6}
+
+
+def _photographs(config: OneShotConfig, supervision: Supervision) -> int:
+    return config.few_shot_photos if supervision == "few_shot" else 1
 
 
 def _evaluate(pipeline: Pipeline, job: Job) -> Work:
@@ -135,6 +146,7 @@ _OF_STAGES: dict[str, Callable[[Pipeline, Job], Work]] = {
     "import": _import,
     "fit": _fit,
     "train": _train,
+    "calibrate": _calibrate,
     "oneshot": _oneshot,
     "evaluate": _evaluate,
     "tables": _tables,

@@ -339,7 +339,7 @@ class OneShotConfig(Section):
     frames_per_step: int = Field(4, ge=1)
     """Training frames that each step of `all_frames` is compared with [frames], each with its own geometry and
     camera."""
-    steps: int = Field(200, ge=0)
+    steps: int = Field(100, ge=0)
     """Length of the optimisation against one photograph or few [steps]; held-out parts of them may end it sooner."""
     all_frames_steps: int = Field(800, ge=0)
     """Length of the optimisation against all training frames [steps]."""
@@ -360,7 +360,7 @@ class OneShotConfig(Section):
     smooth: float = Field(0.3, ge=0)
     """Weight of the mean squared difference between the residuals of neighbouring texels, in the same units
     [factor]."""
-    motion: float = Field(1e-4, ge=0)
+    motion: float = Field(0.01, ge=0)
     """Weight of the mean squared distance of the motion from the tracked one, in units of `tracking` [factor]."""
     alike: float = Field(0.06, gt=0)
     """Two texels are alike as far as the prior shows them in colours no farther apart than this [fraction of the
@@ -396,3 +396,17 @@ class OneShotConfig(Section):
         return self.model_copy(
             update={name: defaults[name].default for name, needed_by in others.items() if needed_by != supervision}
         )
+
+
+def people_to_calibrate_on(train: Sequence[str], kept_out: Sequence[str], count: int) -> list[str]:
+    """Whom personalisation is calibrated on: those whom the prior has not learned from first, then others, evenly.
+
+    Args:
+        train: `subjects.train`.
+        kept_out: `prior.validation`.
+        count: at most so many.
+    """
+    chosen = list(kept_out)[:count]
+    rest = [subject for subject in train if subject not in kept_out]
+    more = min(count - len(chosen), len(rest))
+    return chosen + [rest[i * len(rest) // more] for i in range(more)]

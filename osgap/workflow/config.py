@@ -21,7 +21,7 @@ from osgap.evaluation.config import EvaluationConfig
 from osgap.fit.config import FitConfig
 from osgap.head.config import HeadAssets
 from osgap.interop.config import InteropConfig
-from osgap.prior.config import OneShotConfig, PriorConfig
+from osgap.prior.config import OneShotConfig, PriorConfig, Supervision, people_to_calibrate_on
 from osgap.report.config import ReportConfig
 from osgap.runtime.artifacts import PROVENANCE_KEY
 from osgap.runtime.errors import UserError
@@ -119,6 +119,15 @@ class Config(Section):
     `{results}/experiments/NAME`, and compared in one table; without any it is the config as it stands."""
     cache: CacheConfig = CacheConfig()
     cluster: ClusterConfig = Field(default=ClusterConfig(), json_schema_extra=OPERATIONAL)
+
+    def calibrates(self, supervision: Supervision) -> bool:
+        """Whether the strength of personalisation is calibrated: where not everything is seen."""
+        return supervision != "all_frames" and bool(self.calibration_people)
+
+    @property
+    def calibration_people(self) -> list[str]:
+        """Training people whom the strength of personalisation is calibrated on."""
+        return people_to_calibrate_on(self.subjects.train, self.prior.validation, self.oneshot.calibration_people)
 
     @field_validator("experiments")
     @classmethod

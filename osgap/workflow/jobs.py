@@ -175,6 +175,16 @@ def _prior(pipeline: Pipeline) -> Iterator[Job]:
     yield _own(pipeline, "train", "train", outputs, layout.log("train"), {}, inputs)
 
 
+def _calibrations(pipeline: Pipeline) -> Iterator[Job]:
+    layout = pipeline.layout
+    captures = map(layout.capture, pipeline.config.calibration_people)
+    inputs = (*_head(pipeline), *captures, layout.prior / "model.pt")
+    for folder, supervision in pipeline.calibrated.items():
+        outputs = (layout.calibration(supervision),)
+        log = layout.log("calibrate", folder)
+        yield _own(pipeline, "calibrate", "calibrate", outputs, log, {"folder": folder}, inputs)
+
+
 def _personal(pipeline: Pipeline) -> Iterator[Job]:
     layout = pipeline.layout
     names = ("point_cloud.ply", "flame_param.npz")
@@ -183,7 +193,8 @@ def _personal(pipeline: Pipeline) -> Iterator[Job]:
             avatar = layout.oneshot(subject, supervision)
             files = (*_files(avatar, *names), *_files(avatar / "prior", *names))
             outputs = (*files, *_files(avatar, "oneshot.json", "preview.png"))
-            inputs = (*_head(pipeline), layout.capture(subject), layout.prior / "model.pt")
+            prior = (layout.prior / "model.pt", *pipeline.calibration_of(folder))
+            inputs = (*_head(pipeline), layout.capture(subject), *prior)
             wildcards = {"folder": folder, "subject": subject}
             yield _own(pipeline, "oneshot", "oneshot", outputs, layout.log(folder, subject), wildcards, inputs)
 
@@ -258,4 +269,4 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
 
 # In the order in which they need each other.
 _OF_DATASET = (_synthetic, _captures, _avatars, _maps)
-_OF_EXPERIMENTS = (_prior, _personal, _measured, _report)
+_OF_EXPERIMENTS = (_prior, _calibrations, _personal, _measured, _report)

@@ -93,6 +93,10 @@ class Layout:
         """A test person's avatar, by what could be seen of them: `oneshot/ID`, `few_shot/ID`, `all_frames/ID`."""
         return self._in(supervision, self.personalised(supervision), subject)
 
+    def calibration(self, supervision: str) -> Path:
+        """How far the avatars of one kind of supervision may leave the prior's answer; beside them."""
+        return self._in(supervision, self.personalised(supervision), "calibration.json")
+
     @staticmethod
     def personalised(supervision: str) -> str:
         """The folder of all avatars, and of all logs and checkpoints, of one kind of supervision."""
@@ -188,4 +192,6 @@ def _part_of(stage: str, *names: str) -> str | None:
     """The part that a stage's logs and checkpoints go with; None for the dataset's."""
     if stage == "evaluate":
         return f"metrics/{names[0]}"
+    if stage == "calibrate":
+        return _PARTS[names[0]]
     return "report" if stage in _REPORTS else _PARTS.get(stage)

@@ -281,6 +281,15 @@ class Pipeline:
         """Folder of personalised avatars -> the supervision that they were made by."""
         return {self.layout.personalised(supervision): supervision for supervision in SUPERVISIONS}
 
+    @property
+    def calibrated(self) -> dict[str, Supervision]:
+        """Those of `personalised` whose strength is calibrated; a folder has one for everybody."""
+        return {folder: name for folder, name in self.personalised.items() if self.config.calibrates(name)}
+
+    def calibration_of(self, folder: str) -> list[Path]:
+        """The calibration that the avatars of a folder are made with, if there is one."""
+        return [self.layout.calibration(self.calibrated[folder])] if folder in self.calibrated else []
+
     def avatar(self, method: str, subject: str) -> Path:
         """Folder of a method's avatar of a subject; for the mean avatar the mean map, which is everybody's.
 
@@ -382,12 +391,8 @@ class Pipeline:
     @property
     def compared(self) -> str:
         """The experiments that are compared, their methods and where their parts lie, as JSON for `osgap ablation`."""
-        return json.dumps(
-            {
-                name: {"methods": run.methods, "folders": dict(run.layout.places)}
-                for name, run in self.experiments.items()
-            }
-        )
+        runs = self.experiments.items()
+        return json.dumps({name: {"methods": run.methods, "folders": dict(run.layout.places)} for name, run in runs})
 
     @property
     def compared_files(self) -> list[Path]:

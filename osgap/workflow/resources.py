@@ -42,6 +42,7 @@ NEEDS: dict[str, Needs] = {
     "bake": Needs(memory_mb=4_000, minutes=10),
     "adopt_maps": Needs(memory_mb=4_000, minutes=10),
     "train": Needs(threads=8, memory_mb=32_000, gpus=1),
+    "calibrate": Needs(threads=4, memory_mb=12_000, minutes=60, gpus=1),
     "oneshot": Needs(threads=4, memory_mb=12_000, minutes=60, gpus=1),
     "evaluate": Needs(threads=4, memory_mb=12_000, minutes=60, gpus=1),
     "tables": Needs(minutes=10),

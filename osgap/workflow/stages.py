@@ -45,6 +45,7 @@ STAGES: dict[str, Stage] = {
     "adopt-maps": Stage("osgap.interop.adopt_maps.stage", ("interop", "fit.uv_size")),
     "bake": Stage("osgap.bake.stage"),
     "train": Stage("osgap.prior.training.stage", ("prior",)),
+    "calibrate": Stage("osgap.prior.calibration.stage", ("oneshot",)),
     "oneshot": Stage("osgap.prior.personalisation.stage", ("oneshot",), entry=("source",)),
     "evaluate": Stage("osgap.evaluation.stage", ("evaluation.lpips",), entry=("source",)),
     "tables": Stage("osgap.report.tables.stage", ("oneshot.supervision",)),

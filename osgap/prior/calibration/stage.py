@@ -7,7 +7,6 @@ searched for that makes most of what the photographs do not show: the other came
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,27 +55,37 @@ class CalibrationOutputs:
     """What the stage writes."""
 
     calibration: Path
-    """`.json`: a strength for each supervision, and what it gains."""
+    """`.json`: the strength, and what it gains."""
 
 
-def run(config: OneShotConfig, inputs: CalibrationInputs, outputs: CalibrationOutputs, *, seed: int) -> None:
-    """Search for the strength of `one_shot` and `few_shot`.
+def run(
+    config: OneShotConfig,
+    inputs: CalibrationInputs,
+    outputs: CalibrationOutputs,
+    *,
+    supervision: Supervision,
+    seed: int,
+) -> None:
+    """Search for the strength of one kind of supervision.
 
     Raises:
-        UserError: nobody to calibrate on, or inputs that do not fit each other.
+        UserError: nobody to calibrate on, inputs that do not fit each other, or a supervision that shows everything.
     """
     if not inputs.captures:
         raise UserError("calibration needs people: name some in subjects.train, or set oneshot.calibration_people to 0")
-    files = [*inputs.captures, inputs.prior, *inputs.head.files]
+    if supervision == "all_frames":
+        raise UserError("all_frames has nothing to be calibrated on: it sees every view; use one_shot or few_shot")
+    config = config.concerning(supervision)
     provenance = Provenance.collect(
-        "calibrate", __name__, subject=None, config=config.computation(), inputs=files, seed=seed
+        "calibrate",
+        __name__,
+        subject=None,
+        config={**config.computation(), "supervision": supervision},
+        inputs=[*inputs.captures, inputs.prior, *inputs.head.files],
+        seed=seed,
     )
     with lease_gpu() as device:
-        found: dict[Supervision, Calibrated] = {
-            supervision: _calibrated(supervision, config, inputs, device)
-            for supervision in config.supervision
-            if supervision != "all_frames"
-        }
+        found = _calibrated(supervision, config, inputs, device)
     save_calibration(outputs.calibration, found, provenance.as_dict())
 
 
@@ -134,16 +143,3 @@ def _read(store: CaptureStore, frames: np.ndarray, device: torch.device) -> Targ
         store.cameras[torch.from_numpy(frames[:, 1])].to(device),
         store.params.select(frames[:, 0]).to(device),
     )
-
-
-def calibration_people(train: Sequence[str], kept_out: Sequence[str], count: int) -> list[str]:
-    """Whom to calibrate on: those whom the prior has not learned from first, then others, evenly from the list.
-
-    Args:
-        train: `subjects.train`.
-        kept_out: `prior.validation`.
-        count: at most so many.
-    """
-    chosen = list(kept_out)[:count]
-    rest = [subject for subject in train if subject not in kept_out]
-    return chosen + [rest[i] for i in evenly_spaced(len(rest), count - len(chosen))]

@@ -56,7 +56,7 @@ class OneShotInputs:
     """`prior/model.pt`."""
     head: HeadAssets
     calibration: Path | None = None
-    """`prior/calibration.json`, which says how far to go; None: all the way."""
+    """What stage `calibrate` found, which says how far to go; None: all the way."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _make(
         strength = Strength(steps)
     else:
         frames = FewPhotos(photos, device)
-        steps, strength = config.steps, _strength(config, inputs, supervision)
+        steps, strength = config.steps, _strength(config, inputs)
     personal = Personalisation(
         answer(photos), scale, frames.sample(), frames.motion, rig, config, steps, strength, subject
     )
@@ -213,11 +213,11 @@ def _shown(
     return shown
 
 
-def _strength(config: OneShotConfig, inputs: OneShotInputs, supervision: Supervision) -> Strength:
+def _strength(config: OneShotConfig, inputs: OneShotInputs) -> Strength:
     """How far to go, as calibrated."""
     if inputs.calibration is None:
         return Strength(config.steps)
-    return load_strength(inputs.calibration, supervision, config.steps)
+    return load_strength(inputs.calibration, config.steps)
 
 
 def _head(inputs: OneShotInputs, model: GaussianPrior, photo: SourcePhoto) -> tuple[HeadModel, TexelBinding]:

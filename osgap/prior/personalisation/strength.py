@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osgap.prior.config import Supervision
 from osgap.runtime.artifacts import write_json
 from osgap.runtime.errors import UserError
 
@@ -38,26 +37,26 @@ class Calibrated:
     and in all cameras."""
 
 
-def save_calibration(path: Path, found: Mapping[Supervision, Calibrated], provenance: Mapping[str, Any]) -> None:
-    """Write what was found for each supervision, `.json`."""
-    write_json(path, {"supervision": {name: dataclasses.asdict(value) for name, value in found.items()}}, provenance)
+def save_calibration(path: Path, found: Calibrated, provenance: Mapping[str, Any]) -> None:
+    """Write what was found, `.json`."""
+    write_json(path, dataclasses.asdict(found), provenance)
 
 
-def load_strength(path: Path, supervision: Supervision, steps: int) -> Strength:
-    """The strength of one supervision in a file of `save_calibration`.
+def load_strength(path: Path, steps: int) -> Strength:
+    """The strength in a file of `save_calibration`.
 
     Args:
         steps: of the optimisation, which it cannot exceed.
 
     Raises:
-        UserError: a file that is missing, damaged, or was made for another supervision or fewer steps.
+        UserError: a file that is missing, damaged, or was made for fewer steps.
     """
     try:
-        strength = Strength(**json.loads(path.read_text())["supervision"][supervision]["strength"])
+        strength = Strength(**json.loads(path.read_text())["strength"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such calibration; run `osgap calibrate`") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: holds no strength of {supervision} ({error}); run `osgap calibrate` again") from None
+        raise UserError(f"{path}: holds no strength ({error}); run `osgap calibrate` again") from None
     if not 0 <= strength.steps <= steps:
         raise UserError(f"{path}: ends after {strength.steps} of {steps} steps; run `osgap calibrate` again")
     return strength
