@@ -85,6 +85,7 @@ REFERENCE_LOSSES = LossWeights(
     scale=plain.SCALE_WEIGHT,
     scale_threshold=plain.SCALE_THRESHOLD,
     anchor=0.0,
+    coverage=0.0,
 )
 _TIMED_FRAMES = 256  # different frames that throughput and memory look at
 _WARM_STEPS = 5

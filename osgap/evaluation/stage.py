@@ -20,6 +20,7 @@ from osgap.evaluation.config import EvaluationConfig
 from osgap.evaluation.lpips_networks import BACKBONES, Net, load_networks, why_missing
 from osgap.evaluation.measure import DEFINITIONS, METRICS, average, average_by, measure
 from osgap.evaluation.splits import (
+    SELF_REENACTMENT,
     SPLITS,
     EvaluationSplit,
     frame_name,
@@ -36,6 +37,7 @@ from osgap.runtime.gpus import lease_gpu
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance
 from osgap.splat.avatar import Avatar
+from osgap.splat.coverage.measure import DEFINITION, avatar_coverage
 from osgap.splat.sequence import frames_at_once, posed_once
 
 if TYPE_CHECKING:
@@ -92,10 +94,13 @@ def run(
             split.name: _measure_split(avatar, head.to(device), store, split, method, networks) for split in SPLITS
         }
 
+        coverage = _coverage(avatar, head.to(device), store, method)
+
     result: dict[str, Any] = {
         "method": method,
         "subject": subject,
         "splits": measured,
+        "coverage": {**coverage, "definition": DEFINITION},
         "source": {"sequence": photograph.sequence, "timestep": photograph.timestep, "camera": photograph.serial},
         "missing": {f"lpips_{net}": reason for net, reason in why_missing(config.lpips).items()},
         "definitions": DEFINITIONS,
@@ -125,6 +130,13 @@ def _provenance(
     return Provenance.collect(
         "evaluate", __name__, subject=subject, config=settings, inputs=[*files, *present], seed=seed
     )
+
+
+def _coverage(avatar: Avatar, head: HeadModel, store: CaptureStore, method: str) -> dict[str, Any]:
+    """How closed the avatar is at the first moment of self-reenactment; on the device of the head."""
+    moment = select(store, SELF_REENACTMENT)[:1, 0]
+    params = motion(avatar, store, moment, SELF_REENACTMENT, method).to(head.device)
+    return avatar_coverage(avatar.to(head.device), head, params, store.cameras.to(head.device))
 
 
 def _measure_split(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from osgap.capture.batches import Batch, batches
+from osgap.capture.choice import evenly_spaced
 from osgap.capture.prefetch import FrameStore
 from osgap.fit.adam import ColumnAdam
 from osgap.fit.config import FitConfig, LearningRates
@@ -27,10 +28,15 @@ from osgap.runtime.progress import track
 from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
+from osgap.splat.coverage.loss import coverage_loss
+from osgap.splat.coverage.seal import seal
+from osgap.splat.coverage.views import picture_size
 from osgap.splat.render import render
 from osgap.splat.rig import bind_triangles, pose
 
 _EXTENT_MARGIN = 1.1
+_COVERAGE_EVERY = 5  # steps from one look at the coverage, of one head from one direction, to the next
+_SEALED_MOMENTS = 3
 
 _GAUSSIANS, _MOTION = "gaussians", "motion"
 """The two tables that are learned: attributes `[N, 14]`, and FLAME motion `[R, 118]` of the timesteps with frames."""
@@ -76,6 +82,7 @@ class Fit:
         tracked = subject.params.select(self.timesteps)
         rest = self._person.vertices(tracked.select([0]))[0]
         self._initial = initial_attributes(subject.head, subject.binding, rest, config.initial_opacity).channels
+        self._picture_size = picture_size(rest, subject.cameras)
         motion = torch.cat([tracked.motion[name] for name in MOTION_WIDTHS], dim=1)
         self._tables = {_GAUSSIANS: self._initial.clone(), _MOTION: motion}
         extent = camera_extent(subject.cameras[torch.from_numpy(np.unique(subject.train[:, 1]))])
@@ -107,6 +114,15 @@ class Fit:
         return self._subject.params.replace(
             **{name: value.index_copy(0, index, refined[name]) for name, value in motion.items()}
         )
+
+    def sealed(self) -> GaussianAttributes:
+        """The Gaussians, detached, with what is left open closed where a weight asks for it (`seal`)."""
+        if not self._config.losses.coverage:
+            return self.attributes.detach()
+        moments = self.timesteps[evenly_spaced(len(self.timesteps), _SEALED_MOMENTS)]
+        with torch.no_grad():
+            vertices = self._person.vertices(self.params.select(moments))
+        return seal(self.attributes, vertices, self._bound, self._subject.head.faces, self._picture_size)
 
     def step(self, batch: Batch) -> Tensor:
         """One step of Adam on one batch.
@@ -144,6 +160,14 @@ class Fit:
             loss = loss + weights.scale * scale_loss(attributes.scale, visible, weights.scale_threshold)
         if weights.anchor:
             loss = loss + weights.anchor * anchor_loss(attributes.channels, self._initial)
+        if weights.coverage and batch.step % _COVERAGE_EVERY == 0:
+            loss = (
+                loss
+                + weights.coverage
+                * coverage_loss(
+                    attributes, vertices[:1], self._bound, self._subject.head.faces, batch.step, self._picture_size
+                ).mean()
+            )
         return loss
 
     def _posed(self, motion: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from osgap.runtime.gpus import lease_gpu
 from osgap.runtime.provenance import Provenance
 from osgap.runtime.seeds import derive_seed
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
+from osgap.splat.coverage.measure import avatar_coverage
 
 _CURVE_POINTS = 20
 
@@ -109,10 +110,12 @@ def _fit(
     fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
     start = time.perf_counter()
     losses = optimise(config, fit, store, splits["train"], derive_seed(provenance.seed, "fit", subject), checkpoints)
+    avatar = Avatar(fit.sealed(), binding.faces, fit.params)
     optimised = time.perf_counter()
 
-    avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
     metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
+    moment = int((splits["test"] if len(splits["test"]) else splits["train"])[0, 0])
+    coverage = avatar_coverage(avatar, head, avatar.params.select(moment), cameras)
     frames = preview_frames(cameras, splits["val"], splits["test"])
     measured = time.perf_counter()
     source = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
@@ -126,17 +129,19 @@ def _fit(
         iterations=config.iterations,
         train_frames=len(splits["train"]),
         metrics=metrics,
+        coverage=coverage,
         loss=loss_curve(losses),
     )
     logger.info(
         "fitted %s on %s: %d Gaussians, %d steps, PSNR %s dB on the held-out camera, %s dB on the held-out sequences; "
-        "optimising %.1f s, measuring %.1f s",
+        "at worst %.2f of the head covered; optimising %.1f s, measuring %.1f s",
         subject,
         device,
         len(binding),
         config.iterations,
         _shown(metrics["val"]["psnr"]),
         _shown(metrics["test"]["psnr"]),
+        coverage["worst"],
         optimised - start,
         measured - optimised,
     )

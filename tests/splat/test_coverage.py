@@ -1,0 +1,217 @@
+"""Directions and cameras, and holes that are cut on purpose: measured, priced and closed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from fit.people import UV_SIZE, write_head
+from torch import Tensor
+
+from osgap.fit.initial import initial_attributes
+from osgap.head.assets import load_head
+from osgap.head.model import HeadModel
+from osgap.head.texels import bind_texels
+from osgap.splat.attributes import CHANNELS, GaussianAttributes
+from osgap.splat.cameras import Cameras
+from osgap.splat.coverage.loss import TARGET, coverage_loss
+from osgap.splat.coverage.measure import measure_coverage
+from osgap.splat.coverage.seal import seal
+from osgap.splat.coverage.silhouette import silhouettes
+from osgap.splat.coverage.views import (
+    CLOSED,
+    LARGEST,
+    even_directions,
+    picture_size,
+    random_directions,
+    surrounding_cameras,
+)
+from osgap.splat.rig import BoundTriangles, bind_triangles, pose
+
+SIZE = 64
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A closed ball of Gaussians, and where each of them is."""
+
+    head: HeadModel
+    attributes: GaussianAttributes
+    bound: BoundTriangles
+    directions: Tensor
+    """`[N, 3]` unit vectors from the middle."""
+
+    @property
+    def vertices(self) -> Tensor:
+        return self.head.v_template
+
+    def with_hole(self, toward: Tensor, radius: float, change: float) -> GaussianAttributes:
+        """Opacities changed by so many logits within an angle [radians] of a direction."""
+        channels = self.attributes.channels.clone()
+        channels[self.directions @ toward > np.cos(radius), CHANNELS["opacity"]] += change
+        return GaussianAttributes(channels)
+
+    def open_below(self, attributes: GaussianAttributes) -> GaussianAttributes:
+        """Without the lower part, as heads are: what is open above shows the background."""
+        channels = attributes.channels.clone()
+        channels[self.directions[:, 1] < -0.2, CHANNELS["opacity"]] = -20
+        return GaussianAttributes(channels)
+
+    def measured(self, attributes: GaussianAttributes) -> dict[str, float]:
+        return measure_coverage(pose(attributes, self.vertices, self.bound), self.vertices, self.head.faces, SIZE)
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> Ball:
+    head = load_head(write_head(tmp_path_factory.mktemp("head")))
+    binding = bind_texels(head.uvs, head.uv_faces, UV_SIZE)
+    attributes = initial_attributes(head, binding, head.v_template, 0.95)
+    channels = attributes.channels.clone()
+    channels[:, CHANNELS["scale"]] += 0.5
+    attributes, bound = GaussianAttributes(channels), bind_triangles(head.faces, binding.faces)
+    means = pose(attributes, head.v_template, bound).means
+    return Ball(head, attributes, bound, means / means.norm(dim=-1, keepdim=True))
+
+
+def test_directions_are_even_and_above() -> None:
+    directions = even_directions(200).double()
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(200).double())
+    assert (directions[:, 1] > 0).all()
+    torch.testing.assert_close(directions.mean(dim=0), torch.tensor([0, 0.5, 0]).double(), atol=0.01, rtol=0)
+    apart = torch.cdist(directions, directions).fill_diagonal_(9).amin(dim=1)
+    assert apart.min() > 0.6 * apart.max()  # of 200 random ones the nearest are a hundredth as far apart
+    turned = even_directions(200, 0.3)
+    assert torch.equal(turned[:, 1], even_directions(200)[:, 1])
+    assert not torch.allclose(turned, even_directions(200), atol=0.1)
+
+
+def test_random_directions_are_seeded_and_uniform() -> None:
+    directions = random_directions(4000, 3)
+    assert torch.equal(directions, random_directions(4000, 3))
+    assert not torch.equal(directions, random_directions(4000, 4))
+    assert (directions[:, 1] >= 0).all()
+    torch.testing.assert_close(directions.mean(dim=0), torch.tensor([0, 0.5, 0]), atol=0.03, rtol=0)
+
+
+def test_cameras_hold_the_head_and_stand_upright() -> None:
+    random = torch.Generator().manual_seed(0)
+    vertices = torch.randn(3, 50, 3, generator=random) * torch.tensor([0.1, 0.15, 0.1]) + torch.tensor([0.3, 1, -2])
+    directions = random_directions(3, 0)
+    cameras = surrounding_cameras(vertices, directions, SIZE)
+    points = vertices @ cameras.world_to_camera[:, :3, :3].transpose(1, 2) + cameras.world_to_camera[:, None, :3, 3]
+    focal = cameras.intrinsics[:, 0, 0, None, None]
+    pixels = points[..., :2] / points[..., 2:] * focal + SIZE / 2
+    assert points[..., 2].min() > 0
+    assert pixels.min() > 0
+    assert pixels.max() < SIZE
+    assert (pixels.amax(dim=1) - pixels.amin(dim=1)).amax() > 0.5 * SIZE
+    middle = (vertices.amin(dim=1) + vertices.amax(dim=1)) / 2
+    away = cameras.centers - middle
+    torch.testing.assert_close(away / away.norm(dim=1, keepdim=True), directions, atol=1e-5, rtol=0)
+    assert (cameras.world_to_camera[:, 1, 1] < 0).all()  # up in the world is up in the picture
+    torch.testing.assert_close(torch.linalg.det(cameras.world_to_camera[:, :3, :3]), torch.ones(3))
+
+
+def test_a_picture_has_the_scale_of_the_photographs() -> None:
+    vertices = 0.1 * torch.nn.functional.normalize(
+        torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    world_to_camera = torch.eye(4)[None].clone()
+    world_to_camera[0, 2, 3] = 2.0
+    intrinsics = torch.tensor([[[800.0, 0, 100], [0, 800, 100], [0, 0, 1]]])
+    size = picture_size(vertices, Cameras(world_to_camera, intrinsics, 200, 200))
+    photographed = 0.2 * 800 / 2  # pixels, the ball's diameter in the photograph
+    inside = silhouettes(
+        vertices, torch.combinations(torch.arange(60), 3), surrounding_cameras(vertices, even_directions(4), size)
+    )
+    across = inside.any(dim=1).sum(dim=1).float().mean()
+    assert across == pytest.approx(photographed, rel=0.1)
+    assert picture_size(vertices, Cameras(world_to_camera, 9 * intrinsics, 200, 200)) == LARGEST
+
+
+def test_a_closed_ball_is_closed(ball: Ball) -> None:
+    found = ball.measured(ball.attributes)
+    assert found["worst"] > CLOSED
+    assert found["open"] == 0
+    assert found["pixels"] > 200 * 1000
+
+
+@pytest.mark.parametrize(("azimuth", "elevation"), [(40.0, 60.0), (-120.0, 20.0)])
+def test_a_hole_is_found_where_it_is(ball: Ball, azimuth: float, elevation: float) -> None:
+    """Through the near side's hole one sees the far side, so that it is cut on both."""
+    a, e = np.radians((azimuth, elevation))
+    toward = torch.tensor([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)]).float()
+    channels = ball.with_hole(toward, 0.5, -20).channels
+    channels[ball.directions @ toward < -0.9, CHANNELS["opacity"]] = -20
+    found = ball.measured(GaussianAttributes(channels))
+    assert found["worst"] < 0.05
+    assert 0 < found["open"] < 0.2
+    a, e = np.radians((found["worst_azimuth"], found["worst_elevation"]))
+    seen_from = torch.tensor([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)]).float()
+    assert seen_from @ toward > np.cos(0.5)
+
+
+def test_the_loss_is_the_mean_lack_of_alpha(ball: Ball) -> None:
+    heads = ball.vertices.expand(3, -1, -1)
+    gone = GaussianAttributes(ball.attributes.channels.clone())
+    gone.channels[:, CHANNELS["opacity"]] = -30
+    nothing = coverage_loss(gone, heads, ball.bound, ball.head.faces, 0, SIZE)
+    torch.testing.assert_close(nothing, torch.full((3,), TARGET))
+    opaque = GaussianAttributes(ball.attributes.channels.clone())
+    opaque.channels[:, CHANNELS["opacity"]] = 6
+    assert coverage_loss(opaque, heads, ball.bound, ball.head.faces, 0, SIZE).max() < 1e-4
+
+
+def test_the_loss_closes_holes_and_leaves_the_head_alone(ball: Ball) -> None:
+    top = torch.tensor([0.0, 1, 0])
+    # Three people at once, one of them with a hole on top that is seen from everywhere above.
+    whole, cut_open = ball.open_below(ball.attributes), ball.open_below(ball.with_hole(top, 1.2, -5))
+    channels = torch.stack([whole.channels, cut_open.channels, whole.channels])
+    channels = channels.requires_grad_()
+    heads = ball.vertices.repeat(3, 1, 1).requires_grad_()
+    losses = coverage_loss(GaussianAttributes(channels), heads, ball.bound, ball.head.faces, 5, SIZE)
+    assert losses.shape == (3,)
+    assert losses[1] > 2 * losses[0]
+    losses[1].backward()
+    assert heads.grad is None
+    assert channels.grad is not None
+    assert not channels.grad[0].any()
+    assert not channels.grad[2].any()
+    cut = ball.directions @ top > np.cos(1.2)
+    assert channels.grad[1, cut, CHANNELS["opacity"]].sum() < 0
+    assert channels.grad[1, :, CHANNELS["opacity"]].max() <= 0  # more opacity never covers less
+    assert not channels.grad[1, :, CHANNELS["color"]].any()
+
+
+def test_directions_change_with_the_seed(ball: Ball) -> None:
+    attributes = ball.open_below(ball.with_hole(torch.tensor([0.0, 0.8, 0.6]), 0.4, -5))
+    values = [
+        float(coverage_loss(attributes, ball.vertices[None], ball.bound, ball.head.faces, seed, SIZE))
+        for seed in range(4)
+    ]
+    again = float(coverage_loss(attributes, ball.vertices[None], ball.bound, ball.head.faces, 0, SIZE))
+    assert len(set(values)) == 4
+    assert values[0] == again
+
+
+def test_sealing_closes_and_changes_nothing_else(ball: Ball) -> None:
+    toward = torch.tensor([0.0, 0.8, 0.6])
+    attributes = ball.with_hole(toward, 0.25, -3.5)
+    attributes.channels[ball.directions @ toward < -0.8, CHANNELS["opacity"]] = -20  # nothing behind it
+    before = ball.measured(attributes)
+    closed = seal(attributes, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
+    after = ball.measured(closed)
+    assert before["worst"] < 0.85
+    assert after["worst"] > before["worst"] + 0.08
+    assert after["open"] < 0.1 * before["open"]
+    changed = closed.channels != attributes.channels
+    assert not changed[:, CHANNELS["position"]].any()
+    assert not changed[:, CHANNELS["rotation"]].any()
+    assert not changed[:, CHANNELS["color"]].any()
+
+
+def test_sealing_leaves_a_closed_ball_as_it_is(ball: Ball) -> None:
+    closed = seal(ball.attributes, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
+    assert torch.equal(closed.channels, ball.attributes.channels)
