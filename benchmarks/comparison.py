@@ -105,22 +105,22 @@ def _means(measured: Measured, variants: Sequence[Variant]) -> str:
 
 
 def _rows(measured: Measured, variants: Sequence[Variant]) -> Iterator[tuple[str, Variant]]:
-    """Methods and variants in the order of the table; results that are the same are the first variant's."""
+    """Methods and variants in the order of the table; what several variants share is the first one's."""
     for method in METHODS:
-        seen = []
+        seen = set()
         for variant in variants:
-            own = {person: result for (v, m, person), result in measured.items() if (v, m) == (variant, method)}
-            if own and own not in seen:
-                seen.append(own)
+            shared = {"mean_avatar": None, "fit": None, "prior": (variant.prior, variant.run)}.get(method, variant)
+            if shared not in seen and any(key[:2] == (variant, method) for key in measured):
+                seen.add(shared)
                 yield method, variant
 
 
 def _label(method: str, variant: Variant, several: bool) -> str:
     name = method.replace("_", " ") if method == "mean_avatar" else f"`{method}`" if "_" in method else method
-    if not several or method == "fit":
+    if not several or method in ("mean_avatar", "fit"):
         return name
     run = f", run {variant.run + 1}" if variant.run else ""
-    which = variant.prior if method in ("mean_avatar", "prior") else f"{variant.prior}, {variant.personalisation}"
+    which = variant.prior if method == "prior" else f"{variant.prior}, {variant.personalisation}"
     return f"{name} ({which}{run})"
 
 

@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 from benchmarks import comparison
 from benchmarks.comparison import Variant
 from benchmarks.sweep import STAGES_IN_ORDER, Crew, Ledger, Report, Sweep, folder_of
-from benchmarks.workers import SHEET
+from benchmarks.workers import SHEET, load_ahead
 from osgap.cli.common import Common
 from osgap.prior.config import SUPERVISIONS
 from osgap.runtime import gpus
@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if options.only is None:
+        load_ahead()
     chosen = _read_variants(options.variants)
     common, variants, halves = configured(options, chosen)
     config = load_config(common.sources, common.set)

@@ -22,7 +22,7 @@ from osgap.splat.cameras import Cameras
 from osgap.splat.sequence import render_frames
 from osgap.workflow.pipeline import Pipeline
 
-ROWS = ("front", "left side", "right side", "back")
+ROWS = ("front", "from the left", "from the right", "from behind")
 _LEFT_OUT = "mean_avatar"
 _MARGIN = 12  # px
 

@@ -1,6 +1,7 @@
 """A process that does one job of the workflow after the other, for `benchmarks.sweep`.
 
-Starting Python, loading torch and opening a card take more seconds than most jobs of a small person.
+Starting Python, loading torch and opening a card take more seconds than most jobs of a small person. Here the libraries
+are loaded once, in a server of which all processes are copies, and each opens its card once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 from osgap.cli.common import Common
 from osgap.runtime.allocation import LEASED, VISIBLE
 from osgap.runtime.errors import UserError
+from osgap.workflow.stages import STAGES
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -30,8 +33,18 @@ if TYPE_CHECKING:
 SHEET = "sheet"
 """The one stage that is no stage of the workflow: a person's pictures, see `benchmarks.sheets`."""
 
+_ROOT = Path(__file__).parents[1]
+_PRELOADED = [stage.module for stage in STAGES.values()] + ["benchmarks.sheets", "numba", "torch"]
+
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 """What can become of a job."""
+
+
+def load_ahead() -> None:
+    """Let the server begin to load libraries, of which all processes are copies."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    with _environment():
+        forkserver.ensure_running()
 
 
 class Worker:
@@ -59,11 +72,10 @@ class Worker:
         self.connection.send((job.stage, job.wildcards, job.outputs[0], job.log, _of(job, common)))
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=False)
-        with _environment(self._card, self._threads):
-            self.process.start()
+        self.process = context.Process(target=serve, args=(theirs, self._card, self._threads))
+        self.process.start()
         theirs.close()
 
     def answer(self) -> tuple[str, float, str] | None:
@@ -73,7 +85,7 @@ class Worker:
             return None
         try:
             return self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self.process.join()
             code, self.process = self.process.exitcode, None
             return (STOPPED if self._told else FAILED), 0.0, f"its process ended with exit code {code}"
@@ -99,10 +111,11 @@ def _of(job: Job, common: Common) -> Common:
 
 
 @contextlib.contextmanager
-def _environment(card: str, threads: int) -> Iterator[None]:
-    """What a process that is started inside the `with` finds, before its libraries load."""
-    told = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
-    told |= {VISIBLE: card, LEASED: card}
+def _environment() -> Iterator[None]:
+    """What the server finds that loads the libraries once, and of which all processes are copies."""
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    # No pool of threads may be there when it is copied; torch and numba start theirs when they are used.
+    told = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
     try:
@@ -115,12 +128,25 @@ def _environment(card: str, threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def serve(connection: Connection) -> None:
-    """What such a process does: one job after the other, until nobody has another."""
+def serve(connection: Connection, card: str, threads: int) -> None:
+    """What such a process does: one job after the other, until nobody has another.
+
+    Args:
+        card: that it sees, and that whoever has started it holds; empty for none.
+        threads: of torch and numba [threads].
+    """
+    import torch
+    from numba.core import config as numba_config
+
+    # CUDA reads them when it is first used, and numba when it is told to: a pool of more threads than it may use would
+    # wait for the others by spinning.
+    os.environ.update({VISIBLE: card, LEASED: card, "NUMBA_NUM_THREADS": str(threads)})
+    numba_config.reload_config()
+    torch.set_num_threads(threads)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as `osgap` does
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it will say
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    with contextlib.suppress(EOFError, SystemExit):
+    with contextlib.suppress(EOFError, ConnectionError, SystemExit):
         while True:
             stage, wildcards, output, log, common = connection.recv()
             start = time.perf_counter()
