@@ -7,7 +7,7 @@
 Makes everything of a config with each *prior* and each *personalisation* that `--variants` names, in a few lasting
 processes (`benchmarks/sweep.py`), and prints the tables as Markdown: means of every method over the test people, what
 more photographs change person by person, other priors against the first, and everybody's numbers. Progress goes to
-stderr. `--variants` is a YAML file such as `profiles/study/photographs.yaml`:
+stderr. `--variants` is a YAML file such as `benchmarks/photographs.yaml`:
 
     priors: {published: {}, wide: {prior: {encoder: {width: 64}}}}      # laid over the config, as its `experiments` are
     personalisations: {default: {}, gentle: {oneshot: {map_steps: 80}}}
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over every --config")
     parser.add_argument("--results", type=Path, help="folder; default is the config's")
     parser.add_argument("--exports", type=Path, help="folder of people in VHAP's layout, with their head in model/")
-    parser.add_argument("--variants", type=Path, default=ROOT / "profiles/study/photographs.yaml")
+    parser.add_argument("--variants", type=Path, default=ROOT / "benchmarks/photographs.yaml")
     parser.add_argument("--half", choices=HALVES, default="report", help="which test people")
     parser.add_argument("--people", type=int, nargs=2, metavar=("TRAIN", "TEST"), help="only the first so many")
     parser.add_argument("--stages", nargs="+", choices=STAGES_IN_ORDER, default=STAGES_IN_ORDER)

@@ -12,11 +12,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,7 @@ def serve(connection: Connection, card: str, threads: int) -> None:
     torch.set_num_threads(threads)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as `osgap` does
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it will say
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with contextlib.suppress(EOFError, ConnectionError, SystemExit):
         while True:
@@ -152,6 +154,14 @@ def serve(connection: Connection, card: str, threads: int) -> None:
             start = time.perf_counter()
             status, message = _attempt(stage, wildcards, output, log, common)
             connection.send((status, time.perf_counter() - start, message))
+
+
+def _end_with_parent() -> None:
+    """Do as a scheduler would once the process that hands out jobs is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _attempt(stage: str, wildcards: Mapping[str, str], output: Path, log: Path, common: Common) -> tuple[str, str]:
