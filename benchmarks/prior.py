@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             people.release()
         matrix = matrix_rate(options.matrix, options.rounds, device)
         result["matrix"] = {"size": options.matrix, "bf16_tflops": matrix / 1e12}
-        result["encoder_gmac"] = encoder_flops(cast) / 2e9
+        result["encoder_gmac"] = network_flops(cast) / 2e9
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "train": lambda: train(cast, vgg, matrix, options),
             "encoder": lambda: encoder(cast, matrix, options),
@@ -459,18 +459,24 @@ def matrix_rate(size: int, rounds: int, device: torch.device) -> float:
     return 2 * size**3 / statistics.median(seconds)
 
 
-@functools.cache
-def encoder_flops(cast: Cast) -> int:
+def encoder_flops(config: EncoderConfig) -> int:
     """Multiplications and additions of convolutions and matrix products in one forward pass of one source."""
-    config = cast.config.network
+    with torch.device("meta"):
+        network, image = make_plain_encoder(config), torch.empty(1, 3, config.input_size, config.input_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        if isinstance(config, EncoderConfig):
-            with torch.device("meta"):
-                network, image = make_plain_encoder(config), torch.empty(1, 3, config.input_size, config.input_size)
-            network(image)
-        else:
-            model = initial_prior(cast.config, cast.maps, cast.rig, cast.samples.seed)
-            model(_one_photograph(cast, "cpu"))
+        network(image)
+    return counter.get_total_flops()
+
+
+@functools.cache
+def network_flops(cast: Cast) -> int:
+    """The same of the network that is trained."""
+    config = cast.config.network
+    if isinstance(config, EncoderConfig):
+        return encoder_flops(config)
+    model = initial_prior(cast.config, cast.maps, cast.rig, cast.samples.seed)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(_one_photograph(cast, "cpu"))
     return counter.get_total_flops()
 
 
@@ -484,7 +490,7 @@ def _one_photograph(cast: Cast, device: torch.device | str) -> Photographs:
 
 def _trained_flops(cast: Cast) -> int:
     """Of a forward and a backward pass: gradients of weights and of inputs each cost what the forward pass does."""
-    return 3 * encoder_flops(cast)
+    return 3 * network_flops(cast)
 
 
 # train ------------------------------------------------------------------------------------------------------------
