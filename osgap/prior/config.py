@@ -343,6 +343,11 @@ class OneShotConfig(Section):
     """Length of the optimisation against one photograph or few [steps]; held-out parts of them may end it sooner."""
     all_frames_steps: int = Field(800, ge=0)
     """Length of the optimisation against all training frames [steps]."""
+    network_steps: int = Field(0, ge=0)
+    """Length of a tuning of all weights of the network that comes first, as in the published code [steps]; default is
+    none: what no photograph shows would change with them."""
+    network_rate: float = Field(2e-4, gt=0)
+    """Adam's step size for the network's weights [change of a weight per step]."""
     map_rate: float = Field(0.05, gt=0)
     """Adam's step size for the residual maps [standard deviations over people, in each channel]."""
     geometry_rate: float = Field(0.2, ge=0, le=1)

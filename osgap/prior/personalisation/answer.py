@@ -9,7 +9,7 @@ from torch import Tensor
 
 from osgap.prior.network.model import GaussianPrior
 from osgap.prior.photo import SourcePhoto
-from osgap.prior.photographs import photographs
+from osgap.prior.photographs import Photographs, photographs
 from osgap.prior.posing import Rig
 from osgap.splat.cameras import Cameras
 
@@ -23,22 +23,27 @@ def answering(model: GaussianPrior, rig: Rig) -> Answer:
     Args:
         model: on the device of the rig.
     """
-    device = rig.binding.mask.device
 
     @torch.no_grad()
     def answer(photos: Sequence[SourcePhoto]) -> Tensor:
-        shown = photographs(
-            rig,
-            [0],
-            [photos[0].params.to(device).select([0] * len(photos))],
-            stacked_cameras(photos).to(device),
-            torch.stack([photo.image for photo in photos])[None].to(device),
-            model.config.input_size,
-        )
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        shown = read(photos, rig, model.config.input_size)
+        with torch.autocast("cuda", torch.bfloat16, enabled=shown.images.is_cuda):
             return model(shown)[0].float()
 
     return answer
+
+
+def read(photos: Sequence[SourcePhoto], rig: Rig, size: int) -> Photographs:
+    """Photographs of one moment of the person of a rig, as a network of input size `size` reads them."""
+    device = rig.binding.mask.device
+    return photographs(
+        rig,
+        [0],
+        [photos[0].params.to(device).select([0] * len(photos))],
+        stacked_cameras(photos).to(device),
+        torch.stack([photo.image for photo in photos])[None].to(device),
+        size,
+    )
 
 
 def stacked_cameras(photos: Sequence[SourcePhoto]) -> Cameras:

@@ -8,7 +8,6 @@ keeps the prior's geometry, and follows in colour what changed among texels that
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,9 +17,10 @@ from torch import Tensor
 
 from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.prior.config import OneShotConfig
-from osgap.prior.losses import image_terms, map_terms, renderable
+from osgap.prior.losses import renderable
 from osgap.prior.personalisation.adam import GroupAdam
 from osgap.prior.personalisation.alike import Alike
+from osgap.prior.personalisation.objective import compared
 from osgap.prior.personalisation.strength import Strength
 from osgap.prior.personalisation.views import Views
 from osgap.prior.posing import Rig, white
@@ -151,6 +151,7 @@ class Personalisation:
         """Everything that the remaining steps depend on, and the losses of those that are done."""
         self.settle()
         return {
+            "first": self.first,
             "tables": self.found(),
             "optimizer": self.optimizer.state(),
             "end": self.end,
@@ -238,25 +239,10 @@ class Personalisation:
     def _loss(self, views: Views, used: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
         maps = self._with_residual(Strength(self._steps))
-        rendered = self.rendered(maps, views)
-        # Where the person is not, only alpha may complain: colours must not turn white to hide what sticks out.
-        inside = views.masks[..., None]
-        shown = inside * rendered.rgb + (1 - inside) * views.images
-        alpha = rendered.alpha
-        held_out = torch.zeros((), device=self.device)
-        if used is not None:
-            hidden = (1 - used)[..., None]
-            held_out = ((shown - views.images).abs().mean(dim=-1, keepdim=True) * hidden).sum() / hidden.sum()
-            shown = used[..., None] * shown + hidden * views.images
-            alpha = used * alpha + hidden[..., 0] * views.masks
-        rendered = dataclasses.replace(rendered, rgb=shown, alpha=alpha)
-        terms = image_terms(rendered, views.images, views.masks)
-        terms |= map_terms(maps[None], self.rig.binding, config.losses)
-        total = torch.stack([getattr(config.losses, name) * value.mean() for name, value in terms.items()]).sum()
+        total, terms = compared(maps, self.rendered(maps, views), views, self.rig.binding, config.losses, used)
         terms["prior"] = (self.confidence[..., None] * self._geometry).square().mean()
         terms["smooth"] = _roughness(torch.cat([self._geometry, self._color], dim=-1))
         terms["motion"] = self.motion.square().mean()
-        terms["held_out"] = held_out
         # Terms of images are means over the photographs. Dividing these too keeps what each photograph shows in the
         # balance with them that it has where it is the only one.
         held = config.prior * terms["prior"] + config.smooth * terms["smooth"] + config.motion * terms["motion"]

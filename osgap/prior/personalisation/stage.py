@@ -21,7 +21,8 @@ from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.config import OneShotConfig, Supervision
 from osgap.prior.network.model import GaussianPrior, load_prior
-from osgap.prior.personalisation.answer import answering
+from osgap.prior.personalisation.answer import answering, read
+from osgap.prior.personalisation.fine_tune import FineTuning
 from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.preview import personalisation_preview
 from osgap.prior.personalisation.strength import Strength, load_strength
@@ -39,9 +40,12 @@ from osgap.runtime.seeds import derive_seed
 from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
+from osgap.splat.coverage.seal import seal
+from osgap.splat.coverage.views import picture_size
 
 _CHECKPOINT_PAUSE = 10  # times what the last checkpoint took, until the next one; none after one that was cheap
 _CHEAP_SECONDS = 1.0
+_FIRST = "first"  # of a checkpoint: the answer that the optimisation of maps began with
 
 _log = logging.getLogger(__name__)
 
@@ -135,28 +139,19 @@ def _make(
         model = model.to(device).to(memory_format=torch.channels_last)
     rig = Rig.build(head.to(device), binding, [photos[0].params])
     own_seed = derive_seed(provenance.seed, "oneshot", subject)
-    answer, scale = answering(model, rig), model.decoder.residual_scale
     if supervision == "all_frames":
         frames: AllFrames | FewPhotos = AllFrames(shown, device, config.frames_per_step, own_seed)
-        steps = config.all_frames_steps
-        strength = Strength(steps)
     else:
         frames = FewPhotos(photos, device)
-        steps, strength = config.steps, _strength(config, inputs)
-    personal = Personalisation(
-        answer(photos), scale, frames.sample(), frames.motion, rig, config, steps, strength, subject
-    )
-    saved = checkpoints.load()
-    if saved is not None:
-        personal.restore(saved)
-    elif supervision != "all_frames":
-        personal.end = helpful_steps(answer, scale, photos, rig, config, strength.steps, own_seed)
+    first = answering(model, rig)(photos)
+    personal = _begun(config, inputs, model, photos, frames, rig, checkpoints, own_seed)
     prepared = time.perf_counter()
     _optimise(personal, frames, checkpoints, config.checkpoint_every)
     optimised = time.perf_counter()
     stamp = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
     moved = personal.params().select(frames.first).to("cpu")
-    _write(outputs, personal, model.decoder.mean, photos, moved, binding, shown.record(), stamp)
+    maps = {"mean": model.decoder.mean, **_sealed({"prior": first, "result": personal.maps()}, rig, photos[0], head)}
+    _write(outputs, personal, maps, photos, moved, binding, shown.record(), stamp)
     _log.info(
         "%s: %s of %s on %s, first camera %s, timestep %d of %s; loading %.1f s, optimising %.1f s, writing %.1f s",
         subject,
@@ -170,6 +165,57 @@ def _make(
         optimised - prepared,
         time.perf_counter() - optimised,
     )
+
+
+def _begun(
+    config: OneShotConfig,
+    inputs: OneShotInputs,
+    model: GaussianPrior,
+    photos: list[SourcePhoto],
+    frames: AllFrames | FewPhotos,
+    rig: Rig,
+    checkpoints: Checkpoints,
+    seed: int,
+) -> Personalisation:
+    """The optimisation of maps where an earlier, stopped run has left it, or before its first step.
+
+    Args:
+        model: the prior; its weights change where the config says so.
+        photos: what the network reads.
+        frames: what the avatar is compared with.
+        seed: of what is held out.
+    """
+    answer, saved = answering(model, rig), checkpoints.load() or {}
+    if config.network_steps and _FIRST not in saved:
+        tuning = FineTuning(
+            model, read(photos, rig, model.config.input_size), frames.motion, rig, config, photos[0].subject
+        )
+        if saved:
+            tuning.restore(saved)
+        _optimise(tuning, frames, checkpoints, config.checkpoint_every)
+    predicted = saved[_FIRST] if _FIRST in saved else answer(photos)
+    every = isinstance(frames, AllFrames)
+    steps = config.all_frames_steps if every else config.steps
+    strength = Strength(steps) if every or inputs.calibration is None else load_strength(inputs.calibration, steps)
+    scale, subject = model.decoder.residual_scale, photos[0].subject
+    personal = Personalisation(predicted, scale, frames.sample(), frames.motion, rig, config, steps, strength, subject)
+    if _FIRST in saved:
+        personal.restore(saved)
+    elif not every:
+        personal.end = helpful_steps(answer, scale, photos, rig, config, strength.steps, seed)
+    return personal
+
+
+def _sealed(maps: dict[str, Tensor], rig: Rig, photo: SourcePhoto, head: HeadModel) -> dict[str, Tensor]:
+    """The maps `[U, U, 14]` with what is left open closed, see `osgap.splat.coverage.seal`."""
+    device, binding = rig.binding.mask.device, rig.binding
+    vertices = rig.vertices([0], [photo.params.to(device)])
+    size = picture_size(vertices[0], photo.camera.to(device))
+    faces = head.faces.to(device)
+    return {
+        name: seal(GaussianAttributes.from_uv(each, binding), vertices, rig.bound, faces, size).to_uv(binding)
+        for name, each in maps.items()
+    }
 
 
 def _provenance(
@@ -213,13 +259,6 @@ def _shown(
     return shown
 
 
-def _strength(config: OneShotConfig, inputs: OneShotInputs) -> Strength:
-    """How far to go, as calibrated."""
-    if inputs.calibration is None:
-        return Strength(config.steps)
-    return load_strength(inputs.calibration, config.steps)
-
-
 def _head(inputs: OneShotInputs, model: GaussianPrior, photo: SourcePhoto) -> tuple[HeadModel, TexelBinding]:
     """The head, which must be the person's and the prior's, and the texels of the prior's maps on it."""
     head = load_head(inputs.head)
@@ -230,7 +269,9 @@ def _head(inputs: OneShotInputs, model: GaussianPrior, photo: SourcePhoto) -> tu
     return head, binding
 
 
-def _optimise(personal: Personalisation, frames: FewPhotos | AllFrames, checkpoints: Checkpoints, every: int) -> None:
+def _optimise(
+    personal: Personalisation | FineTuning, frames: FewPhotos | AllFrames, checkpoints: Checkpoints, every: int
+) -> None:
     """All steps, or those that an earlier, stopped run has left.
 
     Checkpoints of a large network take seconds, as all steps do on a GPU: then they are left out until they are worth
@@ -257,7 +298,7 @@ def _optimise(personal: Personalisation, frames: FewPhotos | AllFrames, checkpoi
 def _write(
     outputs: OneShotOutputs,
     personal: Personalisation,
-    mean: Tensor,
+    maps: dict[str, Tensor],
     photos: list[SourcePhoto],
     moved: FlameParams,
     binding: TexelBinding,
@@ -267,10 +308,10 @@ def _write(
     """Everything that is left at the end.
 
     Args:
+        maps: mean avatar, prior's answer, result: `[U, U, 14]` each.
         moved: the photographs' motion, refined.
         saw: what was seen of the person.
     """
-    maps = {"mean": mean, "prior": personal.first, "result": personal.maps()}
     params = {"prior": photos[0].params, "result": moved}
     for folder, name in ((outputs.prior_avatar, "prior"), (outputs.avatar, "result")):
         attributes = GaussianAttributes.from_uv(maps[name].cpu(), binding)

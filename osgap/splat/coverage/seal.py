@@ -81,6 +81,8 @@ def _step(channels: Tensor, head: Tensor, bound: BoundTriangles, cameras: Camera
             short = ((_TARGET - render(gaussians, cameras[part]).alpha).relu() * inside[part]).sum()
             short.backward()
         missing += short.detach()
+    assert opacities.grad is not None
+    assert scales.grad is not None
     # Of the activated values, times the activations' derivatives.
     by_opacity = opacities.grad * posed.opacities * (1 - posed.opacities)
     by_scale = scales.grad * posed.scales
