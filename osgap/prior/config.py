@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from osgap.runtime.errors import UserError
-from osgap.runtime.section import OPERATIONAL, Section
+from osgap.runtime.section import OPERATIONAL, PLACE, Section
 from osgap.runtime.weights import WeightFile
 
 
@@ -98,6 +99,30 @@ class RefinerConfig(Section):
     """Features per Gaussian beside the 14 attributes [channels]; the published head has 31."""
     width: int = Field(32, ge=8, multiple_of=8)
     """Width of its first layer [channels]."""
+
+
+class BackboneConfig(Section):
+    """The network that image features come from."""
+
+    name: str = Field("resnet34", pattern=r"^[\w.+-]+$")
+    """An encoder of `segmentation_models_pytorch` (`resnet34`, `mit_b1`), or one of timm's models after `tu-`
+    (`tu-vit_small_patch14_dinov2`)."""
+    path: Path | None = Field(None, json_schema_extra=PLACE)
+    """Its pretrained weights, as their publisher distributes them. Default is none: random ones."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
+    """SHA-256 of that file in lower-case hex, or its beginning. A trained prior keeps it in place of the file: its
+    layers are others than with random weights."""
+
+    @model_validator(mode="after")
+    def _file_has_a_checksum(self) -> Self:
+        if self.path is not None and self.sha256 is None:
+            raise ValueError(f"path is {self.path}, but sha256 is missing: add the file's SHA-256 (sha256sum)")
+        return self
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its weights come, or came, from a file."""
+        return self.sha256 is not None
 
 
 class PriorConfig(Section):

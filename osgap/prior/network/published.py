@@ -18,7 +18,7 @@ The head has no weights there: each attribute is the mean of neighbouring featur
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from osgap.prior.config import EncoderConfig
 from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.encoder import COLOR_CHANNELS, ImageEncoder
 from osgap.runtime.errors import UserError
-from osgap.runtime.weights import WeightFile, read_weights
+from osgap.runtime.weights import WeightFile, read_weights, some, tensors_by_name
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0
 
 PUBLISHED = EncoderConfig()
@@ -46,11 +46,9 @@ FEATURE_GROUPS: Mapping[str, tuple[int, int]] = {
 _FEATURES = 96
 _FURTHER = (34, 2)
 """As in `FEATURE_GROUPS`, of the channels that are rendered beside the colours."""
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net")
 _PREFIXES = ("module.", "model.", "Encoder.")
 _IGNORED = ("flame_model.", "cnn", "mlp", "backbone", "encoder.layer3.", "encoder.layer4.")
 _READS_COORDINATES = ("trunk.stem.weight", "detail_branch.0.weight")
-_LISTED = 4
 
 _BLOCK = {
     "norm1": "norm1",
@@ -133,7 +131,7 @@ def encoder_weights(content: Any, where: str, config: EncoderConfig, size: tuple
     Raises:
         UserError: see `read_published`.
     """
-    state = _state_dict(content, where)
+    state = tensors_by_name(content, where, "a published OSGAP checkpoint")
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         plain = _plain(name)
@@ -150,7 +148,7 @@ def encoder_weights(content: Any, where: str, config: EncoderConfig, size: tuple
     if missing:
         raise UserError(
             f"{where} is no published OSGAP checkpoint: it lacks {len(missing)} of the {len(theirs)} tensors of the "
-            f"image encoder, such as {_some(missing)}. {_found(state, found)} Use the file as its publisher "
+            f"image encoder, such as {some(missing)}. {_found(state, found)} Use the file as its publisher "
             f"distributes it."
         )
     misshapen = [
@@ -160,13 +158,13 @@ def encoder_weights(content: Any, where: str, config: EncoderConfig, size: tuple
     ]
     if misshapen:
         raise UserError(
-            f"{where}: {len(misshapen)} tensors have other shapes than the published encoder: {_some(misshapen)}. It "
+            f"{where}: {len(misshapen)} tensors have other shapes than the published encoder: {some(misshapen)}. It "
             f"is of another network; use the file as its publisher distributes it."
         )
     weights = {name: found[theirs[name]].float() for name in expected}
     broken = [theirs[name] for name, value in weights.items() if not value.isfinite().all()]
     if broken:
-        raise UserError(f"{where}: holds numbers that are not finite, in {_some(broken)}. Fetch the file again.")
+        raise UserError(f"{where}: holds numbers that are not finite, in {some(broken)}. Fetch the file again.")
     largest = torch.tensor([side - 1.0 for side in size])  # pixel index: row, column
     for name in _READS_COORDINATES:
         color, coordinates = weights[name].split((COLOR_CHANNELS, len(size)), dim=1)
@@ -208,21 +206,6 @@ def published_decoder(mask: Tensor, residual_scale: Tensor, features: int = 0) -
     return decoder
 
 
-def _state_dict(content: Any, where: str) -> dict[str, Tensor]:
-    """The tensors by name, out of whatever is wrapped around them."""
-    while isinstance(content, Mapping):
-        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    tensors = content if isinstance(content, Mapping) else {}
-    tensors = {str(name): value for name, value in tensors.items() if isinstance(value, Tensor)}
-    if tensors:
-        return tensors
-    kind = f"a dict of {_some(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-    raise UserError(f"{where}: is {kind}, not a dict of tensors by name as a published OSGAP checkpoint is.")
-
-
 def _plain(name: str) -> str:
     """A name without prefixes, in the spelling of `layer_names`."""
     while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
@@ -237,11 +220,5 @@ def _join(layers: Mapping[str, str], name: str) -> str:
 
 def _found(state: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
     if not found:
-        return f"Found are only tensors of other parts ({_some(state)})."
-    return f"Found are {_some(found)}."
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - _LISTED
-    return ", ".join(listed[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+        return f"Found are only tensors of other parts ({some(state)})."
+    return f"Found are {some(found)}."
