@@ -462,7 +462,19 @@ def matrix_rate(size: int, rounds: int, device: torch.device) -> float:
 def encoder_flops(config: EncoderConfig) -> int:
     """Multiplications and additions of convolutions and matrix products in one forward pass of one source."""
     with torch.device("meta"):
-        network, image = make_plain_encoder(config), torch.empty(1, 3, config.input_size, config.input_size)
+        return forward_flops(make_plain_encoder(config), config.input_size)
+
+
+def forward_flops(network: nn.Module, size: int) -> int:
+    """Multiplications and additions of convolutions and matrix products of a network that is given one image.
+
+    On the meta device nothing is computed.
+
+    Args:
+        network: takes `[1, 3, size, size]`.
+        size: of the image, in pixels.
+    """
+    image = torch.empty(1, 3, size, size, device=next(network.parameters()).device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     return counter.get_total_flops()

@@ -53,12 +53,6 @@ class BackboneConfig(Section):
     """SHA-256 of that file in lower-case hex, or its beginning. A trained prior keeps it in place of the file: its
     layers are others than with random weights."""
 
-    @model_validator(mode="after")
-    def _file_has_a_checksum(self) -> Self:
-        if self.path is not None and self.sha256 is None:
-            raise ValueError(f"path is {self.path}, but sha256 is missing: add the file's SHA-256 (sha256sum)")
-        return self
-
     @property
     def pretrained(self) -> bool:
         """Whether its weights come, or came, from a file."""
@@ -265,6 +259,17 @@ class PriorConfig(Section):
         backbone = self.backbone.file if self.architecture == "surface" else None
         named = {"prior.weights": self.weights, "prior.vgg": self.vgg, "prior.backbone": backbone}
         return {key: file for key, file in named.items() if file is not None}
+
+    @model_validator(mode="after")
+    def _backbone_has_a_whole_file(self) -> Self:
+        # Not asked by the backbone itself: jobs that do not train are told where files are, and nothing else of it.
+        if self.architecture == "surface" and (self.backbone.path is None) != (self.backbone.sha256 is None):
+            given, missing = ("path", "sha256") if self.backbone.sha256 is None else ("sha256", "path")
+            raise ValueError(
+                f"backbone.{given} is {getattr(self.backbone, given)}, but backbone.{missing} is missing: name the file "
+                f"and its SHA-256 (sha256sum), or neither for random weights"
+            )
+        return self
 
     @model_validator(mode="after")
     def _network_is_known(self) -> Self:

@@ -37,7 +37,7 @@ BASE: dict[str, Any] = {
     },
     "flame": {"assets": {"model": "data/model.pkl", "masks": "data/masks.pkl", "template": "data/template.obj"}},
     "synthetic": {},
-    "prior": {"weights": WEIGHTS, "vgg": WEIGHTS, "refiner": {}},
+    "prior": {"weights": WEIGHTS, "vgg": WEIGHTS, "refiner": {}, "backbone": WEIGHTS},
     "evaluation": {"lpips": {"alex": WEIGHTS, "vgg": WEIGHTS}},
     "experiments": {EXPERIMENT: {"oneshot": {"map_steps": 9}}},
 }
@@ -77,7 +77,8 @@ TABLE: dict[str, str] = {
         subjects.entries.ID.driver
         flame.assets.model flame.assets.masks flame.assets.template capture.url capture.connections capture.tracking
         interop.avatars interop.uv_gt fit.checkpoint_every fit.gpu_frame_memory_mib fit.frame_memory_mib
-        prior.workers prior.checkpoint_every prior.weights.path prior.vgg.path oneshot.checkpoint_every
+        prior.workers prior.checkpoint_every prior.weights.path prior.vgg.path prior.backbone.path
+        oneshot.checkpoint_every
         evaluation.lpips.alex.path evaluation.lpips.vgg.path experiments.ID.seed experiments.ID.prior
         experiments.ID.oneshot experiments.ID.evaluation cache.folder cache.others_may_read cluster.partition
         cluster.gpu_partition cluster.account cluster.gpu_account cluster.qos cluster.gpu_qos cluster.constraint
@@ -103,6 +104,9 @@ TABLE: dict[str, str] = {
         fit.losses.position_threshold fit.losses.scale fit.losses.scale_threshold fit.losses.anchor
     """,
     "train": """
+        prior.architecture prior.photographs prior.surface.input_size prior.surface.widths prior.surface.blocks
+        prior.surface.attention_blocks prior.surface.heads prior.surface.sampled prior.surface.code
+        prior.backbone.name prior.backbone.sha256 prior.augment.misalign prior.losses.lpips_crop
         prior.source_cameras prior.sources prior.targets prior.steps prior.warmup prior.learning_rate prior.schedule
         prior.weight_decay prior.clip_norm prior.ema prior.precision prior.devices prior.nodes
         prior.validation prior.validate_every prior.compile prior.encoder.input_size prior.encoder.width
@@ -171,8 +175,9 @@ def candidates(key: Key, value: Any) -> Iterator[Any]:
 
 
 def base_for(key: Key) -> dict[str, Any]:
-    """The base; the encoder of published weights cannot be another one."""
-    return deep_merge(BASE, {"prior": {"weights": None}}) if key.name.startswith("prior.encoder") else BASE
+    """The base; the network of published weights cannot be another one."""
+    own = key.name.startswith(("prior.encoder", "prior.architecture"))
+    return deep_merge(BASE, {"prior": {"weights": None}}) if own else BASE
 
 
 def changed(key: Key) -> tuple[Config, Config]:
@@ -243,7 +248,8 @@ def test_an_operational_key_is_told_and_decides_nothing(key: Key) -> None:
 def test_a_key_that_decides_something_is_not_told_besides(key: Key) -> None:
     """But for a digest, without which a path of weights would be no valid section."""
     before, after = (Pipeline(config).operation for config in changed(key))
-    assert (before == after) == (key.path[-1] != "sha256")
+    needed = key.path[-1] == "sha256" and key.path[-2] != "backbone"  # whose section is valid without
+    assert (before == after) == (not needed)
 
 
 @each()

@@ -53,7 +53,8 @@ class ResNet(nn.Module):
             self.channels.append(channels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                # torchvision's variance, of uniform numbers: normal ones on the meta device import torch's compiler.
+                nn.init.kaiming_uniform_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Five maps of normalised images `[B, 3, H, W]`, finest first."""
