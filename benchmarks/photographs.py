@@ -10,7 +10,7 @@ more photographs change person by person, other priors against the first, and ev
 stderr. `--variants` is a YAML file such as `benchmarks/photographs.yaml`:
 
     priors: {published: {}, wide: {prior: {encoder: {width: 64}}}}      # laid over the config, as its `experiments` are
-    personalisations: {default: {}, gentle: {oneshot: {map_steps: 80}}}
+    personalisations: {default: {}, gentle: {oneshot: {steps: 50}}}
     tune: {makehuman: [subject_001]}              # by the name of the last --config: people to choose settings by,
     report: {makehuman: [subject_003]}            # and others for the table. Without: `subjects.test`
 
@@ -265,7 +265,7 @@ def _describe(arguments: Sequence[str], on_gpu: bool) -> dict[str, Any]:
 
     from benchmarks import people
 
-    modules = [STAGES[stage].module for stage in ("fit", "train", "oneshot", "evaluate")]
+    modules = [STAGES[stage].module for stage in ("fit", "train", "calibrate", "oneshot", "evaluate")]
     return people.describe(__file__, arguments, modules, torch.device("cuda", 0) if on_gpu else torch.device("cpu"))
 
 

@@ -71,7 +71,9 @@ from osgap.prior.config import EncoderConfig, OneShotConfig, PriorConfig, Traini
 from osgap.prior.mean import load_maps
 from osgap.prior.network.model import GaussianPrior, save_prior
 from osgap.prior.network.published import published_decoder
-from osgap.prior.personalisation.optimise import Personalisation
+from osgap.prior.personalisation.answer import answering
+from osgap.prior.personalisation.strength import Strength
+from osgap.prior.personalisation.trials import personalised
 from osgap.prior.personalisation.views import FewPhotos
 from osgap.prior.photo import show
 from osgap.prior.photographs import Photographs
@@ -146,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "train": lambda: train(cast, vgg, matrix, options),
             "encoder": lambda: encoder(cast, matrix, options),
-            "oneshot": lambda: oneshot(cast, vgg, matrix, options),
+            "oneshot": lambda: oneshot(cast, vgg, options),
         }
         for part in options.parts:
             people.log(f"measuring {part}")
@@ -681,14 +683,13 @@ def _passes(
 # oneshot ----------------------------------------------------------------------------------------------------------
 
 
-def oneshot(cast: Cast, vgg: Mapping[str, Tensor] | None, matrix: float, options: argparse.Namespace) -> dict[str, Any]:
+def oneshot(cast: Cast, vgg: Mapping[str, Tensor] | None, options: argparse.Namespace) -> dict[str, Any]:
     """Steps per second of the personalisation and of the plain loop, in turns; and seconds of the command."""
     config = OneShotConfig.model_validate(options.oneshot).concerning("one_shot")
-    warm = config.model_copy(update={"network_steps": _WARM_STEPS, "map_steps": _WARM_STEPS})
+    warm = config.model_copy(update={"steps": _WARM_STEPS})
     loops = plain_takes(cast, vgg, options.seed)
     plain_seconds: dict[str, list[float]] = {name: [] for name in loops}
-    runs: list[tuple[float, float]] = []
-    steps = config.network_steps + config.map_steps
+    rounds: list[float] = []
     for _ in range(options.rounds):
         for name, take in loops.items():
             take(_WARM_STEPS * _TARGETS)
@@ -696,48 +697,40 @@ def oneshot(cast: Cast, vgg: Mapping[str, Tensor] | None, matrix: float, options
             images = take(options.plain_images)
             plain_seconds[name].append((people.clock(cast.device) - start) * _TARGETS / images)
         personalise(cast, warm)
-        runs.append(personalise(cast, config))
-        people.log(f"  {steps / runs[-1][1]:.2f} steps/s")
-    seconds = statistics.median(whole for _, whole in runs)
-    network = statistics.median(part for part, _ in runs)
-    flops = config.network_steps * _trained_flops(cast)
+        rounds.append(personalise(cast, config))
+        people.log(f"  {config.steps / rounds[-1]:.2f} steps/s")
+    seconds = statistics.median(rounds)
     plain_rates = {name: 1 / statistics.median(values) for name, values in plain_seconds.items()}
     return {
-        "steps": steps,
+        "steps": config.steps,
         "seconds": seconds,
-        "rounds": [whole for _, whole in runs],
-        "steps_per_s": steps / seconds,
-        "network": {
-            "steps": config.network_steps,
-            "seconds": network,
-            "utilisation": flops / network / matrix if network and "network" in config.optimise else None,
-        },
+        "rounds": rounds,
+        "steps_per_s": config.steps / seconds,
         "plain": {
             name: {"steps_per_s": plain_rates[name], "rounds": [1 / value for value in values]}
             for name, values in plain_seconds.items()
         },
-        "ratio": {name: steps / seconds / rate for name, rate in plain_rates.items()},
+        "ratio": {name: config.steps / seconds / rate for name, rate in plain_rates.items()},
         "command": command(cast, config, options),
     }
 
 
-def personalise(cast: Cast, config: OneShotConfig) -> tuple[float, float]:
-    """Seconds of the steps that change the network, and of all steps of a personalisation."""
+def personalise(cast: Cast, config: OneShotConfig) -> float:
+    """Seconds of all steps of a personalisation, without the trials that tell when to end."""
     model = initial_prior(cast.config, cast.maps, cast.rig, cast.samples.seed)
     if cast.device.type == "cuda":
         model = model.to(cast.device).to(memory_format=torch.channels_last)
     shown = show(CaptureStore(cast.files.captures[-1]), "one_shot", None)
-    photo = shown.photo(shown.frames[0])
-    rig = Rig.build(cast.head, cast.binding, [photo.params])
-    frames = FewPhotos([photo], rig.people[0], cast.device)
-    personal = Personalisation(model, photo, frames.sample(), rig, config, cast.samples.seed)
-    start = network_end = people.clock(cast.device)
-    for view in frames.views(range(personal.steps)):
+    photos = [shown.photo(shown.frames[0])]
+    rig = Rig.build(cast.head, cast.binding, [photos[0].params])
+    strength = Strength(config.steps)
+    personal = personalised(answering(model, rig), model.decoder.residual_scale, photos, rig, config, strength)
+    frames = FewPhotos(photos, cast.device)
+    start = people.clock(cast.device)
+    for view in frames.views(range(config.steps)):
         personal.advance(view)
-        if personal.step == config.network_steps:
-            network_end = people.clock(cast.device)
     personal.settle()
-    return network_end - start, people.clock(cast.device) - start
+    return people.clock(cast.device) - start
 
 
 def command(cast: Cast, config: OneShotConfig, options: argparse.Namespace) -> dict[str, Any]:

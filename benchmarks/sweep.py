@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 STAGES_IN_ORDER = (
     *("synthetic-head", "synthetic-person", "download", "import"),
-    *("fit", "bake", "train", "oneshot", "evaluate", SHEET),
+    *("fit", "bake", "train", "calibrate", "oneshot", "evaluate", SHEET),
 )
 
 _CARD, _TRAINING, _CORE = "card", "training", "core"
-_KINDS = {"train": _TRAINING, **dict.fromkeys(("fit", "oneshot", "evaluate", SHEET), _CARD)}
+_KINDS = {"train": _TRAINING, **dict.fromkeys(("fit", "calibrate", "oneshot", "evaluate", SHEET), _CARD)}
 _POLL_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -126,7 +126,7 @@ def _settings(pipeline: Pipeline, job: Job) -> str:
     if job.stage == SHEET:
         return json.dumps([run.config.report.figure_scale, run.methods])
     people = () if job.subject is None else (job.subject,)
-    supervision = run.personalised[job.wildcards["folder"]] if job.stage == "oneshot" else None
+    supervision = run.personalised[job.wildcards["folder"]] if job.stage in ("calibrate", "oneshot") else None
     return run.settings(job.stage, *people, supervision=supervision)
 
 

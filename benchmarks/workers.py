@@ -206,6 +206,8 @@ def perform(stage: str, wildcards: Mapping[str, str], output: Path, common: Comm
         stages.import_tracking(subject, common)
     elif stage == "train":
         stages.train(common=common)
+    elif stage == "calibrate":
+        stages.calibrate("few_shot" if wildcards["folder"] == "few_shot" else "one_shot", common=common)
     elif stage == "oneshot":
         stages.oneshot(subject, common.pipeline().personalised[wildcards["folder"]], common)
     elif stage == "evaluate":

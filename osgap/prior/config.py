@@ -266,8 +266,8 @@ class PriorConfig(Section):
         if self.architecture == "surface" and (self.backbone.path is None) != (self.backbone.sha256 is None):
             given, missing = ("path", "sha256") if self.backbone.sha256 is None else ("sha256", "path")
             raise ValueError(
-                f"backbone.{given} is {getattr(self.backbone, given)}, but backbone.{missing} is missing: name the file "
-                f"and its SHA-256 (sha256sum), or neither for random weights"
+                f"backbone.{given} is {getattr(self.backbone, given)}, but backbone.{missing} is missing: name the "
+                f"file and its SHA-256 (sha256sum), or neither for random weights"
             )
         return self
 
@@ -358,8 +358,8 @@ class OneShotConfig(Section):
     geometry_rate: float = Field(0.2, ge=0, le=1)
     """Step size of positions, rotations, scales and opacities, relative to that of colours [fraction]."""
     motion_rate: float = Field(0.03, ge=0)
-    """Adam's step size for the motion at the photographs' moments [`tracking`'s standard deviations]; 0 leaves it as
-    it was tracked."""
+    """Adam's step size for the motion at the photographs' moments, in units of `tracking` [standard deviations]; 0
+    leaves it as it was tracked."""
     tracking: TrackingError = TrackingError()
     losses: RenderLosses = RenderLosses(alpha=3)
     """Colours are compared where the mask is, coverage everywhere: hence the larger `alpha`."""

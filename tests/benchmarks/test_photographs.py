@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STUDY = str(REPOSITORY / "profiles/study/study.yaml")
 VARIANTS = {
     "priors": {"published": {}, "short": {"prior": {"steps": 2}}},
-    "personalisations": {"default": {}, "gentle": {"oneshot": {"map_steps": 1}}},
+    "personalisations": {"default": {}, "gentle": {"oneshot": {"steps": 1}}},
 }
 
 
@@ -65,7 +65,7 @@ def test_every_prior_with_every_personalisation_is_an_experiment(configured: Cal
     ]
     assert [*pipeline.experiments] == [variant.name for variant in variants]
     short = pipeline.run("short-gentle-run2").config
-    assert (short.prior.steps, short.oneshot.map_steps, short.seed) == (2, 1, 1)
+    assert (short.prior.steps, short.oneshot.steps, short.seed) == (2, 1, 1)
     assert pipeline.run("published-default").layout == pipeline.run(None).layout  # what changes nothing has no folder
     trained = [job for job in jobs(pipeline) if job.stage == "train"]
     assert len(trained) == 4  # two priors, two seeds: personalisations share them
@@ -134,7 +134,7 @@ def test_a_setting_makes_undone_what_depends_on_it_alone(configured: Callable[..
         listed, ledger = jobs_and_ledger("--set", *arguments)
         return {job.stage for job in listed if not ledger.is_done(job)}
 
-    assert undone("oneshot.map_steps=7") == {"oneshot", "evaluate"}
+    assert undone("oneshot.steps=7") == {"calibrate", "oneshot", "evaluate"}
     assert undone("prior.warmup=7") == {"train", "oneshot", "evaluate"}
     assert undone("fit.iterations=7") == {"fit", "bake", "train", "oneshot", "evaluate"}
     assert undone("prior.workers=3") == set()
@@ -299,7 +299,7 @@ TINY = [
     *("--config", str(REPOSITORY / "profiles/demo/demo.yaml"), "--people", "1", "1", "--side-by-side", "1"),
     *("--cores", "1", "--set", "synthetic={width: 64, height: 88, timesteps_per_sequence: 2}"),
     *("--set", "fit={uv_size: 32, iterations: 4}", "--set", "prior={steps: 3, warmup: 1, sources: 1, targets: 1}"),
-    *("--set", "oneshot={network_steps: 1, map_steps: 2}"),
+    *("--set", "oneshot={steps: 2}"),
 ]
 
 

@@ -70,7 +70,7 @@ def test_work_grows_with_what_the_config_asks_for(tmp_path: Path) -> None:
     more = {
         "fit": full(tmp_path, 2, 1, fit={"iterations": 12_000}),
         "train": full(tmp_path, 2, 1, prior={"steps": 200_000}),
-        "oneshot": full(tmp_path, 2, 1, oneshot={"network_steps": 80, "map_steps": 320}),
+        "oneshot": full(tmp_path, 2, 1, oneshot={"steps": 200}),
         "video": full(tmp_path, 2, 1, report={"video_seconds": 8.0}),
     }
     for stage, doubled in more.items():

@@ -129,7 +129,7 @@ def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny_oneshot() -> OneShotConfig:
-    return OneShotConfig(network_steps=4, map_steps=6, checkpoint_every=3)
+    return OneShotConfig(steps=10, checkpoint_every=3)
 
 
 def _write_head(folder: Path) -> HeadAssets:

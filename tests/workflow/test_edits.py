@@ -23,7 +23,7 @@ PICTURES = {**FIGURES, "video": 1}
 EVALUATION = {"evaluate": 4, "tables": 1}
 AFTER_ONESHOT = {"evaluate": 2, "tables": 1, **PICTURES}
 """Of the prior's answer and of the personalised avatar, which one job makes."""
-AFTER_TRAINING = {"oneshot": 1, **AFTER_ONESHOT, "evaluate": 3}
+AFTER_TRAINING = {"calibrate": 1, "oneshot": 1, **AFTER_ONESHOT, "evaluate": 3}
 AFTER_FITS = {"bake": 2, "train": 1, **AFTER_TRAINING, "evaluate": 4}
 AFTER_IMPORT = {"fit": 3, **AFTER_FITS}
 EVERYTHING = {"synthetic_person": 3, "download": 3, "import_tracking": 3, **AFTER_IMPORT}
@@ -87,6 +87,11 @@ EDITS = [
         {"oneshot": 1, **AFTER_ONESHOT},
         texts=appended("osgap/prior/personalisation/stage.py"),
     ),
+    Edit(
+        "code of the calibration",
+        {"calibrate": 1, "oneshot": 1, **AFTER_ONESHOT},
+        texts=appended("osgap/prior/calibration/search.py"),
+    ),
     Edit("code of the evaluation", EVALUATION, texts=appended("osgap/evaluation/stage.py")),
     Edit(
         "code of the tables' numbers",
@@ -102,10 +107,14 @@ EDITS = [
     Edit("one seed for all", {"synthetic_head": 1, **EVERYTHING}, config={"seed": 1}),
     Edit("iterations of the fit", AFTER_IMPORT, config={"fit": {"iterations": 41}}),
     Edit("steps of the training", {"train": 1, **AFTER_TRAINING}, config={"prior": {"steps": 13}}),
-    Edit("steps of personalisation", {"oneshot": 1, **AFTER_ONESHOT}, config={"oneshot": {"map_steps": 9}}),
+    Edit(
+        "steps of personalisation",
+        {"calibrate": 1, "oneshot": 1, **AFTER_ONESHOT},
+        config={"oneshot": {"steps": 9}},
+    ),
     Edit(
         "more supervision",
-        {"oneshot": 1, "evaluate": 1, "tables": 1, "person_figure": 1, "cross_figure": 1},
+        {"calibrate": 1, "oneshot": 1, "evaluate": 1, "tables": 1, "person_figure": 1, "cross_figure": 1},
         config={"oneshot": {"supervision": ["one_shot", "few_shot"]}},
     ),
     Edit("frames of cross-reenactment", {"cross_figure": 1}, config={"evaluation": {"cross_frames": 3}}),
@@ -149,13 +158,13 @@ EDITS = [
     # experiments
     Edit(
         "an experiment beside the config as it is",
-        {"train": 1, "oneshot": 1, "evaluate": 3, "tables": 1, **PICTURES, "ablation": 1},
+        {"train": 1, "calibrate": 1, "oneshot": 1, "evaluate": 3, "tables": 1, **PICTURES, "ablation": 1},
         config={"experiments": {"full": {}, "short": {"prior": {"steps": 8}}}},
     ),
     Edit(
         "an experiment of personalisation alone",
-        {"oneshot": 1, "evaluate": 2, "tables": 1, **PICTURES, "ablation": 1},
-        config={"experiments": {"full": {}, "longer": {"oneshot": {"map_steps": 9}}}},
+        {"calibrate": 1, "oneshot": 1, "evaluate": 2, "tables": 1, **PICTURES, "ablation": 1},
+        config={"experiments": {"full": {}, "longer": {"oneshot": {"steps": 9}}}},
     ),
     # files and machine
     Edit("a table that is gone", {"tables": 1}, deleted=("tables/novel_view.csv",)),

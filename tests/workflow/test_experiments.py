@@ -46,7 +46,7 @@ OVERLAYS = st.fixed_dictionaries(
             supervision=[["one_shot", "few_shot"], ["few_shot"], [*SUPERVISIONS]],
             few_shot_photos=[3, 5],
             frames_per_step=[4, 8],
-            map_steps=[160, 20],
+            steps=[100, 20],
         ),
         "evaluation": keys(cross_frames=[8, 4]),
     },
@@ -83,7 +83,7 @@ def files(run: Pipeline) -> list[Path]:
         ({"prior": {"steps": 10}}, PARTS - {"metrics/fit"}),
         ({"prior": {"losses": {"ssim": 0.5}}}, PARTS - {"metrics/fit"}),
         ({"seed": 1}, PARTS - {"metrics/fit"}),
-        ({"oneshot": {"map_steps": 20}}, PARTS - {"prior", "metrics/mean_avatar", "metrics/fit"}),
+        ({"oneshot": {"steps": 20}}, PARTS - {"prior", "metrics/mean_avatar", "metrics/fit"}),
         ({"oneshot": {"few_shot_photos": 5}}, {"few_shot", "metrics/few_shot", "report"}),
         ({"oneshot": {"frames_per_step": 8}}, {"all_frames", "metrics/all_frames"}),
         ({"oneshot": {"supervision": ["one_shot"]}}, {"report"}),
@@ -172,7 +172,7 @@ def test_one_more_experiment_at_the_end_moves_nothing(overlays: list[dict[str, A
 
 def test_an_experiment_shares_with_the_config_before_others_and_with_the_first_of_those() -> None:
     short, long = {"prior": {"steps": 10}}, {"prior": {"steps": 90}}
-    runs = pipeline([short, {}, long, short, {**long, "oneshot": {"map_steps": 20}}]).experiments
+    runs = pipeline([short, {}, long, short, {**long, "oneshot": {"steps": 20}}]).experiments
     assert own(runs["e1"]) == set()
     assert set(runs["e1"].layout.places.values()) == set()
     assert set(runs["e3"].layout.places.values()) == {"experiments/e0/"}
@@ -242,7 +242,7 @@ def test_everything_of_all_experiments_is_a_target_once() -> None:
             {"e1": {"prior": {"losses": {"ssmi": 1}}}},
             r"experiments\.e1\.prior\.losses\.ssmi: unknown key; did you mean `ssim`",
         ),
-        ({"e1": {"oneshot": {"map_steps": "many"}}}, r'experiments\.e1\.oneshot\.map_steps: found "many"'),
+        ({"e1": {"oneshot": {"steps": "many"}}}, r'experiments\.e1\.oneshot\.steps: found "many"'),
         ({"e1": {"evaluation": {"cross_frames": 0}}}, r"experiments\.e1\.evaluation\.cross_frames: found 0"),
         ({"e1": {"fit": {"iterations": 1}}}, r"experiments\.e1\.fit: unknown key"),
         ({"e1": {"seed": -1}}, r"experiments\.e1\.seed: found -1"),
@@ -277,12 +277,12 @@ def test_two_experiments_are_one_set_of_fits_two_trainings_and_one_table(tmp_pat
     assert two["ablation"] == 1
     for rule in ("synthetic_head", "synthetic_person", "download", "import_tracking", "fit", "bake"):
         assert two[rule] == one[rule], rule
-    for rule in ("train", "oneshot", "tables", "overview", "person_figure", "cross_figure", "video"):
+    for rule in ("train", "calibrate", "oneshot", "tables", "overview", "person_figure", "cross_figure", "video"):
         assert two[rule] == 2 * one[rule], rule
     assert two["evaluate"] == 2 * one["evaluate"] - 1, "the test person's fit is measured once"
     more = checkout.planned("--config", THREE)
     added = {rule: more[rule] - count for rule, count in two.items() if more[rule] != count}
-    again = ("train", "oneshot", "tables", "overview", "person_figure", "cross_figure", "video")
+    again = ("train", "calibrate", "oneshot", "tables", "overview", "person_figure", "cross_figure", "video")
     assert added == {**{rule: one[rule] for rule in again}, "evaluate": one["evaluate"] - 1}
 
 
@@ -291,6 +291,7 @@ def test_a_finished_run_becomes_an_experiment_and_only_the_other_is_made(checkou
     """What was made without experiments is what an experiment without changes shares."""
     assert checkout.planned("--config", TWO) == {
         "train": 1,
+        "calibrate": 1,
         "oneshot": 1,
         "evaluate": 3,
         "tables": 1,

@@ -34,7 +34,7 @@ SETTINGS = {
         "precision": "32-true",
         "workers": 0,
     },
-    "oneshot": {"network_steps": 2, "map_steps": 6},
+    "oneshot": {"steps": 8, "calibration_people": 1},
     "report": {"video_seconds": 0.5, "video_scale": 0.5},
 }
 

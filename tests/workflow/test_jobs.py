@@ -39,7 +39,7 @@ planned.main(sys.argv[1], sys.argv[2:])
 EXPERIMENTS = {
     "plain": {},
     "wide": {"prior": {"sources": 2}},
-    "long": {"oneshot": {"map_steps": 16}},
+    "long": {"oneshot": {"steps": 16}},
     "everything": {"oneshot": {"supervision": ["few_shot", "all_frames"]}, "seed": 3},
 }
 

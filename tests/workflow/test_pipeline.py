@@ -206,7 +206,7 @@ def test_the_run_has_the_methods_of_its_supervision(supervision: list[str], meth
         ({"supervision": ["two_shot"]}, "oneshot.supervision.0"),
         ({"supervision": []}, "oneshot.supervision"),
         ({"supervision": ["few_shot", "few_shot"]}, "few_shot stands more than once"),
-        ({"optimise": ["hair"]}, "oneshot.optimise.0"),
+        ({"tracking": {"hair": 1}}, "oneshot.tracking.hair"),
         ({"few_shot_photos": 1}, "oneshot.few_shot_photos"),
     ],
 )

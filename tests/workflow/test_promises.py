@@ -196,7 +196,7 @@ def test_one_subjects_entry_changes_its_branch(checkout: Checkout) -> None:
 
 
 def test_one_stages_config_changes_what_follows_it(checkout: Checkout) -> None:
-    planned = checkout.planned("--config", "oneshot={map_steps: 9}")
+    planned = checkout.planned("--config", "oneshot={steps: 9}")
     assert set(planned) == {"oneshot", "evaluate", *REPORT_RULES}
     planned = checkout.planned("--config", "report={figure_scale: 3}")
     assert planned == {"person_figure": 1, "cross_figure": 1, "overview": 1}
@@ -215,9 +215,9 @@ def test_why_names_keys_and_modules(checkout: Checkout) -> None:
     arguments = ["--profile", "profiles/demo", "--configfile", "profiles/demo/demo.yaml", "profiles/demo/reduced.yaml"]
     assert "up to date" in checkout.run("osgap.cli", "why", *arguments).stdout
     checkout.edit("osgap/evaluation/measure.py")
-    text = checkout.run("osgap.cli", "why", *arguments, "--config", "oneshot={map_steps: 9}").stdout
+    text = checkout.run("osgap.cli", "why", *arguments, "--config", "oneshot={steps: 9}").stdout
     assert "code osgap.evaluation.measure changed" in text
-    assert "config oneshot.map_steps: 8 -> 9" in text
+    assert "config oneshot.steps: 12 -> 9" in text
 
 
 def test_deleting_results_and_rebuilding_gives_the_same_bytes(checkout: Checkout, tmp_path: Path) -> None:

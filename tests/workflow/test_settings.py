@@ -39,7 +39,7 @@ BASE: dict[str, Any] = {
     "synthetic": {},
     "prior": {"weights": WEIGHTS, "vgg": WEIGHTS, "refiner": {}, "backbone": WEIGHTS},
     "evaluation": {"lpips": {"alex": WEIGHTS, "vgg": WEIGHTS}},
-    "experiments": {EXPERIMENT: {"oneshot": {"map_steps": 9}}},
+    "experiments": {EXPERIMENT: {"oneshot": {"steps": 9}}},
 }
 """Every section is there, and every key of a person's entry."""
 
@@ -101,7 +101,7 @@ TABLE: dict[str, str] = {
         fit.learning_rates.position_final fit.learning_rates.color fit.learning_rates.opacity
         fit.learning_rates.scale fit.learning_rates.rotation fit.learning_rates.pose fit.learning_rates.translation
         fit.learning_rates.expression fit.learning_rates.final_fraction fit.losses.ssim fit.losses.position
-        fit.losses.position_threshold fit.losses.scale fit.losses.scale_threshold fit.losses.anchor
+        fit.losses.position_threshold fit.losses.scale fit.losses.scale_threshold fit.losses.anchor fit.losses.coverage
     """,
     "train": """
         prior.architecture prior.photographs prior.surface.input_size prior.surface.widths prior.surface.blocks
@@ -119,12 +119,14 @@ TABLE: dict[str, str] = {
     """,
     "tables person_figure cross_figure": "oneshot.supervision",
     "few_shot": "oneshot.few_shot_photos",
-    "all_frames": "oneshot.frames_per_step",
+    "all_frames": "oneshot.frames_per_step oneshot.all_frames_steps",
     "one_shot few_shot all_frames": """
-        oneshot.optimise oneshot.latent_rate oneshot.network_steps oneshot.map_steps oneshot.network_rate
-        oneshot.map_rate oneshot.geometry_rate oneshot.prior oneshot.smooth oneshot.mirror oneshot.seen
-        oneshot.shift oneshot.losses.l1 oneshot.losses.ssim oneshot.losses.alpha oneshot.losses.position
-        oneshot.losses.position_threshold oneshot.losses.scale oneshot.losses.scale_threshold
+        oneshot.steps oneshot.network_steps oneshot.network_rate oneshot.map_rate oneshot.geometry_rate oneshot.prior
+        oneshot.smooth oneshot.seen oneshot.alike oneshot.held_out oneshot.calibration_people oneshot.motion
+        oneshot.motion_rate oneshot.tracking.rotation oneshot.tracking.translation oneshot.tracking.neck_pose
+        oneshot.tracking.jaw_pose oneshot.tracking.eyes_pose oneshot.tracking.expr oneshot.losses.l1
+        oneshot.losses.ssim oneshot.losses.alpha oneshot.losses.position oneshot.losses.position_threshold
+        oneshot.losses.scale oneshot.losses.scale_threshold
     """,
     "cross_figure": "evaluation.cross_frames",
     "evaluate": "evaluation.lpips.alex.sha256 evaluation.lpips.vgg.sha256",
@@ -151,7 +153,7 @@ VALUES: dict[str, Any] = {
     "prior.validation": ["101"],
     "oneshot.supervision": ["one_shot", "few_shot"],
     "experiments.ID.prior": {"steps": 7},
-    "experiments.ID.oneshot": {"map_steps": 7},
+    "experiments.ID.oneshot": {"steps": 7},
     "experiments.ID.evaluation": {"cross_frames": 7},
 }
 """Where none is found by trying."""

@@ -164,7 +164,7 @@ def test_a_published_network_becomes_a_prior_without_training(world: Any, tmp_pa
     made = OneShotOutputs(
         folder, folder / "prior", folder / "saw.json", folder / "preview.png", tmp_path / "checkpoints"
     )
-    oneshot.run(OneShotConfig(network_steps=0, map_steps=2), None, given, made, subject="grey", seed=0)
+    oneshot.run(OneShotConfig(steps=2), None, given, made, subject="grey", seed=0)
     assert len(Avatar.load(folder).attributes) == len(world.binding)
 
 
