@@ -266,8 +266,8 @@ class PriorConfig(Section):
         if self.architecture == "surface" and (self.backbone.path is None) != (self.backbone.sha256 is None):
             given, missing = ("path", "sha256") if self.backbone.sha256 is None else ("sha256", "path")
             raise ValueError(
-                f"backbone.{given} is {getattr(self.backbone, given)}, but backbone.{missing} is missing: name the "
-                f"file and its SHA-256 (sha256sum), or neither for random weights"
+                f"backbone.{given} is {getattr(self.backbone, given)}, but backbone.{missing} is missing: give "
+                f"the file and its SHA-256 (sha256sum), or neither for random weights"
             )
         return self
 
