@@ -22,15 +22,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
 from benchmarks.prior import forward_flops
-from osgap.prior.config import BackboneConfig
 from osgap.prior.network.backbone import Backbone
+from osgap.prior.network_config import BackboneConfig
 
 NAMES = ("resnet18", "resnet34", "resnet50", "mit_b0", "mit_b1", "mit_b2", "tu-vit_small_patch14_dinov2")
 
 _PROCESS = """
 import json, sys, time
 import torch
-from osgap.prior.config import BackboneConfig
+from osgap.prior.network_config import BackboneConfig
 from osgap.prior.network.backbone import Backbone
 
 def seconds(device):

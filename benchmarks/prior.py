@@ -67,10 +67,11 @@ from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.model import HeadModel
 from osgap.head.texels import TexelBinding, bind_texels
-from osgap.prior.config import EncoderConfig, OneShotConfig, PriorConfig, TrainingLosses
+from osgap.prior.config import OneShotConfig, PriorConfig, TrainingLosses
 from osgap.prior.mean import load_maps
 from osgap.prior.network.model import GaussianPrior, save_prior
 from osgap.prior.network.published import published_decoder
+from osgap.prior.network_config import EncoderConfig
 from osgap.prior.personalisation.answer import answering
 from osgap.prior.personalisation.strength import Strength
 from osgap.prior.personalisation.trials import personalised

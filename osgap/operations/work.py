@@ -25,7 +25,8 @@ from collections.abc import Callable
 from nersemble_data.constants import AVERAGE_GB_PER_VIDEO, SERIALS
 
 from osgap.operations.space import SYNTHETIC_RAW_PER_PIXEL, frame_count, frame_pixels
-from osgap.prior.config import EncoderConfig, OneShotConfig, PriorConfig, Supervision, SurfaceConfig
+from osgap.prior.config import OneShotConfig, PriorConfig, Supervision
+from osgap.prior.network_config import EncoderConfig, SurfaceConfig
 from osgap.workflow.jobs import Job
 from osgap.workflow.pipeline import Pipeline
 

@@ -18,10 +18,10 @@ import torch
 from osgap.capture.store import CaptureStore
 from osgap.head.texels import bind_texels
 from osgap.metrics import lpips
-from osgap.prior.config import EncoderConfig
 from osgap.prior.mean import load_maps
 from osgap.prior.network.encoder import ImageEncoder
 from osgap.prior.network.published import published_decoder
+from osgap.prior.network_config import EncoderConfig
 from osgap.runtime.provenance import file_digest
 from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import CHANNELS, N_CHANNELS

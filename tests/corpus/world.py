@@ -23,8 +23,8 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.params import MOTION_WIDTHS, FlameParams, save_flame_param
 from osgap.head.texels import bind_texels
-from osgap.prior.config import EncoderConfig
 from osgap.prior.network.model import GaussianPrior, save_prior
+from osgap.prior.network_config import EncoderConfig
 from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import Avatar

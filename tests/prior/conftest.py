@@ -20,7 +20,8 @@ from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
-from osgap.prior.config import AugmentConfig, EncoderConfig, OneShotConfig, PriorConfig
+from osgap.prior.config import AugmentConfig, OneShotConfig, PriorConfig
+from osgap.prior.network_config import EncoderConfig
 from osgap.runtime.gpus import using
 from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh

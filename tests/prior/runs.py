@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from osgap.prior.config import BackboneConfig, PriorConfig
+from osgap.prior.config import PriorConfig
+from osgap.prior.network_config import BackboneConfig
 from osgap.prior.training.stage import TrainInputs, TrainOutputs
 from osgap.runtime.artifacts import atomic_path
 
@@ -36,7 +37,8 @@ import json, logging, sys
 from pathlib import Path
 import torch
 from osgap.head.config import HeadAssets
-from osgap.prior.config import BackboneConfig, PriorConfig
+from osgap.prior.config import PriorConfig
+from osgap.prior.network_config import BackboneConfig
 from osgap.prior.training.stage import TrainInputs, TrainOutputs, run
 from osgap.runtime.gpus import use
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from osgap.capture.store import CaptureStore
 from osgap.metrics import lpips
 from osgap.metrics.image_metrics import ssim
-from osgap.prior.config import PriorConfig, RefinerConfig, TrainingLosses
+from osgap.prior.config import PriorConfig, TrainingLosses
 from osgap.prior.losses import image_terms, load_perceptual, map_terms, masked_l1
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.refiner import Refiner
+from osgap.prior.network_config import RefinerConfig
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Batch, TrainingSamples
 from osgap.prior.training.objective import training_loss

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from osgap.prior.config import SUPERVISIONS
+from osgap.prior.config import SUPERVISIONS, Supervision
 from osgap.workflow.config import Config, deep_merge, load_config, validate
 from osgap.workflow.pipeline import Pipeline
 from osgap.workflow.reference import ANY, Key, keys
@@ -47,7 +47,7 @@ BASE: dict[str, Any] = {
 def told(config: Config, subject: str = OTHER) -> dict[str, str]:
     """The settings of one job of each kind, as the rules ask for them."""
     pipeline = Pipeline(config)
-    drawn = ("oneshot", "figure", "video")
+    drawn = ("calibrate", "oneshot", "figure", "video")
     jobs = {stage: pipeline.settings(stage, subject) for stage in STAGES if stage not in drawn}
     jobs |= {name: pipeline.settings("oneshot", subject, supervision=name) for name in SUPERVISIONS}
     jobs["person_figure"] = pipeline.settings("figure", subject, keys=["report.expressions"])
@@ -282,6 +282,14 @@ def test_a_job_has_the_config_that_it_uses(stage: str, subject: str) -> None:
         assert getattr(job.subjects.entry(subject), name) == getattr(config.subjects.entry(subject), name)
     assert job.flame == config.flame
     assert job.capture.connections == 3
+
+
+@pytest.mark.parametrize("supervision", ["one_shot", "few_shot"])
+def test_a_calibration_is_told_what_the_avatars_are_told(supervision: Supervision) -> None:
+    """It personalises with the same settings, but for nobody's own photograph."""
+    pipeline = Pipeline(validate(deep_merge(BASE, {"oneshot": {"steps": 7, "few_shot_photos": 4}})))
+    avatar = json.loads(pipeline.settings("oneshot", OTHER, supervision=supervision))
+    assert json.loads(pipeline.settings("calibrate", supervision=supervision)) == avatar
 
 
 def test_where_files_lie_is_in_no_settings() -> None:

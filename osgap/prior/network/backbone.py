@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from osgap.prior.config import BackboneConfig
 from osgap.prior.network.resnet import RESNETS, ResNet
+from osgap.prior.network_config import BackboneConfig
 from osgap.runtime.errors import UserError
 
 TIMM = "tu-"

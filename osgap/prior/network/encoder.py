@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap.prior.config import EncoderConfig
 from osgap.prior.network.attention import as_autocast, attend, is_half_on_cuda
+from osgap.prior.network_config import EncoderConfig
 
 COLOR_CHANNELS = 3
 COORDINATE_CHANNELS = 2

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap.prior.config import (
+from osgap.prior.network.decoder import UVDecoder
+from osgap.prior.network.encoder import ImageEncoder
+from osgap.prior.network.refiner import Refiner
+from osgap.prior.network.surface import SurfaceEncoder, on_texels
+from osgap.prior.network_config import (
     BackboneConfig,
     EncoderConfig,
     NetworkConfig,
@@ -19,10 +23,6 @@ from osgap.prior.config import (
     SurfaceConfig,
     SurfaceNetwork,
 )
-from osgap.prior.network.decoder import UVDecoder
-from osgap.prior.network.encoder import ImageEncoder
-from osgap.prior.network.refiner import Refiner
-from osgap.prior.network.surface import SurfaceEncoder, on_texels
 from osgap.prior.photographs import Photographs
 from osgap.prior.posing import white
 from osgap.prior.surface import SurfaceViews

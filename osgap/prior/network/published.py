@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osgap.prior.config import EncoderConfig
 from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.encoder import COLOR_CHANNELS, ImageEncoder
+from osgap.prior.network_config import EncoderConfig
 from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile, read_weights, some, tensors_by_name
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0

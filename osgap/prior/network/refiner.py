@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap.prior.config import RefinerConfig
+from osgap.prior.network_config import RefinerConfig
 from osgap.splat.render import Rendered
 
 _LEVELS = 2  # halvings of the image size; each doubles the channels

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap.prior.config import SurfaceNetwork
 from osgap.prior.network.attention import as_autocast, is_half_on_cuda
 from osgap.prior.network.backbone import Backbone
 from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.encoder import AttentionBlock, initialise
+from osgap.prior.network_config import SurfaceNetwork
 from osgap.prior.photographs import Photographs
 from osgap.prior.surface import SurfaceViews
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0

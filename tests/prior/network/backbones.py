@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osgap.prior.config import BackboneConfig
 from osgap.prior.network.backbone import Backbone
 from osgap.prior.network.backbone_weights import load_weights
+from osgap.prior.network_config import BackboneConfig
 from osgap.runtime.weights import WeightFile
 
 KEY = "prior.backbone"

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from osgap.prior.config import BackboneConfig, PriorConfig
+from osgap.prior.config import PriorConfig
 from osgap.prior.network.backbone import Backbone
+from osgap.prior.network_config import BackboneConfig
 from osgap.runtime.errors import UserError
 from prior.network.backbones import MEAN, STD, agree, images, lived, loaded, normalised
 
@@ -187,7 +188,8 @@ def test_a_resnet_waits_neither_for_its_library_nor_for_torchs_compiler() -> Non
     """Each takes as long to import as all that an avatar needs besides."""
     program = """
 import sys, torch
-from osgap.prior.config import BackboneConfig, PriorConfig
+from osgap.prior.config import PriorConfig
+from osgap.prior.network_config import BackboneConfig
 from osgap.prior.network.backbone import Backbone
 for device in ("meta", "cpu"):
     with torch.device(device):

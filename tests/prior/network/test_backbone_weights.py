@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from osgap.prior.config import BackboneConfig
 from osgap.prior.network.backbone import Backbone
 from osgap.prior.network.backbone_weights import load_weights
 from osgap.prior.network.resnet import RESNETS
+from osgap.prior.network_config import BackboneConfig
 from osgap.runtime.errors import UserError
 from osgap.runtime.weights import WeightFile
 from prior.network.backbones import KEY, MEAN, STD, agree, images, lived, loaded, normalised, written

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from osgap.prior.config import EncoderConfig
 from osgap.prior.losses import masked_l1
 from osgap.prior.network.decoder import UVDecoder, residual_scales
 from osgap.prior.network.model import GaussianPrior, load_prior, save_prior
+from osgap.prior.network_config import EncoderConfig
 from osgap.prior.photographs import Photographs
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError

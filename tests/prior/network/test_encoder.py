@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap.prior.config import EncoderConfig
 from osgap.prior.network import attention
 from osgap.prior.network import encoder as encoders
 from osgap.prior.network.encoder import ImageEncoder, with_coordinates
+from osgap.prior.network_config import EncoderConfig
 
 SMALL = EncoderConfig(
     input_size=32, width=8, token_width=32, residual_blocks=(1, 1), attention_blocks=1, heads=2, dilations=(1, 2, 3)

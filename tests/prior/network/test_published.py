@@ -17,9 +17,9 @@ from segmentation_models_pytorch.encoders.mix_transformer import Block, OverlapP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osgap.prior.config import EncoderConfig
 from osgap.prior.network.encoder import ImageEncoder
 from osgap.prior.network.published import encoder_weights, layer_names, published_decoder, read_published
+from osgap.prior.network_config import EncoderConfig
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import file_digest
 from osgap.runtime.seeds import derive_seed

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from osgap.prior.config import PriorConfig, RefinerConfig
+from osgap.prior.config import PriorConfig
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import residual_scales
 from osgap.prior.network.model import GaussianPrior, Predictor, load_prior, save_prior
 from osgap.prior.network.refiner import Refiner
+from osgap.prior.network_config import RefinerConfig
 from osgap.prior.posing import Rig, white
 from osgap.prior.training.data import Assembly, Batch, TrainingSamples
 from osgap.prior.training.objective import training_loss

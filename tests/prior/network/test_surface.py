@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from osgap.capture.store import CaptureStore
-from osgap.prior.config import BackboneConfig, EncoderConfig, NetworkConfig, PriorConfig, SurfaceConfig, SurfaceNetwork
+from osgap.prior.config import PriorConfig
 from osgap.prior.mean import load_maps
 from osgap.prior.network.backbone import Backbone
 from osgap.prior.network.model import GaussianPrior, fusion_weights, load_prior, save_prior
 from osgap.prior.network.surface import Fusion, SeenTexels, SurfaceEncoder, on_texels
+from osgap.prior.network_config import BackboneConfig, EncoderConfig, NetworkConfig, SurfaceConfig, SurfaceNetwork
 from osgap.prior.photographs import Photographs, photographs
 from osgap.prior.posing import Rig
 from osgap.prior.surface import SurfaceViews

@@ -22,10 +22,11 @@ import torch
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
 from osgap.metrics.image_metrics import psnr
-from osgap.prior.config import EncoderConfig, OneShotConfig, Supervision
+from osgap.prior.config import OneShotConfig, Supervision
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import residual_scales
 from osgap.prior.network.model import GaussianPrior, load_prior, save_prior
+from osgap.prior.network_config import EncoderConfig
 from osgap.prior.personalisation.answer import answering
 from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run

@@ -15,11 +15,12 @@ import torch
 from pydantic import ValidationError
 
 from osgap.capture.store import CaptureStore
-from osgap.prior.config import AugmentConfig, EncoderConfig, OneShotConfig, PriorConfig
+from osgap.prior.config import AugmentConfig, OneShotConfig, PriorConfig
 from osgap.prior.mean import load_maps, mean_avatar
 from osgap.prior.network.encoder import ImageEncoder
 from osgap.prior.network.model import load_prior
 from osgap.prior.network.published import layer_names, published_decoder
+from osgap.prior.network_config import EncoderConfig
 from osgap.prior.personalisation import stage as oneshot
 from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs
 from osgap.prior.photographs import Photographs
