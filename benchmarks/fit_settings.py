@@ -76,7 +76,7 @@ def fit_once(
     fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder), Key("none")) as checkpoints:
         optimise(config, fit, store, splits["train"], derive_seed(seed, "fit", store.subject), checkpoints)
-    attributes = fit.sealed()
+    attributes = fit.attributes.detach()
     seconds = clock() - start
     avatar = Avatar(attributes, binding.faces, fit.params)
     numbers = [measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")]

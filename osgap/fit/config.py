@@ -57,10 +57,9 @@ class LossWeights(Section):
     anchor: float = Field(default=0.0, ge=0)
     """Weight of the pull towards the initial attributes [factor]. It decides where images say nothing (inside the
     mouth, back of the head), so that the maps of different people can be compared and averaged there."""
-    coverage: float = Field(default=1.0, ge=0)
-    """Weight of the hinge that keeps the surface closed [factor]: the mean lack of alpha inside the head's silhouette,
-    from random directions above the shoulders (`osgap.splat.coverage`). Above 0, what is still open at the end is
-    closed."""
+    coverage: float = Field(default=0.03, ge=0)
+    """Weight of the hinge that keeps the surface closed [factor]: the lack of alpha inside the head's silhouette, mean
+    over the pixels where something shows through, from random directions above the shoulders."""
 
 
 class FitConfig(Section):

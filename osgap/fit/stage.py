@@ -110,7 +110,7 @@ def _fit(
     fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
     start = time.perf_counter()
     losses = optimise(config, fit, store, splits["train"], derive_seed(provenance.seed, "fit", subject), checkpoints)
-    avatar = Avatar(fit.sealed(), binding.faces, fit.params)
+    avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
     optimised = time.perf_counter()
 
     metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
