@@ -62,6 +62,8 @@ class Subject:
     """`[C]`."""
     train: np.ndarray
     """`[M, 2]` int64 (timestep, camera) that may be looked at."""
+    lift: Tensor | None = None
+    """`[N]` metres, how far above the surface the Gaussians start, see `osgap.fit.hull.lifts`. Default is 0."""
 
 
 class Fit:
@@ -79,7 +81,9 @@ class Fit:
         self._row[self.timesteps] = np.arange(len(self.timesteps))
         tracked = subject.params.select(self.timesteps)
         rest = self._person.vertices(tracked.select([0]))[0]
-        self._initial = initial_attributes(subject.head, subject.binding, rest, config.initial_opacity).channels
+        self._initial = initial_attributes(
+            subject.head, subject.binding, rest, config.initial_opacity, subject.lift
+        ).channels
         self._closed = closed_faces(subject.head.faces, subject.head.masks)
         self._picture_size = picture_size(rest, subject.cameras)
         motion = torch.cat([tracked.motion[name] for name in MOTION_WIDTHS], dim=1)

@@ -160,11 +160,13 @@ def test_the_loss_is_the_mean_lack_of_alpha_where_it_lacks(ball: Ball) -> None:
     torch.testing.assert_close(nothing, torch.full((3,), TARGET))
     opaque = GaussianAttributes(ball.attributes.channels.clone())
     opaque.channels[:, CHANNELS["opacity"]] = 6
-    opaque.channels[:, CHANNELS["scale"]] += 0.3
+    opaque.channels[:, CHANNELS["scale"]] += 1.2
     assert not coverage_loss(opaque, heads, ball.bound, ball.head.faces, 0, SIZE).any()
-    opaque.channels[ball.directions[:, 0] > 0, CHANNELS["opacity"]] = -30  # one half of it is as open as nothing
-    half = coverage_loss(opaque, heads, ball.bound, ball.head.faces, 0, SIZE)
-    assert half.min() > 0.5 * TARGET
+    # A small hole weighs as much as a large one.
+    small = ball.with_hole(torch.tensor([0.0, 1, 0]), 0.35, -30)
+    small.channels[ball.directions[:, 1] < -0.5, CHANNELS["opacity"]] = -30
+    many = ball.vertices.expand(16, -1, -1)
+    assert coverage_loss(small, many, ball.bound, ball.head.faces, 0, SIZE).max() > 0.3
 
 
 def test_the_loss_closes_holes_and_leaves_the_head_alone(ball: Ball) -> None:
