@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 from osgap.capture.store import CaptureStore
 from osgap.fit.config import FitConfig
 from osgap.fit.measure import measure
-from osgap.fit.optimise import Fit, Subject, optimise
+from osgap.fit.optimise import Fit, optimise
+from osgap.fit.stage import subject_of
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
@@ -73,10 +74,10 @@ def fit_once(
     binding = bind_texels(head.uvs.cpu(), head.uv_faces.cpu(), config.uv_size).to(device)
     cameras = store.cameras.to(device)
     start = clock()
-    fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
+    fit = Fit(config, subject_of(config, store, splits["train"], head, binding, cameras))
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder), Key("none")) as checkpoints:
         optimise(config, fit, store, splits["train"], derive_seed(seed, "fit", store.subject), checkpoints)
-    attributes = fit.sealed()
+    attributes = fit.attributes.detach()
     seconds = clock() - start
     avatar = Avatar(attributes, binding.faces, fit.params)
     numbers = [measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")]

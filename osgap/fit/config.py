@@ -57,10 +57,9 @@ class LossWeights(Section):
     anchor: float = Field(default=0.0, ge=0)
     """Weight of the pull towards the initial attributes [factor]. It decides where images say nothing (inside the
     mouth, back of the head), so that the maps of different people can be compared and averaged there."""
-    coverage: float = Field(default=1.0, ge=0)
-    """Weight of the hinge that keeps the surface closed [factor]: the mean lack of alpha inside the head's silhouette,
-    from random directions above the shoulders (`osgap.splat.coverage`). Above 0, what is still open at the end is
-    closed."""
+    coverage: float = Field(default=0.03, ge=0)
+    """Weight of the hinge that keeps the surface closed [factor]: the lack of alpha inside the head's silhouette, mean
+    over the pixels where something shows through, from random directions above the shoulders."""
 
 
 class FitConfig(Section):
@@ -78,6 +77,9 @@ class FitConfig(Section):
     initial_opacity: float = Field(default=0.9, gt=0, lt=1)
     """Opacity of every Gaussian before the first step [fraction]. Nothing is ever added or removed, so that a surface
     that is nearly opaque from the start is nearer to the end (and faster) than one that is nearly transparent."""
+    hull_reach: float = Field(default=0.0, ge=0, le=0.3)
+    """Gaussians start where hair and clothes end, as far as the masks of the first training timestep show it, at most
+    this far above the surface [metres]; 0 starts on the surface."""
     learning_rates: LearningRates = LearningRates()
     losses: LossWeights = LossWeights()
     checkpoint_every: int = Field(default=2000, ge=1, json_schema_extra=OPERATIONAL)

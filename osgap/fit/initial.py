@@ -14,10 +14,13 @@ from osgap.splat.attributes import GaussianAttributes
 
 _LARGEST_SCALE = 8.0  # triangle units; a sliver of a triangle in UV space may not claim more than this of the surface
 _SMALLEST_SCALE = 0.01
+_HEAD_RADIUS = 0.09  # metres
 
 
 @torch.no_grad()
-def initial_attributes(head: HeadModel, binding: TexelBinding, vertices: Tensor, opacity: float) -> GaussianAttributes:
+def initial_attributes(
+    head: HeadModel, binding: TexelBinding, vertices: Tensor, opacity: float, lift: Tensor | None = None
+) -> GaussianAttributes:
     """One Gaussian per covered texel, grey, round and unrotated, at the texel's own point of its triangle.
 
     Its standard deviation is half the distance between neighbouring texels on the surface: the square root of the
@@ -26,6 +29,8 @@ def initial_attributes(head: HeadModel, binding: TexelBinding, vertices: Tensor,
     Args:
         vertices: `[V, 3]` of the person whose triangles define the units, metres.
         opacity: of every Gaussian, 0..1.
+        lift: `[N]` how far above the surface each one is, metres; they are larger there, as on a ball of a head's size.
+            Default is 0.
     """
     corners = head.faces[binding.faces]
     frames = triangle_frames(vertices, corners)
@@ -40,6 +45,9 @@ def initial_attributes(head: HeadModel, binding: TexelBinding, vertices: Tensor,
     texel_area = area.double() / uv_area / binding.size**2
     scale = texel_area.sqrt() / 2 / frames.scale[:, 0]
     scale = scale.clamp(_SMALLEST_SCALE, _LARGEST_SCALE).float().log()
+    if lift is not None:
+        position = torch.stack((position[:, 0], position[:, 1] + lift / frames.scale[:, 0], position[:, 2]), dim=-1)
+        scale = scale + torch.log1p(lift / _HEAD_RADIUS)
 
     count = len(binding)
     rotation = position.new_zeros(count, 4)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from osgap.capture.batches import Batch, batches
-from osgap.capture.choice import evenly_spaced
 from osgap.capture.prefetch import FrameStore
 from osgap.fit.adam import ColumnAdam
 from osgap.fit.config import FitConfig, LearningRates
@@ -21,6 +20,7 @@ from osgap.fit.initial import initial_attributes
 from osgap.fit.losses import anchor_loss, photometric_loss, position_loss, scale_loss, visibility
 from osgap.head.model import HeadModel
 from osgap.head.params import MOTION_WIDTHS, FlameParams
+from osgap.head.parts import closed_faces
 from osgap.head.texels import TexelBinding
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.pinned import upload
@@ -29,14 +29,12 @@ from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
 from osgap.splat.coverage.loss import coverage_loss
-from osgap.splat.coverage.seal import seal
 from osgap.splat.coverage.views import picture_size
 from osgap.splat.render import render
 from osgap.splat.rig import bind_triangles, pose
 
 _EXTENT_MARGIN = 1.1
 _COVERAGE_EVERY = 5  # steps from one look at the coverage, of one head from one direction, to the next
-_SEALED_MOMENTS = 3
 
 _GAUSSIANS, _MOTION = "gaussians", "motion"
 """The two tables that are learned: attributes `[N, 14]`, and FLAME motion `[R, 118]` of the timesteps with frames."""
@@ -64,6 +62,8 @@ class Subject:
     """`[C]`."""
     train: np.ndarray
     """`[M, 2]` int64 (timestep, camera) that may be looked at."""
+    lift: Tensor | None = None
+    """`[N]` metres, how far above the surface the Gaussians start, see `osgap.fit.hull.lifts`. Default is 0."""
 
 
 class Fit:
@@ -81,7 +81,10 @@ class Fit:
         self._row[self.timesteps] = np.arange(len(self.timesteps))
         tracked = subject.params.select(self.timesteps)
         rest = self._person.vertices(tracked.select([0]))[0]
-        self._initial = initial_attributes(subject.head, subject.binding, rest, config.initial_opacity).channels
+        self._initial = initial_attributes(
+            subject.head, subject.binding, rest, config.initial_opacity, subject.lift
+        ).channels
+        self._closed = closed_faces(subject.head.faces, subject.head.masks)
         self._picture_size = picture_size(rest, subject.cameras)
         motion = torch.cat([tracked.motion[name] for name in MOTION_WIDTHS], dim=1)
         self._tables = {_GAUSSIANS: self._initial.clone(), _MOTION: motion}
@@ -114,15 +117,6 @@ class Fit:
         return self._subject.params.replace(
             **{name: value.index_copy(0, index, refined[name]) for name, value in motion.items()}
         )
-
-    def sealed(self) -> GaussianAttributes:
-        """The Gaussians, detached, with what is left open closed where a weight asks for it (`seal`)."""
-        if not self._config.losses.coverage:
-            return self.attributes.detach()
-        moments = self.timesteps[evenly_spaced(len(self.timesteps), _SEALED_MOMENTS)]
-        with torch.no_grad():
-            vertices = self._person.vertices(self.params.select(moments))
-        return seal(self.attributes, vertices, self._bound, self._subject.head.faces, self._picture_size)
 
     def step(self, batch: Batch) -> Tensor:
         """One step of Adam on one batch.
@@ -165,7 +159,7 @@ class Fit:
                 loss
                 + weights.coverage
                 * coverage_loss(
-                    attributes, vertices[:1], self._bound, self._subject.head.faces, batch.step, self._picture_size
+                    attributes, vertices[:1], self._bound, self._closed, batch.step, self._picture_size
                 ).mean()
             )
         return loss

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from osgap.capture.store import CaptureStore
 from osgap.fit.config import FitConfig
+from osgap.fit.hull import lifts
 from osgap.fit.measure import measure, preview, preview_frames
 from osgap.fit.optimise import Fit, Subject, optimise
 from osgap.fit.summary import write_summary
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
-from osgap.head.texels import bind_texels
+from osgap.head.model import HeadModel
+from osgap.head.texels import TexelBinding, bind_texels
 from osgap.runtime.artifacts import write_png
 from osgap.runtime.checkpoint import Checkpoints
 from osgap.runtime.errors import UserError
@@ -31,6 +33,7 @@ from osgap.runtime.gpus import lease_gpu
 from osgap.runtime.provenance import Provenance
 from osgap.runtime.seeds import derive_seed
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
+from osgap.splat.cameras import Cameras
 from osgap.splat.coverage.measure import avatar_coverage
 
 _CURVE_POINTS = 20
@@ -107,10 +110,10 @@ def _fit(
     head.check_fits(store.params, inputs.capture)
     binding = bind_texels(head.uvs, head.uv_faces, config.uv_size).to(device)
     head, cameras = head.to(device), store.cameras.to(device)
-    fit = Fit(config, Subject(head, binding, store.params.to(device), cameras, splits["train"]))
     start = time.perf_counter()
+    fit = Fit(config, subject_of(config, store, splits["train"], head, binding, cameras))
     losses = optimise(config, fit, store, splits["train"], derive_seed(provenance.seed, "fit", subject), checkpoints)
-    avatar = Avatar(fit.sealed(), binding.faces, fit.params)
+    avatar = Avatar(fit.attributes.detach(), binding.faces, fit.params)
     optimised = time.perf_counter()
 
     metrics = {name: measure(avatar, head, store, cameras, splits[name]) for name in ("val", "test")}
@@ -145,6 +148,20 @@ def _fit(
         optimised - start,
         measured - optimised,
     )
+
+
+def subject_of(
+    config: FitConfig, store: CaptureStore, train: np.ndarray, head: HeadModel, binding: TexelBinding, cameras: Cameras
+) -> Subject:
+    """What a fit is told about a person, on the device of the head.
+
+    Args:
+        train: `[M, 2]` int64 (timestep, camera).
+        binding: on that device, as the cameras `[C]`.
+    """
+    params = store.params.to(head.device)
+    lift = lifts(store, train, head, binding, params, cameras, config.hull_reach) if config.hull_reach else None
+    return Subject(head, binding, params, cameras, train, lift)
 
 
 def loss_curve(losses: Tensor) -> dict[str, list[float]]:

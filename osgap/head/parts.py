@@ -54,3 +54,15 @@ def _regions(part: str, masks: Mapping[str, Tensor], count: int, device: torch.d
     if part == "hair":
         return [members("scalp") & ~members("face") & ~members("neck")]
     return [members(region) for region in _REGIONS.get(part, ())]
+
+
+def closed_faces(faces: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
+    """The triangles that enclose the head, `[F', 3]`: all but the rim at which the mesh ends below (`boundary`).
+
+    Photographs of a head are cut off somewhere on that rim, so that it is no surface that images have to show.
+
+    Args:
+        faces: `[F, 3]` int64.
+        masks: region name -> vertex ids (int64).
+    """
+    return faces[face_parts(faces, masks) != PARTS.index("boundary")]

@@ -153,7 +153,7 @@ def test_a_hole_is_found_where_it_is(ball: Ball, azimuth: float, elevation: floa
     assert seen_from @ toward > np.cos(0.5)
 
 
-def test_the_loss_is_the_mean_lack_of_alpha(ball: Ball) -> None:
+def test_the_loss_is_the_mean_lack_of_alpha_where_it_lacks(ball: Ball) -> None:
     heads = ball.vertices.expand(3, -1, -1)
     gone = GaussianAttributes(ball.attributes.channels.clone())
     gone.channels[:, CHANNELS["opacity"]] = -30
@@ -161,7 +161,13 @@ def test_the_loss_is_the_mean_lack_of_alpha(ball: Ball) -> None:
     torch.testing.assert_close(nothing, torch.full((3,), TARGET))
     opaque = GaussianAttributes(ball.attributes.channels.clone())
     opaque.channels[:, CHANNELS["opacity"]] = 6
-    assert coverage_loss(opaque, heads, ball.bound, ball.head.faces, 0, SIZE).max() < 1e-4
+    opaque.channels[:, CHANNELS["scale"]] += 1.2
+    assert not coverage_loss(opaque, heads, ball.bound, ball.head.faces, 0, SIZE).any()
+    # A small hole weighs as much as a large one.
+    small = ball.with_hole(torch.tensor([0.0, 1, 0]), 0.35, -30)
+    small.channels[ball.directions[:, 1] < -0.5, CHANNELS["opacity"]] = -30
+    many = ball.vertices.expand(16, -1, -1)
+    assert coverage_loss(small, many, ball.bound, ball.head.faces, 0, SIZE).max() > 0.3
 
 
 def test_the_loss_closes_holes_and_leaves_the_head_alone(ball: Ball) -> None:

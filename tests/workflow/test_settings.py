@@ -102,6 +102,7 @@ TABLE: dict[str, str] = {
         fit.learning_rates.scale fit.learning_rates.rotation fit.learning_rates.pose fit.learning_rates.translation
         fit.learning_rates.expression fit.learning_rates.final_fraction fit.losses.ssim fit.losses.position
         fit.losses.position_threshold fit.losses.scale fit.losses.scale_threshold fit.losses.anchor fit.losses.coverage
+        fit.hull_reach
     """,
     "train": """
         prior.architecture prior.photographs prior.surface.input_size prior.surface.widths prior.surface.blocks
@@ -150,6 +151,7 @@ VALUES: dict[str, Any] = {
     "interop.avatars": "data/{subject}",
     "interop.uv_gt": "data/{subject}.npz",
     "prior.devices": 2,
+    "fit.hull_reach": 0.1,
     "prior.validation": ["101"],
     "oneshot.supervision": ["one_shot", "few_shot"],
     "experiments.ID.prior": {"steps": 7},

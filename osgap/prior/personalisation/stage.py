@@ -18,6 +18,7 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
+from osgap.head.parts import closed_faces
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.config import OneShotConfig, Supervision
 from osgap.prior.network.model import GaussianPrior, load_prior
@@ -211,7 +212,7 @@ def _sealed(maps: dict[str, Tensor], rig: Rig, photo: SourcePhoto, head: HeadMod
     device, binding = rig.binding.mask.device, rig.binding
     vertices = rig.vertices([0], [photo.params.to(device)])
     size = picture_size(vertices[0], photo.camera.to(device))
-    faces = head.faces.to(device)
+    faces = closed_faces(head.faces, head.masks).to(device)
     return {
         name: seal(GaussianAttributes.from_uv(each, binding), vertices, rig.bound, faces, size).to_uv(binding)
         for name, each in maps.items()

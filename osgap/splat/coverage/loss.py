@@ -18,8 +18,10 @@ TARGET = 0.98
 def coverage_loss(
     attributes: GaussianAttributes, vertices: Tensor, bound: BoundTriangles, faces: Tensor, seed: int, size: int
 ) -> Tensor:
-    """Mean of `relu(TARGET - alpha)` inside the silhouettes of B heads, each seen from a random direction above the
-    shoulders.
+    """How much alpha is missing, `TARGET - alpha`, inside the silhouettes of B heads, each seen from a random direction
+    above the shoulders: the mean over the pixels where any is.
+
+    The last pinholes thus weigh as much as large holes did before them.
 
     One small rendering of B images. Differentiable in the attributes; the heads are what they are, and the vertices get
     no gradient. Nothing waits for a GPU.
@@ -28,16 +30,16 @@ def coverage_loss(
         attributes: `[B, N, C]`, or `[N, C]` of one person at B moments.
         vertices: `[B, V, 3]` posed heads, world units, y up.
         bound: the triangles that carry the Gaussians, see `osgap.splat.rig.bind_triangles`.
-        faces: `[F, 3]` int64, all triangles of the head.
+        faces: `[F, 3]` int64, the triangles that enclose the head, see `osgap.head.parts.closed_faces`.
         seed: of the directions; another one for each step.
         size: rows and columns of the pictures [pixels], see `osgap.splat.coverage.views.picture_size`.
 
     Returns:
-        `[B]`, each head's mean.
+        `[B]`, each head's mean; 0 where nothing is open.
     """
     vertices = vertices.detach()
     directions = upload(random_directions(len(vertices), seed), vertices.device)
     cameras = surrounding_cameras(vertices, directions, size)
     inside = eroded(silhouettes(vertices, faces, cameras), BORDER)
     missing = (TARGET - render(pose(attributes, vertices, bound), cameras).alpha).relu() * inside
-    return missing.sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp_min(1)
+    return missing.sum(dim=(1, 2)) / (missing.detach() > 0).sum(dim=(1, 2)).clamp_min(1)

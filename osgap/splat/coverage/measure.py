@@ -10,6 +10,7 @@ from torch import Tensor
 
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
+from osgap.head.parts import closed_faces
 from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.coverage.silhouette import eroded, silhouettes
@@ -22,8 +23,8 @@ _AT_ONCE = {"cpu": 4, "cuda": 50}  # images
 
 DEFINITION = (
     f"alpha from {DIRECTIONS} directions evenly over the upper half sphere, as large as in the photographs (at most "
-    f"{LARGEST}x{LARGEST} pixels), inside the posed mesh's silhouette less {BORDER} pixels: the least of all pixels, "
-    f"and the share of pixels below {CLOSED}"
+    f"{LARGEST}x{LARGEST} pixels), inside the silhouette of the posed mesh without its lower rim less {BORDER} pixels: "
+    f"the least of all pixels, and the share of pixels below {CLOSED}"
 )
 """For tables and files."""
 
@@ -38,7 +39,7 @@ def avatar_coverage(avatar: Avatar, head: HeadModel, params: FlameParams, camera
     """
     with torch.no_grad():
         gaussians, vertices = avatar.gaussians(head, params=params), head.vertices(params)[0]
-    return measure_coverage(gaussians, vertices, head.faces, picture_size(vertices, cameras))
+    return measure_coverage(gaussians, vertices, closed_faces(head.faces, head.masks), picture_size(vertices, cameras))
 
 
 @torch.no_grad()
@@ -48,7 +49,7 @@ def measure_coverage(gaussians: Gaussians, vertices: Tensor, faces: Tensor, size
     Args:
         gaussians: one set, `[N, ...]` or `[1, N, ...]`, of the avatar at one moment.
         vertices: `[V, 3]` of the head at that moment, world units, y up.
-        faces: `[F, 3]` int64, all triangles of the head.
+        faces: `[F, 3]` int64, the triangles that enclose the head, see `osgap.head.parts.closed_faces`.
         size: rows and columns of the pictures [pixels], see `osgap.splat.coverage.views.picture_size`.
 
     Returns:

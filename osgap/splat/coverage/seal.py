@@ -38,7 +38,7 @@ def seal(
         attributes: `[N, C]`.
         vertices: `[M, V, 3]` the head at some moments, world units, y up; one after the other is looked at.
         bound: the triangles that carry the Gaussians, see `osgap.splat.rig.bind_triangles`.
-        faces: `[F, 3]` int64, all triangles of the head.
+        faces: `[F, 3]` int64, the triangles that enclose the head, see `osgap.head.parts.closed_faces`.
         size: rows and columns of the pictures [pixels], see `osgap.splat.coverage.views.picture_size`.
 
     Returns:
