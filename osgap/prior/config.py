@@ -273,8 +273,8 @@ class OneShotConfig(Section):
     motion: float = Field(0.01, ge=0)
     """Weight of the mean squared distance of the motion from the tracked one, in units of `tracking` [factor]."""
     alike: float = Field(0.06, gt=0)
-    """Two texels are alike as far as the prior shows them in colours no farther apart than this [fraction of the
-    colour range]."""
+    """Two texels are alike as far as the prior shows them in colours that are no farther apart than this
+    [fraction of the colour range]."""
     seen: float = Field(0.2, gt=0)
     """A Gaussian that fills this much of the photographs counts as seen by one half [pixels]."""
     held_out: float = Field(0.1, ge=0, lt=1)
