@@ -392,7 +392,7 @@ class Pipeline:
     def compared(self) -> str:
         """The experiments that are compared, their methods and where their parts lie, as JSON for `osgap ablation`."""
         runs = self.experiments.items()
-        return json.dumps({name: {"methods": run.methods, "folders": dict(run.layout.places)} for name, run in runs})
+        return json.dumps({n: {"methods": run.methods, "folders": dict(run.layout.places)} for n, run in runs})
 
     @property
     def compared_files(self) -> list[Path]:
