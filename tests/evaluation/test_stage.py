@@ -57,6 +57,10 @@ def test_what_was_measured_is_said(world: World, anna: PersonFiles, tmp_path: Pa
     per_camera = [held_out["per_camera"][serial]["psnr"] for serial in SERIALS]
     assert np.mean(per_camera) == pytest.approx(held_out["mean"]["psnr"])  # as many frames from each camera
     assert held_out["per_sequence"]["EMO-1-shout+laugh"] == held_out["mean"]
+    assert 0 <= result["coverage"]["worst"] <= 1
+    assert 0 <= result["coverage"]["open"] <= 1
+    assert result["coverage"]["pixels"] > 200 * 100
+    assert "200 directions" in result["coverage"]["definition"]
     provenance = read_provenance(tmp_path / "one_shot.json")
     assert provenance is not None
     assert provenance["stage"] == "evaluate"

@@ -57,6 +57,17 @@ def test_metrics_are_those_of_the_saved_avatar(world: World, fitted: FitOutputs)
     assert again == pytest.approx(written, abs=1e-4)
 
 
+def test_a_fit_stays_closed_where_no_camera_looks(world: World, fitted: FitOutputs, tmp_path: Path) -> None:
+    closed = json.loads(fitted.metrics.read_text())["coverage"]
+    outputs = world.outputs(tmp_path)
+    stage.run(config(iterations=200, losses={"coverage": 0}), world.inputs, outputs, subject=SUBJECT, seed=0)
+    other = json.loads(outputs.metrics.read_text())
+    assert closed["open"] < 0.3 * other["coverage"]["open"]
+    assert closed["worst"] > other["coverage"]["worst"]
+    psnr = json.loads(fitted.metrics.read_text())["metrics"]["test"]["psnr"]
+    assert psnr > other["metrics"]["test"]["psnr"] - 0.3
+
+
 def test_the_loss_falls(fitted: FitOutputs) -> None:
     curve = json.loads(fitted.metrics.read_text())["loss"]
     assert curve["step"][-1] == 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from osgap.head.model import HeadModel
-from osgap.head.parts import PARTS, face_parts
+from osgap.head.parts import PARTS, closed_faces, face_parts
 
 
 def labels(faces: list[list[int]], masks: dict[str, list[int]]) -> list[str]:
@@ -38,3 +38,10 @@ def test_missing_regions_are_no_error(small_head: HeadModel) -> None:
     assert result.shape == (len(small_head.faces),)
     assert {PARTS[label] for label in result} == {"nose", "hair", "face", "other"}
     assert labels([[0, 1, 2]], {}) == ["other"]
+
+
+def test_the_rim_encloses_nothing() -> None:
+    faces = torch.tensor([[0, 1, 2], [1, 2, 3], [2, 3, 4]])
+    boundary = torch.tensor([1, 2, 3])
+    assert closed_faces(faces, {"boundary": boundary}).tolist() == [[0, 1, 2], [2, 3, 4]]
+    assert torch.equal(closed_faces(faces, {}), faces)
