@@ -350,8 +350,8 @@ class Pipeline:
     @property
     def overview_files(self) -> list[Path]:
         """What the overview is drawn from."""
-        listed = [file for subject in self.config.subjects.test for file in self.shown_files(subject, self.shown)]
-        return list(dict.fromkeys(listed))
+        test = self.config.subjects.test
+        return list(dict.fromkeys(file for subject in test for file in self.shown_files(subject, self.shown)))
 
     def shown_settings(self, stage: str, *subjects: str, keys: Sequence[str] = ()) -> str:
         """`settings` of a picture that shows one personalised avatar: other supervision does not matter to it."""
@@ -397,5 +397,4 @@ class Pipeline:
     @property
     def compared_files(self) -> list[Path]:
         """Results of the experiments that are compared."""
-        test = self.config.subjects.test
-        return list(dict.fromkeys(file for run in self.runs for file in run.metric_files(test)))
+        return list(dict.fromkeys(f for run in self.runs for f in run.metric_files(self.config.subjects.test)))
