@@ -18,7 +18,6 @@ from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
 from osgap.splat.coverage.loss import TARGET, coverage_loss
 from osgap.splat.coverage.measure import measure_coverage
-from osgap.splat.coverage.seal import seal
 from osgap.splat.coverage.silhouette import silhouettes
 from osgap.splat.coverage.views import (
     CLOSED,
@@ -200,24 +199,3 @@ def test_directions_change_with_the_seed(ball: Ball) -> None:
     again = float(coverage_loss(attributes, ball.vertices[None], ball.bound, ball.head.faces, 0, SIZE))
     assert len(set(values)) == 4
     assert values[0] == again
-
-
-def test_sealing_closes_and_changes_nothing_else(ball: Ball) -> None:
-    toward = torch.tensor([0.0, 0.8, 0.6])
-    attributes = ball.with_hole(toward, 0.25, -3.5)
-    attributes.channels[ball.directions @ toward < -0.8, CHANNELS["opacity"]] = -20  # nothing behind it
-    before = ball.measured(attributes)
-    closed = seal(attributes, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
-    after = ball.measured(closed)
-    assert before["worst"] < 0.85
-    assert after["worst"] > before["worst"] + 0.08
-    assert after["open"] < 0.1 * before["open"]
-    changed = closed.channels != attributes.channels
-    assert not changed[:, CHANNELS["position"]].any()
-    assert not changed[:, CHANNELS["rotation"]].any()
-    assert not changed[:, CHANNELS["color"]].any()
-
-
-def test_sealing_leaves_a_closed_ball_as_it_is(ball: Ball) -> None:
-    closed = seal(ball.attributes, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
-    assert torch.equal(closed.channels, ball.attributes.channels)

@@ -18,7 +18,6 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
-from osgap.head.parts import closed_faces
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.config import OneShotConfig, Supervision
 from osgap.prior.network.model import GaussianPrior, load_prior
@@ -41,8 +40,6 @@ from osgap.runtime.seeds import derive_seed
 from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import GaussianAttributes
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
-from osgap.splat.coverage.seal import seal
-from osgap.splat.coverage.views import picture_size
 
 _CHECKPOINT_PAUSE = 10  # times what the last checkpoint took, until the next one; none after one that was cheap
 _CHEAP_SECONDS = 1.0
@@ -151,7 +148,7 @@ def _make(
     optimised = time.perf_counter()
     stamp = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
     moved = personal.params().select(frames.first).to("cpu")
-    maps = {"mean": model.decoder.mean, **_sealed({"prior": first, "result": personal.maps()}, rig, photos[0], head)}
+    maps = {"mean": model.decoder.mean, "prior": first, "result": personal.maps()}
     _write(outputs, personal, maps, photos, moved, binding, shown.record(), stamp)
     _log.info(
         "%s: %s of %s on %s, first camera %s, timestep %d of %s; loading %.1f s, optimising %.1f s, writing %.1f s",
@@ -205,18 +202,6 @@ def _begun(
     elif not every:
         personal.end = helpful_steps(answer, scale, photos, rig, config, strength.steps, seed)
     return personal
-
-
-def _sealed(maps: dict[str, Tensor], rig: Rig, photo: SourcePhoto, head: HeadModel) -> dict[str, Tensor]:
-    """The maps `[U, U, 14]` with what is left open closed, see `osgap.splat.coverage.seal`."""
-    device, binding = rig.binding.mask.device, rig.binding
-    vertices = rig.vertices([0], [photo.params.to(device)])
-    size = picture_size(vertices[0], photo.camera.to(device))
-    faces = closed_faces(head.faces, head.masks).to(device)
-    return {
-        name: seal(GaussianAttributes.from_uv(each, binding), vertices, rig.bound, faces, size).to_uv(binding)
-        for name, each in maps.items()
-    }
 
 
 def _provenance(

@@ -1,1 +1,1 @@
-"""Whether an avatar is closed: what shows through inside the head's silhouette, as a number, a loss and a repair."""
+"""Whether an avatar is closed: what shows through inside the head's silhouette, as a number and a loss."""
