@@ -76,6 +76,11 @@ class GaussianPrior(nn.Module):
         self.refiner = None if refiner is None else Refiner(refiner)
 
     @property
+    def reads_together(self) -> bool:
+        """Whether it has learned from several photographs of a person at once."""
+        return not isinstance(self.config, EncoderConfig)
+
+    @property
     def uv_size(self) -> int:
         """Height and width of the maps, in texels."""
         return self.decoder.mean.shape[0]

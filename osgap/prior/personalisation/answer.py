@@ -10,8 +10,9 @@ from torch import Tensor
 from osgap.prior.network.model import GaussianPrior
 from osgap.prior.photo import SourcePhoto
 from osgap.prior.photographs import Photographs, photographs
-from osgap.prior.posing import Rig
+from osgap.prior.posing import Rig, white
 from osgap.splat.cameras import Cameras
+from osgap.splat.render import render
 
 Answer = Callable[[Sequence[SourcePhoto]], Tensor]
 """Maps `[U, U, 14]` to photographs of one moment."""
@@ -20,17 +21,37 @@ Answer = Callable[[Sequence[SourcePhoto]], Tensor]
 def answering(model: GaussianPrior, rig: Rig) -> Answer:
     """The prior's own answers about the person of a rig.
 
+    The published network has learned to read photographs that are nearly frontal, one by one, and what it makes of
+    others may be worse than nothing. Its answer is the one to all photographs or the one to the first alone, whichever
+    looks more like all of them.
+
     Args:
         model: on the device of the rig.
     """
 
     @torch.no_grad()
     def answer(photos: Sequence[SourcePhoto]) -> Tensor:
-        shown = read(photos, rig, model.config.input_size)
-        with torch.autocast("cuda", torch.bfloat16, enabled=shown.images.is_cuda):
-            return model(shown)[0].float()
+        said = _said(model, photos, rig)
+        if len(photos) == 1 or model.reads_together:
+            return said
+        alone = _said(model, photos[:1], rig)
+        return min(said, alone, key=lambda maps: _difference(maps, photos, rig))
 
     return answer
+
+
+def _said(model: GaussianPrior, photos: Sequence[SourcePhoto], rig: Rig) -> Tensor:
+    """What the network says to photographs, `[U, U, 14]`."""
+    shown = read(photos, rig, model.config.input_size)
+    with torch.autocast("cuda", torch.bfloat16, enabled=shown.images.is_cuda):
+        return model(shown)[0].float()
+
+
+def _difference(maps: Tensor, photos: Sequence[SourcePhoto], rig: Rig) -> float:
+    """Mean absolute difference between photographs of one moment and an avatar `[U, U, 14]` there."""
+    gaussians = rig.pose(maps[None], [0], [photos[0].params.to(maps.device)])
+    drawn = render(gaussians, stacked_cameras(photos).to(maps.device), white(maps)).rgb
+    return float((drawn - torch.stack([photo.image for photo in photos]).to(maps.device)).abs().mean())
 
 
 def read(photos: Sequence[SourcePhoto], rig: Rig, size: int) -> Photographs:

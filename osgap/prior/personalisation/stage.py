@@ -185,9 +185,8 @@ def _begun(
     """
     answer, saved = answering(model, rig), checkpoints.load() or {}
     if config.network_steps and _FIRST not in saved:
-        tuning = FineTuning(
-            model, read(photos, rig, model.config.input_size), frames.motion, rig, config, photos[0].subject
-        )
+        shown = read(photos if model.reads_together else photos[:1], rig, model.config.input_size)
+        tuning = FineTuning(model, shown, frames.motion, rig, config, photos[0].subject)
         if saved:
             tuning.restore(saved)
         _optimise(tuning, frames, checkpoints, config.checkpoint_every)

@@ -394,6 +394,26 @@ def test_strength_scales_what_was_found(world: Any, prior: Path) -> None:
     assert torch.equal(personal.maps(Strength(12, 0.0, 0.0, 0.0)), personal.first)
 
 
+@pytest.mark.parametrize("good", ["together", "alone"])
+def test_the_answer_is_the_one_that_looks_like_the_photographs(
+    world: Any, prior: Path, monkeypatch: pytest.MonkeyPatch, good: str
+) -> None:
+    """Of the published network, which may never have read a photograph from the side."""
+    shown = show(CaptureStore(world.capture("grey")), "few_shot", None, 3)
+    photos = [shown.photo(frame) for frame in shown.frames]
+    rig, fitted = Rig.build(world.head, world.binding, [photos[0].params]), load_maps([world.maps("grey")])
+    wrong = fitted.clone()
+    wrong[..., CHANNELS["color"]] += 2
+
+    def says(self: GaussianPrior, photographs: Any, with_features: bool = False) -> torch.Tensor:
+        return fitted if (photographs.images.shape[1] == 1) == (good == "alone") else wrong
+
+    monkeypatch.setattr(GaussianPrior, "forward", says)
+    answer = answering(load_prior(prior), rig)
+    assert torch.equal(answer(photos), fitted[0])
+    assert torch.equal(answer(photos[:1]), (fitted if good == "alone" else wrong)[0]), "there is nothing to choose from"
+
+
 def _quality(world: Any, folder: Path) -> tuple[float, float]:
     """PSNR on the held-out camera, and on the held-out sequence."""
     store, avatar = CaptureStore(world.capture("grey")), Avatar.load(folder)
