@@ -69,7 +69,7 @@ class FineTuning:
         gaussians = pose(GaussianAttributes.from_uv(maps, binding), vertices, self._rig.bound)
         rendered = render(gaussians, views.cameras, white(maps))
         loss, terms = compared(maps, rendered, views, binding, self._config.losses, None)
-        self.curve.append({name: float(value.mean()) for name, value in {**terms, "loss": loss.detach()}.items()})
+        self.curve.append({name: float(value.detach().mean()) for name, value in {**terms, "loss": loss}.items()})
         if not torch.isfinite(loss):
             raise self._diverged("the loss")
         loss.backward()

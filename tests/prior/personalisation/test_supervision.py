@@ -28,6 +28,7 @@ from osgap.prior.network.decoder import residual_scales
 from osgap.prior.network.model import GaussianPrior, load_prior, save_prior
 from osgap.prior.network_config import EncoderConfig
 from osgap.prior.personalisation.answer import answering
+from osgap.prior.personalisation.fine_tune import FineTuning
 from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run
 from osgap.prior.personalisation.strength import Strength
@@ -339,7 +340,7 @@ def test_what_no_photograph_shows_keeps_the_priors_answer(world: Any, prior: Pat
     while personal.step < personal.end:
         personal.advance(views)
     assert [len(personal.curve), *personal.curve[0]] == [
-        12, "l1", "ssim", "alpha", "position", "scale", "prior", "smooth", "motion", "held_out", "loss"
+        12, "l1", "ssim", "alpha", "position", "scale", "held_out", "prior", "smooth", "motion", "loss"
     ]  # fmt: skip
     assert personal.curve[-1]["loss"] < personal.curve[0]["loss"]
     assert torch.equal(personal.params().rotation, views_motion(world)), "motion_rate is 0"
@@ -412,6 +413,37 @@ def test_the_answer_is_the_one_that_looks_like_the_photographs(
     answer = answering(load_prior(prior), rig)
     assert torch.equal(answer(photos), fitted[0])
     assert torch.equal(answer(photos[:1]), (fitted if good == "alone" else wrong)[0]), "there is nothing to choose from"
+
+
+@pytest.mark.parametrize("supervision", ["one_shot", "all_frames"])
+def test_the_network_is_tuned_where_the_config_says_so(
+    world: Any, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supervision: Supervision
+) -> None:
+    """As the published code does, and to the same bytes when it is interrupted."""
+    steps = {"network_steps": 6, "network_rate": 1e-3, "steps": 0, "all_frames_steps": 0}
+    losses = []
+    advance = FineTuning.advance
+
+    def noted(self: FineTuning, views: Views) -> None:
+        if len(losses) == 4:
+            losses.append({})
+            raise KeyboardInterrupt
+        advance(self, views)
+        losses.append(self.curve[-1])
+
+    monkeypatch.setattr(FineTuning, "advance", noted)
+    with pytest.raises(KeyboardInterrupt):
+        _run(world, prior, tmp_path / "stopped", supervision, **steps)
+    _run(world, prior, tmp_path / "stopped", supervision, **steps)
+    assert len(losses) == 4 + 1 + 3, "goes on from the checkpoint after the third step"
+    monkeypatch.setattr(FineTuning, "advance", advance)
+    _run(world, prior, tmp_path / "whole", supervision, **steps)
+    for name in FILES:
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    first, tuned = Avatar.load(tmp_path / "whole" / "prior"), Avatar.load(tmp_path / "whole")
+    assert not torch.equal(first.attributes.channels, tuned.attributes.channels)
+    if supervision == "one_shot":
+        assert losses[-1]["loss"] < losses[0]["loss"]
 
 
 def _quality(world: Any, folder: Path) -> tuple[float, float]:

@@ -1,0 +1,107 @@
+"""Calibration on two training people, and who reads what it found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from osgap.prior.calibration.stage import CalibrationInputs, CalibrationOutputs, run
+from osgap.prior.config import OneShotConfig, Supervision, people_to_calibrate_on
+from osgap.prior.mean import load_maps
+from osgap.prior.network.decoder import residual_scales
+from osgap.prior.network.model import GaussianPrior, save_prior
+from osgap.prior.network_config import EncoderConfig
+from osgap.prior.personalisation.strength import Strength, load_strength
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
+
+PEOPLE = ("red", "green", "blue")
+CONFIG = OneShotConfig(steps=8, held_out=0.0)
+
+
+@pytest.fixture(scope="module")
+def prior(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    encoder = EncoderConfig(
+        input_size=32, width=8, token_width=32, residual_blocks=(1, 1), attention_blocks=1, heads=2, dilations=(1, 2, 3)
+    )
+    maps, mask = load_maps([world.maps(subject) for subject in PEOPLE]), world.binding.mask
+    torch.manual_seed(0)
+    model = GaussianPrior(encoder, maps.mean(dim=0), residual_scales(maps, mask), mask)
+    path = tmp_path_factory.mktemp("prior") / "model.pt"
+    save_prior(path, model, PEOPLE, {"stage": "train"})
+    return path
+
+
+def _run(world: Any, prior: Path, file: Path, supervision: Supervision, people: tuple[str, ...]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    inputs = CalibrationInputs(tuple(world.capture(person) for person in people), prior, world.assets)
+    run(CONFIG, inputs, CalibrationOutputs(file), supervision=supervision, seed=3)
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("supervision", ["one_shot", "few_shot"])
+def test_people_gain_by_the_strength_that_is_found(
+    world: Any, prior: Path, tmp_path: Path, supervision: Supervision
+) -> None:
+    """The prior says the mean of three, whose colours differ: any photograph helps."""
+    found = _run(world, prior, tmp_path / "a.json", supervision, ("red", "blue"))
+    assert set(found["gained"]) == {"red", "blue"}
+    assert min(value for gained in found["gained"].values() for value in gained) >= 0
+    assert max(value for gained in found["gained"].values() for value in gained) > 0.3
+    strength = load_strength(tmp_path / "a.json", CONFIG.steps)
+    assert strength.steps > 0
+    provenance = read_provenance(tmp_path / "a.json")
+    assert provenance is not None
+    assert provenance["stage"] == "calibrate"
+    _run(world, prior, tmp_path / "b.json", supervision, ("red", "blue"))
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_nobody_and_everything_are_refused(world: Any, prior: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"calibration needs people: name some in subjects\.train, or set"):
+        _run(world, prior, tmp_path / "a.json", "one_shot", ())
+    with pytest.raises(UserError, match="all_frames has nothing to be calibrated on"):
+        _run(world, prior, tmp_path / "a.json", "all_frames", ("red",))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such calibration; run `osgap calibrate`"),
+        ("", "holds no strength"),
+        ("{}", "holds no strength"),
+        ('{"strength": {"steps": 3, "hair": 1}}', "holds no strength"),
+        ('{"strength": {"steps": 9}}', "ends after 9 of 8 steps"),
+    ],
+)
+def test_a_damaged_calibration_is_told_so(tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "calibration.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_strength(file, 8)
+
+
+def test_a_strength_is_read_as_it_was_found(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    file.write_text('{"strength": {"steps": 3, "color": 0.5, "geometry": 0.25, "carried": 0.0}, "gained": {}}')
+    assert load_strength(file, 8) == Strength(3, 0.5, 0.25, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("kept_out", "count", "expected"),
+    [
+        ([], 2, ["a", "d"]),
+        ([], 9, list("abcdef")),
+        (["e"], 3, ["e", "a", "c"]),
+        (["e", "f"], 1, ["e"]),
+        ([], 0, []),
+    ],
+)
+def test_who_was_not_learned_from_comes_first(kept_out: list[str], count: int, expected: list[str]) -> None:
+    assert people_to_calibrate_on(list("abcdef"), kept_out, count) == expected
