@@ -420,8 +420,8 @@ def test_the_network_is_tuned_where_the_config_says_so(
     world: Any, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supervision: Supervision
 ) -> None:
     """As the published code does, and to the same bytes when it is interrupted."""
-    steps = {"network_steps": 6, "network_rate": 1e-3, "steps": 0, "all_frames_steps": 0}
-    losses = []
+    steps: dict[str, Any] = {"network_steps": 6, "network_rate": 1e-3, "steps": 0, "all_frames_steps": 0}
+    losses: list[dict[str, float]] = []
     advance = FineTuning.advance
 
     def noted(self: FineTuning, views: Views) -> None:
