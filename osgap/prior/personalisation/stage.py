@@ -190,7 +190,7 @@ def _begun(
         if saved:
             tuning.restore(saved)
         _optimise(tuning, frames, checkpoints, config.checkpoint_every)
-    predicted = saved[_FIRST] if _FIRST in saved else answer(photos)
+    predicted = saved[_FIRST].to(rig.binding.mask.device) if _FIRST in saved else answer(photos)
     every = isinstance(frames, AllFrames)
     steps = config.all_frames_steps if every else config.steps
     strength = Strength(steps) if every or inputs.calibration is None else load_strength(inputs.calibration, steps)
