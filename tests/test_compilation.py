@@ -51,11 +51,14 @@ def launch_everything() -> None:
     from osgap.splat import rig_triton
     from osgap.splat.attributes import N_CHANNELS
     from osgap.splat.cameras import Cameras
+    from osgap.splat.coverage import silhouette_triton
 
     table = torch.zeros(10, N_CHANNELS)
     adam_triton.step(table, table, table, table, torch.zeros(N_CHANNELS), (0.9, 0.999), (0.1, 0.001), 1e-15)
     cameras = Cameras(torch.eye(4)[None], torch.eye(3)[None], 8, 8)
     visibility_triton.count(torch.zeros(1, 10, 3), torch.ones(1, 10, 3), cameras, 3.0, 0.01)
+
+    silhouette_triton.fill(torch.zeros(1, 9, 2), torch.zeros(10, 3, dtype=torch.int64), 8, 8)
 
     for own in (False, True):
         channels = torch.zeros(*([2] if own else []), 10, N_CHANNELS, requires_grad=True)

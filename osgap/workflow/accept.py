@@ -157,6 +157,7 @@ def record(layout: Layout, stage: str) -> Path:
         "bake": layout.uv_gt("{subject}"),
         "adopt-maps": layout.uv_gt("{subject}"),
         "train": layout.prior / "train.json",
+        "calibrate": layout.calibration("{folder}"),
         "oneshot": layout.oneshot("{subject}", "{folder}") / "oneshot.json",
         "evaluate": layout.metrics("{method}", "{subject}"),
         "tables": layout.summary,

@@ -64,7 +64,7 @@ def test_all_parts_at_toy_size(run: Run, work: Path, white_psnr: dict[str, float
     assert step["images_per_step"] == 4
     assert step["sum_ms"] == pytest.approx(sum(part["ms"] for part in step["parts"].values()))
     for name in ("_Rasterize", "_RasterizeBackward"):  # once in a step: calls are of one step, not of all
-        assert step["parts"][name]["calls"] == 1
+        assert step["parts"][name]["calls"] == pytest.approx(1 + 1 / 5), "in every fifth step the coverage is looked at"
 
 
 def check_throughput(measured: dict[str, Any]) -> None:

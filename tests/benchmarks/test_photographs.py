@@ -135,8 +135,8 @@ def test_a_setting_makes_undone_what_depends_on_it_alone(configured: Callable[..
         return {job.stage for job in listed if not ledger.is_done(job)}
 
     assert undone("oneshot.steps=7") == {"calibrate", "oneshot", "evaluate"}
-    assert undone("prior.warmup=7") == {"train", "oneshot", "evaluate"}
-    assert undone("fit.iterations=7") == {"fit", "bake", "train", "oneshot", "evaluate"}
+    assert undone("prior.warmup=7") == {"train", "calibrate", "oneshot", "evaluate"}
+    assert undone("fit.iterations=7") == {"fit", "bake", "train", "calibrate", "oneshot", "evaluate"}
     assert undone("prior.workers=3") == set()
     listed[0].outputs[0].unlink()
     assert not ledger.is_done(listed[0])
@@ -193,7 +193,7 @@ def test_what_failed_jobs_were_to_make_is_not_used(
     crew = sweep.Crew((), 2, 2)
     report = sweep.Sweep(listed, sweep.Ledger(pipeline, listed, False), crew, common, say=lambda _: None).run()
     assert report.failed == {"fit 102": "no reason"}
-    assert {name.split()[0] for name in report.left} == {"bake", "train", "oneshot", "evaluate"}
+    assert {name.split()[0] for name in report.left} == {"bake", "train", "calibrate", "oneshot", "evaluate"}
     assert {"bake 101", "evaluate fit 201"} <= {*FakeWorker.began}
     order = [FakeWorker.began.index(name) for name in ("synthetic_head", "synthetic_person 101", "fit 101", "bake 101")]
     assert order == sorted(order)

@@ -67,7 +67,7 @@ SETTINGS: dict[str, Any] = {
     },
     "capture": {"download": False, "tracking": f"WORLD/{EXPORT}"},
     "fit": {"uv_size": UV_SIZE, "iterations": 2, "images_per_step": 1, "checkpoint_every": 1},
-    "oneshot": {"steps": 2, "calibration_people": 1},
+    "oneshot": {"steps": 2, "calibration_people": 0},
 }
 """The config, in which `WORLD` stands for the world's folder."""
 

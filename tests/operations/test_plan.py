@@ -287,7 +287,7 @@ def test_the_table(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Slurm" not in shown  # where there is none
     world.slurm.silence("sbatch")
     show_plan(plan(world.pipeline, Machine(2)))
-    assert "On Slurm: 68 submissions" in capsys.readouterr().out
+    assert "On Slurm: 69 submissions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

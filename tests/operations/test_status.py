@@ -206,10 +206,10 @@ def test_the_screen(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0].split() == ["stage", "done", "running", "queued", "failed", "waiting"]
     assert "  fit 101  [Slurm job 11]  fitting: 600 of 750  about 40 s left" in lines
     assert "  fit 102  [Slurm job 12]  QOSMaxJobs" in lines
-    assert lines[-1].startswith(f"{world.results}: 7 of 68 jobs are done; about ")
+    assert lines[-1].startswith(f"{world.results}: 7 of 69 jobs are done; about ")
     world.finish(job.name for job in world.jobs)
     show_status(look(world))
-    assert f"{world.results}: all 68 jobs are done." in capsys.readouterr().out
+    assert f"{world.results}: all 69 jobs are done." in capsys.readouterr().out
 
 
 def test_a_run_that_nobody_runs_says_so(world: World, capsys: pytest.CaptureFixture[str]) -> None:
