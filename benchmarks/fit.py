@@ -79,7 +79,6 @@ PARTS = ("throughput", "quality", "command", "memory", "profile")
 SAME_LOSS = 1e-3  # relative: sums over pixels come in another order, and means over visible Gaussians of a batch differ
 SAME_GRADIENT = {"cpu": 1e-3, "cuda": 1e-2}  # of the attribute's largest
 REFERENCE_LOSSES = LossWeights(
-    coverage=0.0,  # the reference leaves the surface open
     ssim=plain.SSIM_WEIGHT,
     position=plain.POSITION_WEIGHT,
     position_threshold=plain.POSITION_THRESHOLD,

@@ -197,7 +197,7 @@ def test_one_subjects_entry_changes_its_branch(checkout: Checkout) -> None:
 
 def test_one_stages_config_changes_what_follows_it(checkout: Checkout) -> None:
     planned = checkout.planned("--config", "oneshot={steps: 9}")
-    assert set(planned) == {"oneshot", "evaluate", *REPORT_RULES}
+    assert set(planned) == {"calibrate", "oneshot", "evaluate", *REPORT_RULES}
     planned = checkout.planned("--config", "report={figure_scale: 3}")
     assert planned == {"person_figure": 1, "cross_figure": 1, "overview": 1}
 
