@@ -24,7 +24,7 @@ from osgap.splat.attributes import CHANNELS
 Load = Callable[[str], ModuleType]
 Run = Callable[[str, Sequence[str]], dict[str, Any]]
 
-REFERENCE = LossWeights(ssim=0.2, position=0.01, position_threshold=1.0, scale=1.0, scale_threshold=0.6, anchor=0.0)
+REFERENCE = LossWeights(ssim=0.2, position=0.01, position_threshold=1.0, scale=1.0, scale_threshold=0.6, coverage=0.0)
 FAST = LearningRates(position=0.1, position_final=0.1, color=0.1, opacity=0.3, scale=0.2, rotation=0.2)
 
 
