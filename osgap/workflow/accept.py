@@ -190,14 +190,16 @@ def rule_parameter(
         if not path.exists():
             return now
         known = recorded(path)
+        # What this code made in place of something else was recorded as such. Anything else that is recorded may be of
+        # the output before, where this is asked once more after its job.
+        own = known if known is not None and known.startswith(f"{now} after ") else now
         if stage not in acceptances and upgrades != "rerun":
-            # No file need be opened. What this code made in place of something else was recorded as such.
-            return known if known is not None and known.startswith(f"{now} after ") else now
+            return own  # no file need be opened
         provenance = provenance_of(path, stage)
         made_by = _codes(provenance) if provenance is not None else {known or now}
         upgraded = _upgraded(provenance, versions) if upgrades == "rerun" else None
         if made_by <= equal and upgraded is None:
-            return known or now
+            return known or now if stage in acceptances else own
         # Recorded when other code was accepted as this one, or this one as other code: must differ all the same.
         others = [*sorted(made_by - equal), *filter(None, [upgraded])]
         return now if known != now else f"{now} after {', '.join(others)}"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from osgap import cli
@@ -177,6 +177,9 @@ steps = st.lists(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(
+    steps=[("upgrades", "rerun"), ("run", ("b", "before")), ("edit", 1), ("run", ("b", "after")), ("upgrades", "warn")]
+)
 @given(steps=steps)
 def test_jobs_run_if_and_only_if_other_code_or_packages_made_their_outputs(
     steps: list[Any], tmp_path_factory: pytest.TempPathFactory
