@@ -16,10 +16,12 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from osgap.cli.common import Common
 from osgap.runtime.allocation import LEASED, VISIBLE
@@ -111,22 +113,11 @@ def _of(job: Job, common: Common) -> Common:
     return Common(common.config, common.set, experiment=job.experiment, threads=1 if "synthetic" in job.stage else None)
 
 
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
+def _environment() -> AbstractContextManager[Any]:
     """What the server finds that loads the libraries once, and of which all processes are copies."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     # No pool of threads may be there when it is copied; torch and numba start theirs when they are used.
-    told = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return mock.patch.dict(os.environ, {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"})
 
 
 def serve(connection: Connection, card: str, threads: int) -> None:

@@ -46,7 +46,7 @@ class ShownCapture:
     Args:
         store: the whole capture.
         supervision: for the messages and the record.
-        frames: `[K, 2]` (timestep, camera), K > 0, what may be seen; the first one is what the network reads.
+        frames: `[K, 2]` (timestep, camera), K > 0, what may be seen; the first one is the source photograph.
 
     Raises:
         UserError: when one of the frames is not of the `train` split: avatars are measured on the others.
@@ -124,7 +124,7 @@ class ShownCapture:
         )
 
     def record(self) -> dict[str, Any]:
-        """What may be seen of the person, JSON-serialisable; the first image is what the network reads."""
+        """What may be seen of the person, JSON-serialisable; the first image is the source photograph."""
         frames, moments = [], {}
         for timestep, camera in self.frames.tolist():
             sequence, index = self._store.timesteps[timestep]
@@ -163,7 +163,7 @@ def show(
     the cameras to the other. `all_frames` shows the `train` split.
 
     Args:
-        source: the photograph that the network reads. None takes the first training timestep, from the training camera
+        source: the photograph that the others are chosen around. None takes the first training timestep, from the training camera
             that looks most directly at the face.
         few_shot_photos: how many photographs `few_shot` shows, the source among them.
 

@@ -15,7 +15,10 @@ import pytest
 import torch
 
 from osgap.prior.config import PriorConfig
-from osgap.prior.network_config import BackboneConfig
+from osgap.prior.mean import load_maps
+from osgap.prior.network.decoder import residual_scales
+from osgap.prior.network.model import GaussianPrior, save_prior
+from osgap.prior.network_config import BackboneConfig, EncoderConfig
 from osgap.prior.training.stage import TrainInputs, TrainOutputs
 from osgap.runtime.artifacts import atomic_path
 
@@ -30,6 +33,23 @@ def inputs(world: Any, people: tuple[str, ...] = PEOPLE) -> TrainInputs:
 def outputs(folder: Path) -> TrainOutputs:
     model, mean, log, preview = (folder / name for name in FILES)
     return TrainOutputs(model, mean, log, preview, folder / "checkpoints", folder / "events")
+
+
+def untrained_prior(world: Any, path: Path, output: float) -> Path:
+    """The file of an untrained network of `PEOPLE`: it predicts nearly their mean.
+
+    Args:
+        output: standard deviation of the weights of its last layer.
+    """
+    encoder = EncoderConfig(
+        input_size=32, width=8, token_width=32, residual_blocks=(1, 1), attention_blocks=1, heads=2, dilations=(1, 2, 3)
+    )
+    maps, mask = load_maps([world.maps(subject) for subject in PEOPLE]), world.binding.mask
+    torch.manual_seed(0)
+    model = GaussianPrior(encoder, maps.mean(dim=0), residual_scales(maps, mask), mask)
+    torch.nn.init.normal_(model.decoder.out.weight, std=output)
+    save_prior(path, model, PEOPLE, {"stage": "train"})
+    return path
 
 
 _SCRIPT = """

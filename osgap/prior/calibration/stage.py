@@ -17,7 +17,8 @@ from osgap.capture.choice import evenly_spaced
 from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
-from osgap.head.texels import bind_texels
+from osgap.head.model import HeadModel
+from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.calibration.search import Candidate, Targets, search
 from osgap.prior.config import OneShotConfig, Supervision
 from osgap.prior.network.model import GaussianPrior, load_prior
@@ -95,8 +96,10 @@ def _calibrated(
     model = load_prior(inputs.prior).to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
+    head = load_head(inputs.head).to(device)
+    binding = bind_texels(head.uvs, head.uv_faces, model.uv_size)
     candidates = [
-        _candidate(path, supervision, config, model, inputs.head)
+        _candidate(path, supervision, config, model, head, binding)
         for path in track(inputs.captures, f"calibrating {supervision}", total=len(inputs.captures))
     ]
     strength, gained = search(candidates)
@@ -111,15 +114,20 @@ def _calibrated(
 
 
 def _candidate(
-    path: Path, supervision: Supervision, config: OneShotConfig, model: GaussianPrior, assets: HeadAssets
+    path: Path,
+    supervision: Supervision,
+    config: OneShotConfig,
+    model: GaussianPrior,
+    head: HeadModel,
+    binding: TexelBinding,
 ) -> Candidate:
     """One person, personalised with all strength."""
     device = model.decoder.mean.device
     store = CaptureStore(path)
     shown = show(store, supervision, None, config.few_shot_photos)
     photos = [shown.photo(frame) for frame in shown.frames]
-    head = load_head(assets).to(device)
-    rig = Rig.build(head, bind_texels(head.uvs, head.uv_faces, model.uv_size), [store.params])
+    head.check_fits(store.params, path)
+    rig = Rig.build(head, binding, [store.params])
     scale = model.decoder.residual_scale
     personal = personalised(answering(model, rig), scale, photos, rig, config, Strength(config.steps))
     views = FewPhotos(photos, device).views(range(config.steps))

@@ -26,7 +26,7 @@ from osgap.splat.rig import pose
 
 
 class FineTuning:
-    """The state of one tuning: the network, its optimiser, the step, the losses.
+    """The state of one tuning: the network, its optimiser, the step.
 
     Args:
         model: the prior, on the device that computes; it is modified.
@@ -49,8 +49,6 @@ class FineTuning:
         self._model, self._photographs, self._motion, self._rig = model.eval(), photographs, motion, rig
         self._config, self._subject = config, subject
         self.step, self.end = 0, config.network_steps
-        self.curve: list[dict[str, float]] = []
-        """The terms of the loss before each step."""
         self._optimizer = GroupAdam([(list(model.requires_grad_().parameters()), config.network_rate)])
 
     def advance(self, views: Views) -> None:
@@ -68,8 +66,7 @@ class FineTuning:
         vertices = self._rig.people[0].vertices(self._motion.select(views.moments))
         gaussians = pose(GaussianAttributes.from_uv(maps, binding), vertices, self._rig.bound)
         rendered = render(gaussians, views.cameras, white(maps))
-        loss, terms = compared(maps, rendered, views, binding, self._config.losses, None)
-        self.curve.append({name: float(value.detach().mean()) for name, value in {**terms, "loss": loss}.items()})
+        loss, _ = compared(maps, rendered, views, binding, self._config.losses, None)
         if not torch.isfinite(loss):
             raise self._diverged("the loss")
         loss.backward()
@@ -80,16 +77,16 @@ class FineTuning:
         """Nothing is left to be read."""
 
     def state(self) -> dict[str, Any]:
-        """Everything that the remaining steps depend on, and the losses of those that are done."""
+        """Everything that the remaining steps depend on."""
         model, optimizer = self._model.state_dict(), self._optimizer.state()
-        return {"tuning": {"model": model, "optimizer": optimizer, "step": self.step, "curve": self.curve}}
+        return {"tuning": {"model": model, "optimizer": optimizer, "step": self.step}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned."""
         saved = state["tuning"]
         self._model.load_state_dict(saved["model"])
         self._optimizer.restore(saved["optimizer"])
-        self.step, self.curve = saved["step"], list(saved["curve"])
+        self.step = saved["step"]
 
     def _diverged(self, what: str) -> UserError:
         return UserError(

@@ -11,29 +11,17 @@ import torch
 
 from osgap.prior.calibration.stage import CalibrationInputs, CalibrationOutputs, run
 from osgap.prior.config import OneShotConfig, Supervision, people_to_calibrate_on
-from osgap.prior.mean import load_maps
-from osgap.prior.network.decoder import residual_scales
-from osgap.prior.network.model import GaussianPrior, save_prior
-from osgap.prior.network_config import EncoderConfig
 from osgap.prior.personalisation.strength import Strength, load_strength
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
+from prior.runs import untrained_prior
 
-PEOPLE = ("red", "green", "blue")
 CONFIG = OneShotConfig(steps=8, held_out=0.0)
 
 
 @pytest.fixture(scope="module")
 def prior(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    encoder = EncoderConfig(
-        input_size=32, width=8, token_width=32, residual_blocks=(1, 1), attention_blocks=1, heads=2, dilations=(1, 2, 3)
-    )
-    maps, mask = load_maps([world.maps(subject) for subject in PEOPLE]), world.binding.mask
-    torch.manual_seed(0)
-    model = GaussianPrior(encoder, maps.mean(dim=0), residual_scales(maps, mask), mask)
-    path = tmp_path_factory.mktemp("prior") / "model.pt"
-    save_prior(path, model, PEOPLE, {"stage": "train"})
-    return path
+    return untrained_prior(world, tmp_path_factory.mktemp("prior") / "model.pt", 0.0)
 
 
 def _run(world: Any, prior: Path, file: Path, supervision: Supervision, people: tuple[str, ...]) -> dict[str, Any]:

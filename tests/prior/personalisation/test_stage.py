@@ -15,10 +15,8 @@ import torch
 from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
 from osgap.metrics.image_metrics import psnr
-from osgap.prior.config import OneShotConfig, PriorConfig
+from osgap.prior.config import OneShotConfig
 from osgap.prior.mean import load_maps, mean_avatar
-from osgap.prior.network.decoder import residual_scales
-from osgap.prior.network.model import GaussianPrior, save_prior
 from osgap.prior.personalisation.optimise import Personalisation, contribution
 from osgap.prior.personalisation.preview import turned
 from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run
@@ -31,30 +29,17 @@ from osgap.splat.avatar import Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import render
+from prior.runs import PEOPLE, untrained_prior
 
-PEOPLE = ("red", "green", "blue")
 AVATAR = ("point_cloud.ply", "flame_param.npz")
 FILES = (*AVATAR, *(f"prior/{name}" for name in AVATAR), "oneshot.json", "preview.png")
 
 
 @pytest.fixture(scope="module")
 def prior(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained prior of three people: it predicts nearly their mean."""
-    config = PriorConfig.model_validate({"encoder": _ENCODER}).encoder
-    maps = load_maps([world.maps(subject) for subject in PEOPLE])
-    torch.manual_seed(0)
-    mask = world.binding.mask
-    model = GaussianPrior(config, maps.mean(dim=0), residual_scales(maps, mask), mask)
-    torch.nn.init.normal_(model.decoder.out.weight, std=0.02)
-    path = tmp_path_factory.mktemp("prior") / "model.pt"
-    save_prior(path, model, PEOPLE, {"stage": "train"})
-    return path
+    return untrained_prior(world, tmp_path_factory.mktemp("prior") / "model.pt", 0.02)
 
 
-_ENCODER = {
-    "input_size": 32, "width": 8, "token_width": 32, "residual_blocks": (1, 1), "attention_blocks": 1, "heads": 2,
-    "dilations": (1, 2, 3),
-}  # fmt: skip
 _SETTINGS = {"steps": 12, "checkpoint_every": 3, "held_out": 0.0}
 
 
