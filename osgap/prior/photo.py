@@ -163,8 +163,8 @@ def show(
     the cameras to the other. `all_frames` shows the `train` split.
 
     Args:
-        source: the photograph that the others are chosen around. None takes the first training timestep, from the training camera
-            that looks most directly at the face.
+        source: the photograph that the others are chosen around. None takes the first training timestep,
+            from the training camera that looks most directly at the face.
         few_shot_photos: how many photographs `few_shot` shows, the source among them.
 
     Raises:

@@ -96,8 +96,8 @@ def run(
     """Make one person's avatar.
 
     Args:
-        source: the frame that the network reads first; None takes the first training timestep, from the training camera that
-            looks most directly at the face.
+        source: the frame that the network reads first; None takes the first training timestep, from the training
+            camera that looks most directly at the face.
         supervision: how much may be seen of the person, see `osgap.prior.photo.show`.
 
     Raises:
