@@ -752,7 +752,7 @@ def command(cast: Cast, config: OneShotConfig, options: argparse.Namespace) -> d
             "seed": options.seed,
             "subjects": {"train": trained_on, "test": [name]},
             "flame": {"assets": assets},
-            "oneshot": config.model_dump(mode="json"),
+            "oneshot": {**config.model_dump(mode="json"), "calibration_people": 0},  # there is no such file here
             "accelerator": options.device,
         }
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -73,6 +73,12 @@ rule oneshot:
         ),
         code=pipeline.code("oneshot"),
         supervision=lambda w: pipeline.personalised[w.folder],
+        # Who is calibrated on is not among this job's settings, so it is told the file.
+        calibration=lambda w: [
+            f"--calibration={file}"
+            for file in pipeline.of(w.experiment).calibration_of(w.folder)
+        ],
     shell:
-        "exec osgap oneshot {wildcards.subject} --supervision {params.supervision} --threads {threads} "
+        "exec osgap oneshot {wildcards.subject} --supervision {params.supervision} {params.calibration:q} "
+        "--threads {threads} "
         "--config {params.operation:q} --config {params.settings:q} --folders {params.folders:q} 2> {log:q}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -13,8 +14,6 @@ from osgap.cli.common import Common, Options, Subject, app
 from osgap.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from osgap.report.person import PersonFiles
     from osgap.workflow.pipeline import Pipeline
 
@@ -203,6 +202,7 @@ def calibrate(
 def oneshot(
     subject: Subject,
     supervision: Literal["one_shot", "few_shot", "all_frames"] = "one_shot",
+    calibration: Path | None = None,
     common: Options = Common(),
 ) -> None:
     """Make an avatar of a person whom the prior never saw, from one photograph or more.
@@ -210,11 +210,13 @@ def oneshot(
     Args:
         supervision: what may be seen of the person: one photograph; one moment in a few cameras; or all training
             frames.
+        calibration: what `osgap calibrate` wrote. Default is the run's, where it calibrates.
     """
     pipeline = common.pipeline()
     from osgap.prior.personalisation import stage
 
     layout = pipeline.layout
+    calibrations = pipeline.calibration_of(layout.personalised(supervision)) if calibration is None else [calibration]
     folder = layout.oneshot(subject, supervision)
     stage.run(
         pipeline.config.oneshot,
@@ -223,7 +225,7 @@ def oneshot(
             capture=layout.capture(subject),
             prior=layout.prior / "model.pt",
             head=pipeline.head,
-            calibration=next(iter(pipeline.calibration_of(layout.personalised(supervision))), None),
+            calibration=next(iter(calibrations), None),
         ),
         stage.OneShotOutputs(
             avatar=folder,

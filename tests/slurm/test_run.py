@@ -14,7 +14,7 @@ from .runs import SlurmRun, kill
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-WITH_GPU = ("rule_person_fit", "rule_person_bake_fit", "rule_train", "rule_oneshot", "rule_evaluate")
+WITH_GPU = ("rule_person_fit", "rule_person_bake_fit", "rule_train", "rule_calibrate", "rule_oneshot", "rule_evaluate")
 TABLES = ("--", "results/reduced/tables/novel_view.csv")
 
 

@@ -17,6 +17,9 @@ import yaml
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.code import digest_of
 from osgap.runtime.provenance import file_digest
+from osgap.workflow.config import load_config
+from osgap.workflow.jobs import jobs
+from osgap.workflow.pipeline import Pipeline
 
 from .conftest import ARGUMENTS, Checkout
 
@@ -65,6 +68,19 @@ def test_artifacts_say_where_they_come_from(finished: Checkout) -> None:
         assert provenance is not None, name
         assert provenance["stage"] == stage, name
         assert provenance["code"], name
+
+
+def test_jobs_read_what_their_rules_give_them(finished: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job knows only a part of the config: what it makes of that must be what the rule made of all of it."""
+    monkeypatch.chdir(finished.root)
+    pipeline = Pipeline(load_config(["config.yaml", *ARGUMENTS[3:]]))
+    compared = {"fit", "bake", "train", "calibrate", "oneshot", "evaluate"}
+    for job in jobs(pipeline):
+        if job.rule in compared:
+            provenance = read_provenance(job.outputs[0])
+            assert provenance is not None
+            read = {name.rsplit("/")[-1] for name in provenance["inputs"]}
+            assert {path.name for path in job.inputs} <= read, job.name
 
 
 def test_no_checkpoint_and_no_temporary_is_left(finished: Checkout) -> None:
