@@ -85,6 +85,7 @@ from osgap.prior.training.distributed import launch
 from osgap.prior.training.initial import initial_prior
 from osgap.prior.training.loop import Training
 from osgap.prior.training.objective import training_loss
+from osgap.prior.training.people import size_of_pictures
 from osgap.runtime.artifacts import atomic_path
 from osgap.runtime.gpus import using
 from osgap.runtime.provenance import file_digest
@@ -265,9 +266,9 @@ def make_training(cast: Cast, folder: Path, fabric: Any = None) -> Training:
     return training
 
 
-def advance(training: Training, batch: Batch, rig: Rig) -> None:
+def advance(training: Training, batch: Batch, rig: Rig, picture_size: int) -> None:
     """One step of training."""
-    training.advance(batch, rig)
+    training.advance(batch, rig, picture_size)
     training.monitor.stop()
 
 
@@ -558,13 +559,13 @@ def own_takes(cast: Cast, training: Training, steps: int) -> dict[str, Take]:
     """Training on frames that loader processes decode, for so many steps in all, and on batches that lie there."""
     per_step = cast.config.sources * cast.config.targets
     few = [cast.assembly.batch(cast.samples[step]) for step in range(_RESIDENT_BATCHES)]
-    stream = loaded(cast, steps)
+    stream, pictures = loaded(cast, steps), size_of_pictures(cast.samples, cast.rig)
 
     def take(batches: Iterator[Batch], images: int) -> int:
         done = 0
         with fastest(cast.device):
             for batch in itertools.islice(batches, _steps(images, per_step)):
-                advance(training, batch, cast.rig)
+                advance(training, batch, cast.rig, pictures)
                 done += per_step
         if done < images:
             raise RuntimeError(f"the loader had frames for {done} of {images} images")

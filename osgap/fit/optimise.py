@@ -28,13 +28,12 @@ from osgap.runtime.progress import track
 from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
-from osgap.splat.coverage.loss import coverage_loss
+from osgap.splat.coverage.loss import EVERY, coverage_loss
 from osgap.splat.coverage.views import picture_size
 from osgap.splat.render import render
 from osgap.splat.rig import bind_triangles, pose
 
 _EXTENT_MARGIN = 1.1
-_COVERAGE_EVERY = 5  # steps from one look at the coverage, of one head from one direction, to the next
 
 _GAUSSIANS, _MOTION = "gaussians", "motion"
 """The two tables that are learned: attributes `[N, 14]`, and FLAME motion `[R, 118]` of the timesteps with frames."""
@@ -154,7 +153,7 @@ class Fit:
             loss = loss + weights.scale * scale_loss(attributes.scale, visible, weights.scale_threshold)
         if weights.anchor:
             loss = loss + weights.anchor * anchor_loss(attributes.channels, self._initial)
-        if weights.coverage and batch.step % _COVERAGE_EVERY == 0:
+        if weights.coverage and batch.step % EVERY == 0:
             loss = (
                 loss
                 + weights.coverage

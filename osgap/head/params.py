@@ -85,6 +85,10 @@ class FlameParams:
             index = index.reshape(-1).to(self.expr.device)
         return self.replace(**{name: value[index] for name, value in self.motion.items()})
 
+    def first(self) -> FlameParams:
+        """The first timestep; unlike `select`, nothing waits for a GPU."""
+        return self.replace(**{name: value[:1] for name, value in self.motion.items()})
+
     def driven_by(self, motion: FlameParams) -> FlameParams:
         """This person (shape, static offset) with another's motion, as GaussianAvatars' `--motion_path` does."""
         return self.replace(**motion.motion)

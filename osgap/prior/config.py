@@ -43,7 +43,7 @@ class AugmentConfig(Section):
 class RenderLosses(Section):
     """Weights of what a rendering is compared by, and of what keeps Gaussians on their triangles.
 
-    The defaults are the published configuration's.
+    The defaults are the published configuration's, but for `coverage`.
     """
 
     l1: float = Field(0.8, ge=0)
@@ -60,6 +60,9 @@ class RenderLosses(Section):
     """Weight of the hinge on the scales of the Gaussians [factor]."""
     scale_threshold: float = Field(0.6, ge=0)
     """Scale that is free [triangle units]. Use what the fit used: the maps it made are the targets."""
+    coverage: float = Field(0.03, ge=0)
+    """Weight of what is open in the surface from a random direction above the shoulders, looked at in every fifth
+    step [factor]; the published configuration has none. It keeps avatars closed where no photograph looks."""
 
 
 class TrainingLosses(RenderLosses):

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osgap.fit.losses import position_loss, scale_loss
+from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding
 from osgap.metrics import lpips
 from osgap.metrics.image_metrics import ssim
 from osgap.prior.config import PriorConfig, RenderLosses
+from osgap.prior.posing import Rig
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
+from osgap.splat.coverage.loss import EVERY, coverage_loss
 from osgap.splat.render import Rendered
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -110,6 +113,26 @@ def map_terms(maps: Tensor, binding: TexelBinding, losses: RenderLosses) -> dict
         "position": position_loss(position, everywhere, losses.position_threshold),
         "scale": scale_loss(scale, everywhere, losses.scale_threshold),
     }
+
+
+def coverage_term(
+    maps: Tensor, rig: Rig, people: Sequence[int], params: Sequence[FlameParams], size: int, step: int
+) -> Tensor:
+    """What is open in the surfaces of S avatars, each seen from a direction of its own in one step of `EVERY`, `[S]`;
+    0 in the others.
+
+    Args:
+        maps: `[S, U, U, 14]`.
+        rig: of these people, see `Rig.pose`.
+        people: which person each map is of, S indices.
+        params: S times that person's parameters, of which the first timestep is looked at.
+        size: of the pictures [pixels], see `osgap.splat.coverage.views.picture_size`.
+        step: of the optimisation.
+    """
+    if step % EVERY:
+        return maps.new_zeros(len(maps))
+    vertices = rig.vertices(people, [part.first() for part in params])
+    return coverage_loss(GaussianAttributes.from_uv(maps, rig.binding), vertices, rig.bound, rig.closed, step, size)
 
 
 def masked_l1(maps: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from osgap.head.model import HeadModel, PersonHead
 from osgap.head.params import FlameParams
+from osgap.head.parts import closed_faces
 from osgap.head.texels import TexelBinding
 from osgap.prior.surface import Surface
 from osgap.splat.attributes import N_CHANNELS, GaussianAttributes
@@ -44,6 +45,12 @@ class Rig:
         """What finds the texels in photographs."""
         with torch.inference_mode(False):  # outlives the call; autograd refuses inference tensors
             return Surface.build(self.people[0].model, self.binding)
+
+    @cached_property
+    def closed(self) -> Tensor:
+        """`[F', 3]` the triangles that enclose the head."""
+        model = self.people[0].model
+        return closed_faces(model.faces, model.masks)
 
     @torch.no_grad()
     def vertices(self, people: Sequence[int], params: Sequence[FlameParams]) -> Tensor:

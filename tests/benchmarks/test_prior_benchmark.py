@@ -84,7 +84,7 @@ def check_train(measured: dict[str, Any], flops: float, rate: float) -> None:
     """Rates are the medians of their rounds, and ratios are those of the rates."""
     assert (measured["sources"], measured["targets"]) == (2, 3)
     assert (measured["images"], measured["plain_images"]) == (6, 4)  # whole steps
-    assert measured["terms"] == ["alpha", "l1", "position", "scale", "ssim", "uv"]
+    assert measured["terms"] == ["alpha", "coverage", "l1", "position", "scale", "ssim", "uv"]
     for name, targets in {"loader": 3, "resident": 3, "flushed": 2, "kept": 2}.items():
         loop = measured["plain"][name] if targets == 2 else measured[name]
         assert len(loop["rounds"]) == 2

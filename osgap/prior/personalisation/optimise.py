@@ -8,6 +8,7 @@ keeps the prior's geometry, and follows in colour what changed among texels that
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.prior.config import OneShotConfig
-from osgap.prior.losses import renderable
+from osgap.prior.losses import coverage_term, renderable
 from osgap.prior.personalisation.adam import GroupAdam
 from osgap.prior.personalisation.alike import Alike
 from osgap.prior.personalisation.objective import compared
@@ -27,6 +28,7 @@ from osgap.prior.posing import Rig, white
 from osgap.runtime.errors import UserError
 from osgap.splat.attributes import CHANNELS, SH_C0, GaussianAttributes
 from osgap.splat.cameras import Cameras
+from osgap.splat.coverage.views import picture_size
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.render import Rendered, render
 from osgap.splat.rig import pose
@@ -93,7 +95,10 @@ class Personalisation:
         self.motion = torch.zeros(motion.timesteps, len(self._deviation), device=self.device)
         """`[R, 118]` in units of `tracking`'s standard deviations."""
         self._refines = config.motion_rate > 0 and bool((self._deviation > 0).any())
-        self.known = self._seen(seen)
+        parts = iter(seen)
+        part = next(parts)
+        self._picture_size = picture_size(rig.people[0].vertices(motion.first())[0], part.cameras)
+        self.known = self._seen(itertools.chain([part], parts))
         """`[N]` how well each covered texel is seen, in 0..1."""
         mask = rig.binding.mask
         self.confidence = torch.zeros(mask.shape, device=self.device).masked_scatter(mask, self.known)
@@ -245,6 +250,10 @@ class Personalisation:
         terms["motion"] = self.motion.square().mean()
         # Terms of images are means over the photographs. Dividing these too keeps what each photograph shows in the
         # balance with them that it has where it is the only one.
+        if config.losses.coverage:
+            moved = [self._moved(views.moments[:1])]
+            terms["coverage"] = coverage_term(maps[None], self.rig, [0], moved, self._picture_size, self.step)
+            total = total + config.losses.coverage * terms["coverage"].mean()
         held = config.prior * terms["prior"] + config.smooth * terms["smooth"] + config.motion * terms["motion"]
         return total + held / len(views.images), terms
 

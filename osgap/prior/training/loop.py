@@ -24,7 +24,7 @@ from osgap.prior.posing import Rig
 from osgap.prior.training.data import Batch
 from osgap.prior.training.distributed import keep_strides, outlive_signals
 from osgap.prior.training.monitor import StepMonitor
-from osgap.prior.training.objective import training_loss
+from osgap.prior.training.objective import Look, training_loss
 from osgap.prior.training.people import TrainingSet
 from osgap.prior.training.schedule import learning_rate, parameter_groups
 from osgap.prior.training.tensorboard import TensorBoardLog
@@ -128,7 +128,7 @@ class Training:
         fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
         with termination() as self.told, fastest if self.on_gpu else contextlib.nullcontext():
             for frames in steps:
-                self.advance(training_set.assembly.batch(frames), training_set.rig)
+                self.advance(training_set.assembly.batch(frames), training_set.rig, training_set.picture_size)
                 stop = self.monitor.stop()
                 if tensorboard is not None:
                     self._write(tensorboard, training_set)
@@ -141,8 +141,11 @@ class Training:
                     self.fabric.barrier()  # until the state is saved: a process that ends takes the others with it
                     raise stopped(self.step, config.steps) if checkpoints else SystemExit(0)
 
-    def advance(self, batch: Batch, rig: Rig) -> None:
+    def advance(self, batch: Batch, rig: Rig, picture_size: int) -> None:
         """One optimisation step.
+
+        Args:
+            picture_size: see `TrainingSet`.
 
         Raises:
             UserError: a number is not finite; on a GPU it is noticed by `monitor.stop`, some steps later.
@@ -152,7 +155,15 @@ class Training:
         maps = self.model(batch.sources, with_features=True)
         refine = None if self.weights.refiner is None else self._refine
         try:
-            loss, terms = training_loss(maps, batch, rig, self.config.losses, refine=refine, perceptual=self.perceptual)
+            loss, terms = training_loss(
+                maps,
+                batch,
+                rig,
+                self.config.losses,
+                refine=refine,
+                perceptual=self.perceptual,
+                look=Look(self.step, picture_size),
+            )
         except ValueError:
             drawable = renderable(maps.detach())
             if drawable.all():

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from osgap.prior.config import TrainingLosses
-from osgap.prior.losses import color_terms, image_terms, map_terms, masked_l1, perceptual_on
+from osgap.prior.losses import color_terms, coverage_term, image_terms, map_terms, masked_l1, perceptual_on
 from osgap.prior.posing import Rig, white
 from osgap.prior.training.data import Batch
 from osgap.splat.attributes import N_CHANNELS
 from osgap.splat.render import Rendered, render
+
+
+class Look(NamedTuple):
+    """At the surface from where no photograph is, see `osgap.prior.losses.coverage_term`."""
+
+    step: int
+    """Of the training."""
+    size: int
+    """Of the pictures, see `osgap.prior.training.people.size_of_pictures` [pixels]."""
 
 
 def training_loss(
@@ -23,6 +33,7 @@ def training_loss(
     *,
     refine: Callable[[Rendered], Tensor] | None = None,
     perceptual: nn.Module | None = None,
+    look: Look | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, and the terms it consists of (one value per sample or image, or a mean).
 
@@ -33,6 +44,7 @@ def training_loss(
         refine: a rendering with features to the corrected image `[S * V, H, W, 3]`, which is compared too (terms
             `refined_*`). Default is none: no features are rendered.
         perceptual: see `osgap.prior.losses.load_perceptual`; needed where `losses.lpips` is above 0.
+        look: needed for `losses.coverage`; None leaves that out.
 
     Raises:
         ValueError: when it is needed and not given.
@@ -48,6 +60,8 @@ def training_loss(
         **image_terms(rendered, batch.images, batch.masks, measure),
         **map_terms(attributes, rig.binding, losses),
     }
+    if losses.coverage and look is not None:
+        terms["coverage"] = coverage_term(attributes, rig, batch.people, batch.params, look.size, look.step)
     weights = {name: getattr(losses, name) for name in terms}
     if refine is not None:
         for name, value in color_terms(refine(rendered), batch.images, measure).items():

@@ -23,6 +23,7 @@ from osgap.prior.training.validation import Validation
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 from osgap.runtime.seeds import derive_seed
+from osgap.splat.coverage.views import picture_size
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,16 @@ def check_coverage(paths: Sequence[Path], maps: Tensor, mask: Tensor) -> None:
             )
 
 
+def size_of_pictures(samples: TrainingSamples, rig: Rig) -> int:
+    """See `osgap.splat.coverage.views.picture_size`; that of the first person is everybody's.
+
+    Args:
+        rig: of the people of the samples.
+    """
+    device, first = rig.binding.mask.device, samples.stores[0]
+    return picture_size(rig.vertices([0], [first.params.first().to(device)])[0], first.cameras.to(device))
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """People to learn from, and those who are kept out, on the device that trains."""
@@ -96,6 +107,8 @@ class TrainingSet:
     rig: Rig
     validation: Validation | None
     """Those who are kept out of training."""
+    picture_size: int
+    """Of pictures of a head at the scale of the photographs [pixels]."""
 
     @classmethod
     def build(
@@ -128,6 +141,7 @@ class TrainingSet:
             Assembly(samples, learned_from.maps, rig),
             rig,
             Validation(kept_out.captures, kept_out.maps, head, binding, config) if kept_out.subjects else None,
+            size_of_pictures(samples, rig),
         )
 
     def preview(self, predictor: Predictor) -> np.ndarray:
