@@ -22,11 +22,12 @@ from osgap.prior.network.refiner import Refiner
 from osgap.prior.network_config import RefinerConfig
 from osgap.prior.posing import Rig
 from osgap.prior.training.data import Assembly, Batch, TrainingSamples
-from osgap.prior.training.objective import training_loss
+from osgap.prior.training.objective import Look, training_loss
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import file_digest
 from osgap.runtime.weights import WeightFile
-from osgap.splat.attributes import GaussianAttributes
+from osgap.splat.attributes import CHANNELS, GaussianAttributes
+from osgap.splat.coverage.loss import EVERY
 from osgap.splat.render import Rendered
 from osgap.splat.rig import BoundTriangles, pose
 
@@ -167,6 +168,27 @@ def test_lpips_is_a_term_of_training(world: Any, tiny_prior: PriorConfig, vgg: W
     assert (gradients[0] - gradients[1]).abs().max() > 1e-6
     with pytest.raises(ValueError, match=r"losses\.lpips is 0\.4, but training_loss got no network"):
         training_loss(maps, batch, rig, config.losses)
+
+
+def test_coverage_is_a_term_of_training(world: Any, tiny_prior: PriorConfig) -> None:
+    batch, rig = _training(world, tiny_prior)
+    opacity = CHANNELS["opacity"]
+    maps = batch.maps.clone()
+    maps[0, ..., opacity] = torch.where(rig.binding.mask[..., None], -3.0, 0.0)
+    maps.requires_grad_()
+    without, plain = training_loss(maps, batch, rig, tiny_prior.losses)
+    total, terms = training_loss(maps, batch, rig, tiny_prior.losses, look=Look(EVERY, 64))
+    assert set(terms) - set(plain) == {"coverage"}
+    assert terms["coverage"][0] > 0.5 > terms["coverage"][1], "the first head is a veil"
+    weight = tiny_prior.losses.coverage
+    assert total.item() == pytest.approx(without.item() + weight * terms["coverage"].mean().item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(terms["coverage"].sum(), maps)
+    assert gradient[0, ..., opacity].max() <= 0
+    assert gradient[0, ..., opacity].min() < 0, "it asks for more"
+    _, between = training_loss(maps, batch, rig, tiny_prior.losses, look=Look(EVERY + 1, 64))
+    assert between["coverage"].tolist() == [0.0, 0.0]
+    left_out = tiny_prior.losses.model_copy(update={"coverage": 0.0})
+    assert "coverage" not in training_loss(maps, batch, rig, left_out, look=Look(0, 64))[1]
 
 
 def test_people_posed_together_are_those_posed_alone(world: Any, tiny_prior: PriorConfig) -> None:

@@ -328,10 +328,24 @@ def test_what_no_photograph_shows_keeps_the_priors_answer(world: Any, prior: Pat
     while personal.step < personal.end:
         personal.advance(views)
     assert [len(personal.curve), *personal.curve[0]] == [
-        12, "l1", "ssim", "alpha", "position", "scale", "held_out", "prior", "smooth", "motion", "loss"
+        12, "l1", "ssim", "alpha", "position", "scale", "held_out", "prior", "smooth", "motion", "coverage", "loss"
     ]  # fmt: skip
     assert personal.curve[-1]["loss"] < personal.curve[0]["loss"]
     assert torch.equal(personal.params().rotation, views_motion(world)), "motion_rate is 0"
+
+
+def test_what_opens_in_the_surface_is_closed_again(world: Any, prior: Path) -> None:
+    """Every fifth step looks from where no photograph does."""
+    losses = {"alpha": 0.0, "l1": 0.0, "ssim": 0.0, "coverage": 3.0}
+    rates = {"map_rate": 0.5, "geometry_rate": 1.0, "smooth": 0.0}
+    personal, views = _personalisation(world, prior, "few_shot", steps=60, losses=losses, **rates)
+    personal.first[..., CHANNELS["opacity"]] = torch.where(world.binding.mask[..., None], -2.0, 0.0)
+    while personal.step < personal.end:
+        personal.advance(views)
+    opened = [point["coverage"] for point in personal.curve]
+    assert not any(value for step, value in enumerate(opened) if step % 5)
+    looks = opened[::5]
+    assert sum(looks[-4:]) < 0.6 * sum(looks[:4])
 
 
 def test_texels_change_as_far_as_they_are_seen(world: Any, prior: Path) -> None:
@@ -355,7 +369,7 @@ def views_motion(world: Any) -> torch.Tensor:
 
 
 def test_motion_is_refined_towards_where_the_photograph_shows_the_head(world: Any, prior: Path) -> None:
-    """Of a head that is drawn by its own Gaussians, tracked 6 mm beside itself."""
+    """Of a head that is drawn by its own Gaussians, tracked 2 mm beside itself."""
     personal, views = _personalisation(world, prior, "few_shot", steps=120, motion_rate=0.1, map_rate=1e-9)
     truth = personal.rendered(personal.first, views)
     exact = dataclasses.replace(views, images=truth.rgb.detach(), masks=truth.alpha.detach())
