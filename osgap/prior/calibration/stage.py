@@ -131,10 +131,10 @@ def _candidate(
     scale = model.decoder.residual_scale
     personal = personalised(answering(model, rig), scale, photos, rig, config, Strength(config.steps))
     views = FewPhotos(photos, device).views(range(config.steps))
-    return Candidate.run(personal, views, _targets(store, shown.frames, device))
+    return Candidate.run(personal, views, targets(store, shown.frames, device))
 
 
-def _targets(store: CaptureStore, shown: np.ndarray, device: torch.device) -> tuple[Targets, Targets]:
+def targets(store: CaptureStore, shown: np.ndarray, device: torch.device) -> tuple[Targets, Targets]:
     """Frames at other moments than those that are shown, where there are others: of the most frontal camera, and of
     all."""
     frames = np.concatenate([np.asarray(store.split(name)).reshape(-1, 2) for name in ("train", "val", "test")])
