@@ -108,7 +108,7 @@ def check_encoder(measured: dict[str, Any], flops: float, rate: float) -> None:
 def check_oneshot(measured: dict[str, Any], flops: float, rate: float) -> None:
     assert measured["steps"] == 3
     assert measured["seconds"] == pytest.approx(np.median(measured["rounds"]))
-    assert measured["steps_per_s"] == pytest.approx(5 / measured["seconds"])
+    assert measured["steps_per_s"] == pytest.approx(3 / measured["seconds"])
     for name, plain in measured["plain"].items():
         assert plain["steps_per_s"] == pytest.approx(1 / np.median(1 / np.array(plain["rounds"])))
         assert measured["ratio"][name] == pytest.approx(measured["steps_per_s"] / plain["steps_per_s"])
@@ -176,7 +176,7 @@ def test_training_steps_have_lpips_where_plain_ones_do(load: Load, painted: tupl
     assert config.losses.lpips == 0.4
     cast = benchmark.load(painted[1], config, 0, cpu)
     training = benchmark.make_training(cast, tmp_path)
-    benchmark.advance(training, next(benchmark.loaded(cast, 1)), cast.rig)
+    benchmark.advance(training, next(benchmark.loaded(cast, 1)), cast.rig, 64)
     assert training.window["lpips"] > 0
     assert benchmark.vgg_state(argparse.Namespace(lpips=False)) is None
 
