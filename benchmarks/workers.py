@@ -200,7 +200,7 @@ def perform(stage: str, wildcards: Mapping[str, str], output: Path, common: Comm
     elif stage == "calibrate":
         stages.calibrate("few_shot" if wildcards["folder"] == "few_shot" else "one_shot", common=common)
     elif stage == "oneshot":
-        stages.oneshot(subject, common.pipeline().personalised[wildcards["folder"]], common)
+        stages.oneshot(subject, common.pipeline().personalised[wildcards["folder"]], common=common)
     elif stage == "evaluate":
         stages.evaluate(wildcards["method"], subject, common)
     else:
