@@ -21,9 +21,10 @@ Answer = Callable[[Sequence[SourcePhoto]], Tensor]
 def answering(model: GaussianPrior, rig: Rig) -> Answer:
     """The prior's own answers about the person of a rig.
 
-    The published network has learned to read photographs that are nearly frontal, one by one, and what it makes of
-    others may be worse than nothing. Its answer is the one to all photographs or the one to the first alone, whichever
-    looks more like all of them.
+    What a network makes of several photographs may be worse in front than what it makes of the first alone: the published
+    one has learned to read photographs that are nearly frontal, one by one, and any network is unsure of what a photograph
+    hardly shows. Its answer is the one to all of them, the one to the first, or the mean of both, whichever looks most like
+    the photographs.
 
     Args:
         model: on the device of the rig.
@@ -32,10 +33,10 @@ def answering(model: GaussianPrior, rig: Rig) -> Answer:
     @torch.no_grad()
     def answer(photos: Sequence[SourcePhoto]) -> Tensor:
         said = _said(model, photos, rig)
-        if len(photos) == 1 or model.reads_together:
+        if len(photos) == 1:
             return said
         alone = _said(model, photos[:1], rig)
-        return min(said, alone, key=lambda maps: _difference(maps, photos, rig))
+        return min((said, alone, (said + alone) / 2), key=lambda maps: _difference(maps, photos, rig))
 
     return answer
 
@@ -48,10 +49,12 @@ def _said(model: GaussianPrior, photos: Sequence[SourcePhoto], rig: Rig) -> Tens
 
 
 def _difference(maps: Tensor, photos: Sequence[SourcePhoto], rig: Rig) -> float:
-    """Mean absolute difference between photographs of one moment and an avatar `[U, U, 14]` there."""
+    """How far an avatar `[U, U, 14]` is from photographs of one moment: mean absolute difference over all of them, and
+    once more over the first, which shows the face."""
     gaussians = rig.pose(maps[None], [0], [photos[0].params.to(maps.device)])
     drawn = render(gaussians, stacked_cameras(photos).to(maps.device), white(maps)).rgb
-    return float((drawn - torch.stack([photo.image for photo in photos]).to(maps.device)).abs().mean())
+    differences = (drawn - torch.stack([photo.image for photo in photos]).to(maps.device)).abs()
+    return float(differences.mean() + differences[0].mean())
 
 
 def read(photos: Sequence[SourcePhoto], rig: Rig, size: int) -> Photographs:
