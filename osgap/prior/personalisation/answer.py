@@ -21,10 +21,10 @@ Answer = Callable[[Sequence[SourcePhoto]], Tensor]
 def answering(model: GaussianPrior, rig: Rig) -> Answer:
     """The prior's own answers about the person of a rig.
 
-    What a network makes of several photographs may be worse in front than what it makes of the first alone: the published
-    one has learned to read photographs that are nearly frontal, one by one, and any network is unsure of what a photograph
-    hardly shows. Its answer is the one to all of them, the one to the first, or the mean of both, whichever looks most like
-    the photographs.
+    What a network makes of several photographs may be worse in front than what it makes of the first alone: the
+    published one has learned to read photographs that are nearly frontal, one by one, and any network is unsure of what
+    a photograph hardly shows. Its answer is the one to all of them, the one to the first, or the mean of both,
+    whichever looks most like the photographs.
 
     Args:
         model: on the device of the rig.
