@@ -281,8 +281,8 @@ class OneShotConfig(Section):
     seen: float = Field(0.2, gt=0)
     """A Gaussian that fills this much of the photographs counts as seen by one half [pixels]."""
     held_out: float = Field(0.1, ge=0, lt=1)
-    """Share of one photograph that a first optimisation does not see, in patches, to tell when the second one ends
-    [fraction]; of several photographs each is held out once. 0: do all steps."""
+    """Share of each photograph that a first optimisation does not see, in patches, to tell when the second one ends
+    [fraction]. 0: do all steps."""
     calibration_people: int = Field(6, ge=0)
     """Training people, those of `prior.validation` first, on whom is measured how far an optimisation may go [people];
     0: all the way."""
