@@ -1,7 +1,7 @@
 """When an optimisation ends: a trial that does not see all of the photographs tells how long it helps with the rest.
 
-Patches of every photograph are held out. A whole photograph that is held out tells of parts of the head which the avatar
-was never shown without it, and ends the optimisation far too early: `docs/prior.md` has numbers.
+Patches of every photograph are held out. A whole photograph that is held out tells of parts of the head which the
+avatar was never shown without it, and ends the optimisation far too early: `docs/prior.md` has numbers.
 """
 
 from __future__ import annotations

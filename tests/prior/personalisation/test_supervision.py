@@ -30,6 +30,7 @@ from osgap.prior.personalisation.fine_tune import FineTuning
 from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.stage import OneShotInputs, OneShotOutputs, run
 from osgap.prior.personalisation.strength import Strength
+from osgap.prior.personalisation.trials import helpful_steps
 from osgap.prior.personalisation.views import FewPhotos, Views
 from osgap.prior.photo import ShownCapture, show
 from osgap.prior.posing import Rig
@@ -346,6 +347,31 @@ def test_what_opens_in_the_surface_is_closed_again(world: Any, prior: Path) -> N
     assert not any(value for step, value in enumerate(opened) if step % 5)
     looks = opened[::5]
     assert sum(looks[-4:]) < 0.6 * sum(looks[:4])
+
+
+def test_a_trial_sees_all_but_patches_of_every_photograph(
+    world: Any, prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    personal, views = _personalisation(world, prior, "few_shot", held_out=0.2)
+    shown = show(CaptureStore(world.capture("grey")), "few_shot", None, 3)
+    photos = [shown.photo(frame) for frame in shown.frames]
+    hidden: list[torch.Tensor] = []
+    advance = Personalisation.advance
+
+    def noted(self: Personalisation, views: Views, used: torch.Tensor | None = None) -> None:
+        assert used is not None
+        hidden.append(1 - used)
+        advance(self, views, used)
+
+    monkeypatch.setattr(Personalisation, "advance", noted)
+    answer = answering(load_prior(prior), personal.rig)
+    steps = helpful_steps(answer, personal.scale, photos, personal.rig, personal.config, 4, 0)
+    assert 0 <= steps <= 4
+    assert len(hidden) == 5, "the last one looks at what the fourth step has made"
+    assert all(torch.equal(mask, hidden[0]) for mask in hidden)
+    assert hidden[0].shape == views.masks.shape
+    assert hidden[0].mean(dim=(1, 2)).tolist() == pytest.approx([0.2] * 3, abs=0.05)
+    assert not torch.equal(hidden[0][0], hidden[0][1])
 
 
 def test_texels_change_as_far_as_they_are_seen(world: Any, prior: Path) -> None:
