@@ -260,6 +260,8 @@ class OneShotConfig(Section):
     """Adam's step size for the residual maps [standard deviations over people, in each channel]."""
     geometry_rate: float = Field(0.2, ge=0, le=1)
     """Step size of positions, rotations, scales and opacities, relative to that of colours [fraction]."""
+    all_frames_geometry_rate: float = Field(1.0, ge=0, le=1)
+    """The same against all training frames, where every direction is seen [fraction]."""
     motion_rate: float = Field(0.03, ge=0)
     """Adam's step size for the motion at the photographs' moments, in units of `tracking` [standard deviations]; 0
     leaves it as it was tracked."""
@@ -304,6 +306,7 @@ class OneShotConfig(Section):
             "few_shot_photos": "few_shot",
             "frames_per_step": "all_frames",
             "all_frames_steps": "all_frames",
+            "all_frames_geometry_rate": "all_frames",
         }
         defaults = type(self).model_fields
         return self.model_copy(

@@ -193,6 +193,7 @@ def _begun(
     predicted = saved[_FIRST].to(rig.binding.mask.device) if _FIRST in saved else answer(photos)
     every = isinstance(frames, AllFrames)
     steps = config.all_frames_steps if every else config.steps
+    config = config.model_copy(update={"geometry_rate": config.all_frames_geometry_rate}) if every else config
     strength = Strength(steps) if every or inputs.calibration is None else load_strength(inputs.calibration, steps)
     scale, subject = model.decoder.residual_scale, photos[0].subject
     personal = Personalisation(predicted, scale, frames.sample(), frames.motion, rig, config, steps, strength, subject)
