@@ -116,18 +116,18 @@ TABLE: dict[str, str] = {
         prior.augment.brightness prior.augment.tint prior.augment.saturation prior.augment.offset
         prior.augment.shift prior.augment.scale prior.losses.l1 prior.losses.ssim prior.losses.alpha
         prior.losses.position prior.losses.position_threshold prior.losses.scale prior.losses.scale_threshold
-        prior.losses.uv prior.losses.lpips prior.losses.refined
+        prior.losses.coverage prior.losses.uv prior.losses.lpips prior.losses.refined
     """,
     "tables person_figure cross_figure": "oneshot.supervision",
     "few_shot": "oneshot.few_shot_photos",
-    "all_frames": "oneshot.frames_per_step oneshot.all_frames_steps",
+    "all_frames": "oneshot.frames_per_step oneshot.all_frames_steps oneshot.all_frames_geometry_rate",
     "one_shot few_shot all_frames": """
         oneshot.steps oneshot.network_steps oneshot.network_rate oneshot.map_rate oneshot.geometry_rate oneshot.prior
         oneshot.smooth oneshot.seen oneshot.alike oneshot.held_out oneshot.calibration_people oneshot.motion
         oneshot.motion_rate oneshot.tracking.rotation oneshot.tracking.translation oneshot.tracking.neck_pose
         oneshot.tracking.jaw_pose oneshot.tracking.eyes_pose oneshot.tracking.expr oneshot.losses.l1
         oneshot.losses.ssim oneshot.losses.alpha oneshot.losses.position oneshot.losses.position_threshold
-        oneshot.losses.scale oneshot.losses.scale_threshold
+        oneshot.losses.scale oneshot.losses.scale_threshold oneshot.losses.coverage
     """,
     "cross_figure": "evaluation.cross_frames",
     "evaluate": "evaluation.lpips.alex.sha256 evaluation.lpips.vgg.sha256",
