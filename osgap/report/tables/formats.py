@@ -16,9 +16,9 @@ from osgap.report.names import METHOD_NAMES
 METHOD_NOTES = {
     "mean_avatar": "the average of the training people's maps, on the person's tracked head",
     "prior": "the network's answer to one photograph",
-    "one_shot": "the prior, fine-tuned on that one photograph",
-    "few_shot": "the prior, fine-tuned on photographs of that moment from several sides",
-    "all_frames": "the prior, fine-tuned on all training frames of the person",
+    "one_shot": "the prior's answer, and what that photograph changes in it",
+    "few_shot": "the same from photographs of that moment from several sides",
+    "all_frames": "the same from all training frames of the person",
     "fit": "optimised on all training frames of the person",
 }
 METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS-Alex", "lpips_vgg": "LPIPS-VGG"}
