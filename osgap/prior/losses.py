@@ -116,7 +116,13 @@ def map_terms(maps: Tensor, binding: TexelBinding, losses: RenderLosses) -> dict
 
 
 def coverage_term(
-    maps: Tensor, rig: Rig, people: Sequence[int], params: Sequence[FlameParams], size: int, step: int
+    maps: Tensor,
+    rig: Rig,
+    people: Sequence[int],
+    params: Sequence[FlameParams],
+    size: int,
+    step: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """What is open in the surfaces of S avatars, each seen from a direction of its own in one step of `EVERY`, `[S]`;
     0 in the others.
@@ -128,11 +134,13 @@ def coverage_term(
         params: S times that person's parameters, of which the first timestep is looked at.
         size: of the pictures [pixels], see `osgap.splat.coverage.views.picture_size`.
         step: of the optimisation.
+        share: (rank, world) of processes that train together.
     """
     if step % EVERY:
         return maps.new_zeros(len(maps))
     vertices = rig.vertices(people, [part.first() for part in params])
-    return coverage_loss(GaussianAttributes.from_uv(maps, rig.binding), vertices, rig.bound, rig.closed, step, size)
+    attributes = GaussianAttributes.from_uv(maps, rig.binding)
+    return coverage_loss(attributes, vertices, rig.bound, rig.closed, step, size, share)
 
 
 def masked_l1(maps: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

@@ -169,6 +169,14 @@ def test_the_loss_is_the_mean_lack_of_alpha_where_it_lacks(ball: Ball) -> None:
     assert coverage_loss(small, many, ball.bound, ball.head.faces, 0, SIZE).max() > 0.3
 
 
+def test_processes_that_share_a_step_look_from_where_one_would(ball: Ball) -> None:
+    heads, holed = ball.vertices.expand(4, -1, -1), ball.with_hole(torch.tensor([0.0, 1, 0]), 1.2, -5)
+    whole = coverage_loss(holed, heads, ball.bound, ball.head.faces, 3, SIZE)
+    parts = [coverage_loss(holed, heads[:2], ball.bound, ball.head.faces, 3, SIZE, (rank, 2)) for rank in range(2)]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert len(set(whole.tolist())) == 4, "each from a direction of its own"
+
+
 def test_the_loss_closes_holes_and_leaves_the_head_alone(ball: Ball) -> None:
     top = torch.tensor([0.0, 1, 0])
     # Three people at once, one of them with a hole on top that is seen from everywhere above.

@@ -162,7 +162,7 @@ class Training:
                 self.config.losses,
                 refine=refine,
                 perceptual=self.perceptual,
-                look=Look(self.step, picture_size),
+                look=Look(self.step, picture_size, (self.fabric.global_rank, self.fabric.world_size)),
             )
         except ValueError:
             drawable = renderable(maps.detach())

@@ -23,6 +23,8 @@ class Look(NamedTuple):
     """Of the training."""
     size: int
     """Of the pictures, see `osgap.prior.training.people.size_of_pictures` [pixels]."""
+    share: tuple[int, int] = (0, 1)
+    """(rank, world) of the processes that train together."""
 
 
 def training_loss(
@@ -61,7 +63,7 @@ def training_loss(
         **map_terms(attributes, rig.binding, losses),
     }
     if losses.coverage and look is not None:
-        terms["coverage"] = coverage_term(attributes, rig, batch.people, batch.params, look.size, look.step)
+        terms["coverage"] = coverage_term(attributes, rig, batch.people, batch.params, look.size, look.step, look.share)
     weights = {name: getattr(losses, name) for name in terms}
     if refine is not None:
         for name, value in color_terms(refine(rendered), batch.images, measure).items():

@@ -19,7 +19,13 @@ TARGET = 0.98
 
 
 def coverage_loss(
-    attributes: GaussianAttributes, vertices: Tensor, bound: BoundTriangles, faces: Tensor, seed: int, size: int
+    attributes: GaussianAttributes,
+    vertices: Tensor,
+    bound: BoundTriangles,
+    faces: Tensor,
+    seed: int,
+    size: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """How much alpha is missing, `TARGET - alpha`, inside the silhouettes of B heads, each seen from a random direction
     above the shoulders: the mean over the pixels where any is.
@@ -36,12 +42,15 @@ def coverage_loss(
         faces: `[F, 3]` int64, the triangles that enclose the head, see `osgap.head.parts.closed_faces`.
         seed: of the directions; another one for each step.
         size: rows and columns of the pictures [pixels], see `osgap.splat.coverage.views.picture_size`.
+        share: (r, w) takes the r-th of w equal parts of the directions: w processes look from where one would.
 
     Returns:
         `[B]`, each head's mean; 0 where nothing is open.
     """
     vertices = vertices.detach()
-    directions = upload(random_directions(len(vertices), seed), vertices.device)
+    (part, parts), count = share, len(vertices)
+    directions = random_directions(parts * count, seed)[part * count : (part + 1) * count]
+    directions = upload(directions, vertices.device)
     cameras = surrounding_cameras(vertices, directions, size)
     inside = eroded(silhouettes(vertices, faces, cameras), BORDER)
     missing = (TARGET - render(pose(attributes, vertices, bound), cameras).alpha).relu() * inside
