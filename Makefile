@@ -1,4 +1,4 @@
-# make demo   synthetic people to metric tables, in results/demo (about ten minutes on two cores)
+# make demo   synthetic people to metric tables, in results/demo (about twelve minutes on two cores)
 # make test   the tests, and what they cover
 # make test-slurm   all tests on a Slurm that they start on this machine (a quarter of an hour)
 # make lint   style, types, workflow

@@ -29,7 +29,7 @@ _README = """\
 
 Written by `osgap init`, osgap {version}.
 
-    snakemake --profile profiles/demo     # synthetic people, no data needed: about ten minutes on two cores
+    snakemake --profile profiles/demo     # synthetic people, no data needed: about twelve minutes on two cores
     osgap doctor                          # what config.yaml still lacks for a run on your own data, and how to get it
     snakemake --profile profiles/local    # that run on this machine
     snakemake --profile slurm             # on a cluster; its names are in profiles/slurm/site.yaml
