@@ -28,11 +28,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, wha
 from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
-from osgap.head.texels import bind_texels
+from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.calibration.stage import targets
 from osgap.prior.config import OneShotConfig, TrackingError
-from osgap.prior.network.model import load_prior
+from osgap.prior.network.model import GaussianPrior, load_prior
 from osgap.prior.personalisation.answer import answering
 from osgap.prior.personalisation.strength import Strength, load_strength
 from osgap.prior.personalisation.trials import helpful_steps, personalised
@@ -67,14 +68,21 @@ def disturbed(params: FlameParams, tracking: TrackingError, noise: float, seed: 
 
 
 def measured(
-    path: Path, model: torch.nn.Module, head: object, config: OneShotConfig, strength: Strength, noise: float, seed: int
+    path: Path,
+    model: GaussianPrior,
+    head: HeadModel,
+    binding: TexelBinding,
+    config: OneShotConfig,
+    strength: Strength,
+    noise: float,
+    seed: int,
 ) -> dict[str, tuple[float, ...]]:
     """PSNR of one person's avatars, by how they were made."""
     device = model.decoder.mean.device
     store = CaptureStore(path)
     shown = show(store, "one_shot", None, config.few_shot_photos)
     photo = shown.photo(shown.frames[0])
-    rig = Rig.build(head, bind_texels(head.uvs, head.uv_faces, model.uv_size), [photo.params])
+    rig = Rig.build(head, binding, [photo.params])
     parts = targets(store, shown.frames, device)
     wrong = dataclasses.replace(photo, params=disturbed(photo.params, config.tracking, noise, seed))
     held = config.model_copy(update={"motion_rate": 0.0})
@@ -112,13 +120,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = OneShotConfig.model_validate(options.oneshot).concerning("one_shot")
     model = load_prior(options.prior).to(options.device)
     head = load_head(head_assets(options.head)).to(options.device)
+    binding = bind_texels(head.uvs, head.uv_faces, model.uv_size)
     strength = Strength(config.steps)
     if options.calibration is not None:
         strength = load_strength(options.calibration, config.steps)
     rows = {}
     for path in options.captures:
         seed = derive_seed(options.seed, "tracking", path.stem)
-        rows[path.stem] = measured(path, model, head, config, strength, options.noise, seed)
+        rows[path.stem] = measured(path, model, head, binding, config, strength, options.noise, seed)
         sys.stderr.write(f"{path.stem}: {rows[path.stem]}\n")
     columns = list(next(iter(rows.values())))
     rows["mean"] = {name: tuple(np.mean([row[name] for row in rows.values()], axis=0)) for name in columns}

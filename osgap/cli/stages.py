@@ -216,7 +216,6 @@ def oneshot(
     from osgap.prior.personalisation import stage
 
     layout = pipeline.layout
-    calibrations = pipeline.calibration_of(layout.personalised(supervision)) if calibration is None else [calibration]
     folder = layout.oneshot(subject, supervision)
     stage.run(
         pipeline.config.oneshot,
@@ -225,7 +224,7 @@ def oneshot(
             capture=layout.capture(subject),
             prior=layout.prior / "model.pt",
             head=pipeline.head,
-            calibration=next(iter(calibrations), None),
+            calibration=calibration or next(iter(pipeline.calibration_of(layout.personalised(supervision))), None),
         ),
         stage.OneShotOutputs(
             avatar=folder,

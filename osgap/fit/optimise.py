@@ -28,7 +28,7 @@ from osgap.runtime.progress import track
 from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
-from osgap.splat.coverage.loss import EVERY, coverage_loss
+from osgap.splat.coverage.loss import COVERAGE_EVERY, coverage_loss
 from osgap.splat.coverage.views import picture_size
 from osgap.splat.render import render
 from osgap.splat.rig import bind_triangles, pose
@@ -153,7 +153,7 @@ class Fit:
             loss = loss + weights.scale * scale_loss(attributes.scale, visible, weights.scale_threshold)
         if weights.anchor:
             loss = loss + weights.anchor * anchor_loss(attributes.channels, self._initial)
-        if weights.coverage and batch.step % EVERY == 0:
+        if weights.coverage and batch.step % COVERAGE_EVERY == 0:
             loss = (
                 loss
                 + weights.coverage

@@ -16,7 +16,7 @@ from osgap.metrics.image_metrics import ssim
 from osgap.prior.config import PriorConfig, RenderLosses
 from osgap.prior.posing import Rig
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
-from osgap.splat.coverage.loss import EVERY, coverage_loss
+from osgap.splat.coverage.loss import COVERAGE_EVERY, coverage_loss
 from osgap.splat.render import Rendered
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -124,8 +124,8 @@ def coverage_term(
     step: int,
     share: tuple[int, int] = (0, 1),
 ) -> Tensor:
-    """What is open in the surfaces of S avatars, each seen from a direction of its own in one step of `EVERY`, `[S]`;
-    0 in the others.
+    """What is open in the surfaces of S avatars, each seen from a direction of its own, `[S]`; it is looked at in one
+    step of `COVERAGE_EVERY`, and 0 in the others.
 
     Args:
         maps: `[S, U, U, 14]`.
@@ -136,7 +136,7 @@ def coverage_term(
         step: of the optimisation.
         share: (rank, world) of processes that train together.
     """
-    if step % EVERY:
+    if step % COVERAGE_EVERY:
         return maps.new_zeros(len(maps))
     vertices = rig.vertices(people, [part.first() for part in params])
     attributes = GaussianAttributes.from_uv(maps, rig.binding)

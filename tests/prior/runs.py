@@ -146,7 +146,5 @@ def tiny(steps: int = 6) -> PriorConfig:
             "encoder": encoder, "source_cameras": 2, "sources": 2, "targets": 2, "steps": steps, "warmup": 2,
             "learning_rate": 1e-3, "ema": 0.5, "precision": "32-true", "workers": 0,
             "checkpoint_every": 2,
-            # Where a surface counts as open a rounding decides, and ranks round otherwise than one process.
-            "losses": {"coverage": 0.0},
         }
     )  # fmt: skip

@@ -15,7 +15,7 @@ from osgap.capture.store import CaptureStore
 from osgap.metrics import lpips
 from osgap.metrics.image_metrics import ssim
 from osgap.prior.config import PriorConfig, TrainingLosses
-from osgap.prior.losses import image_terms, load_perceptual, map_terms, masked_l1
+from osgap.prior.losses import coverage_term, image_terms, load_perceptual, map_terms, masked_l1
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.refiner import Refiner
@@ -27,7 +27,7 @@ from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import file_digest
 from osgap.runtime.weights import WeightFile
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
-from osgap.splat.coverage.loss import EVERY
+from osgap.splat.coverage.loss import COVERAGE_EVERY
 from osgap.splat.render import Rendered
 from osgap.splat.rig import BoundTriangles, pose
 
@@ -177,7 +177,7 @@ def test_coverage_is_a_term_of_training(world: Any, tiny_prior: PriorConfig) -> 
     maps[0, ..., opacity] = torch.where(rig.binding.mask[..., None], -3.0, 0.0)
     maps.requires_grad_()
     without, plain = training_loss(maps, batch, rig, tiny_prior.losses)
-    total, terms = training_loss(maps, batch, rig, tiny_prior.losses, look=Look(EVERY, 64))
+    total, terms = training_loss(maps, batch, rig, tiny_prior.losses, look=Look(COVERAGE_EVERY, 64))
     assert set(terms) - set(plain) == {"coverage"}
     assert terms["coverage"][0] > 0.5 > terms["coverage"][1], "the first head is a veil"
     weight = tiny_prior.losses.coverage
@@ -185,10 +185,28 @@ def test_coverage_is_a_term_of_training(world: Any, tiny_prior: PriorConfig) -> 
     (gradient,) = torch.autograd.grad(terms["coverage"].sum(), maps)
     assert gradient[0, ..., opacity].max() <= 0
     assert gradient[0, ..., opacity].min() < 0, "it asks for more"
-    _, between = training_loss(maps, batch, rig, tiny_prior.losses, look=Look(EVERY + 1, 64))
+    _, between = training_loss(maps, batch, rig, tiny_prior.losses, look=Look(COVERAGE_EVERY + 1, 64))
     assert between["coverage"].tolist() == [0.0, 0.0]
     left_out = tiny_prior.losses.model_copy(update={"coverage": 0.0})
     assert "coverage" not in training_loss(maps, batch, rig, left_out, look=Look(0, 64))[1]
+
+
+def test_ranks_look_for_holes_as_one_process_does(world: Any, tiny_prior: PriorConfig) -> None:
+    """The mean over two ranks of a person each has the gradient of one process with both."""
+    batch, rig = _training(world, tiny_prior)
+    maps = batch.maps.clone()
+    maps[..., CHANNELS["opacity"]] = torch.where(rig.binding.mask[..., None], -2.0, 0.0)
+    maps.requires_grad_()
+    people, params = batch.people, batch.params
+    whole = coverage_term(maps, rig, people, params, 64, COVERAGE_EVERY)
+    ranks = [
+        coverage_term(maps[r : r + 1], rig, people[r : r + 1], params[r : r + 1], 64, COVERAGE_EVERY, (r, 2))
+        for r in range(2)
+    ]
+    torch.testing.assert_close(torch.cat(ranks), whole)
+    one, both = (torch.autograd.grad(term.mean(), maps, retain_graph=True)[0] for term in (whole, torch.cat(ranks)))
+    assert one.abs().max() > 0
+    torch.testing.assert_close(both, one, atol=1e-4 * float(one.abs().max()), rtol=1e-4)
 
 
 def test_people_posed_together_are_those_posed_alone(world: Any, tiny_prior: PriorConfig) -> None:

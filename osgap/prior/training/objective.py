@@ -17,7 +17,7 @@ from osgap.splat.render import Rendered, render
 
 
 class Look(NamedTuple):
-    """At the surface from where no photograph is, see `osgap.prior.losses.coverage_term`."""
+    """How one step looks for holes from where no photograph is, see `osgap.prior.losses.coverage_term`."""
 
     step: int
     """Of the training."""

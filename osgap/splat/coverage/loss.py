@@ -11,7 +11,7 @@ from osgap.splat.coverage.views import BORDER, random_directions, surrounding_ca
 from osgap.splat.render import render
 from osgap.splat.rig import BoundTriangles, pose
 
-EVERY = 5
+COVERAGE_EVERY = 5
 """Steps of an optimisation from one look at the coverage to the next: one in five is enough, and costs little."""
 
 TARGET = 0.98

@@ -188,7 +188,7 @@ def test_a_compiled_network_is_one_graph_for_each_number_of_photographs(
 def test_two_ranks_learn_what_one_learns(world: Any, tmp_path: Path) -> None:
     """With the backbone of the defaults' kind, in processes of their own: every weight has a gradient in every step."""
     config = tiny_surface(3).model_copy(update={"checkpoint_every": 10})
-    # Where a surface counts as open a rounding decides; test_stage.py has that term.
+    # Where a surface counts as open a rounding decides; test_losses.py compares that term between processes.
     config = config.model_copy(update={"losses": config.losses.model_copy(update={"coverage": 0.0})})
     assert start(world, tmp_path / "one", config).wait(400) == 0
     both = config.model_copy(update={"devices": 2, "sources": 1})
