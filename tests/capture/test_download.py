@@ -47,7 +47,8 @@ from osgap.runtime.errors import UserError
 
 SEQUENCE, OTHER = "EMO-1-shout+laugh", "EXP-2-eyes"
 SECRET = "s3cret"
-HURRIED = TransferSettings(timeout_s=0.5, attempts=4, wait_s=0.001, longest_wait_s=0.002)
+# The timeout is what only stalls wait for. A shorter one is taken for a stall where the machine is busy with others.
+HURRIED = TransferSettings(timeout_s=2, attempts=4, wait_s=0.001, longest_wait_s=0.002)
 
 
 @pytest.fixture(autouse=True)
