@@ -95,6 +95,8 @@ class Recording:
     splits: dict[str, np.ndarray]
     """`train`, `val`, `test`: `[M, 2]` int64 (timestep, camera), timestep-major."""
     frames: Pictures | list[Footage]
+    notes: tuple[str, ...] = ()
+    """What a reader assumed where the files do not say, or left out: a sentence each, for the log and the report."""
 
 
 def tested(lengths: Sequence[int], subject: str) -> list[np.ndarray]:
