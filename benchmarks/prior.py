@@ -726,7 +726,7 @@ def personalise(cast: Cast, config: OneShotConfig) -> float:
     photos = [shown.photo(shown.frames[0])]
     rig = Rig.build(cast.head, cast.binding, [photos[0].params])
     strength = Strength(config.steps)
-    personal = personalised(answering(model, rig), model.decoder.residual_scale, photos, rig, config, strength)
+    personal = personalised(answering(model, rig)(photos), model.decoder.residual_scale, photos, rig, config, strength)
     frames = FewPhotos(photos, cast.device)
     start = people.clock(cast.device)
     for view in frames.views(range(config.steps)):

@@ -35,6 +35,7 @@ from osgap.prior.calibration.stage import targets
 from osgap.prior.config import OneShotConfig, TrackingError
 from osgap.prior.network.model import GaussianPrior, load_prior
 from osgap.prior.personalisation.answer import answering
+from osgap.prior.personalisation.closing import closing
 from osgap.prior.personalisation.strength import Strength, load_strength
 from osgap.prior.personalisation.trials import helpful_steps, personalised
 from osgap.prior.personalisation.views import FewPhotos
@@ -86,20 +87,24 @@ def measured(
     parts = targets(store, shown.frames, device)
     wrong = dataclasses.replace(photo, params=disturbed(photo.params, config.tracking, noise, seed))
     held = config.model_copy(update={"motion_rate": 0.0})
-    answer, found = answering(model, rig), {}
+    close, found = closing(config, rig, [photo]), {}
+
+    def answer(shot: SourcePhoto) -> torch.Tensor:
+        return close(answering(model, rig)([shot]), shot.params.to(device))
 
     def score(maps: torch.Tensor) -> tuple[float, ...]:
         return tuple(part.psnr(maps, rig) for part in parts)
 
     def avatar(shot: SourcePhoto, settings: OneShotConfig) -> torch.Tensor:
         scale = model.decoder.residual_scale
-        personal = personalised(answer, scale, [shot], rig, settings, strength)
-        steps = helpful_steps(answer, scale, [shot], rig, settings, strength.steps, seed)
+        predicted = answer(shot)
+        personal = personalised(predicted, scale, [shot], rig, settings, strength)
+        steps = helpful_steps(predicted, scale, [shot], rig, settings, strength.steps, seed)
         for views in FewPhotos([shot], device).views(range(steps)):
             personal.advance(views)
-        return personal.maps()
+        return close(personal.maps(), personal.params())
 
-    found["prior, exact"], found["prior, with error"] = score(answer([photo])), score(answer([wrong]))
+    found["prior, exact"], found["prior, with error"] = score(answer(photo)), score(answer(wrong))
     found["`one_shot`, exact"] = score(avatar(photo, config))
     found["`one_shot`, with error"] = score(avatar(wrong, config))
     found["`one_shot`, with error, not refined"] = score(avatar(wrong, held))

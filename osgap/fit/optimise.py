@@ -28,12 +28,14 @@ from osgap.runtime.progress import track
 from osgap.runtime.termination import stopped, termination
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
+from osgap.splat.coverage.closing import closed, spread
 from osgap.splat.coverage.loss import COVERAGE_EVERY, coverage_loss
 from osgap.splat.coverage.views import picture_size
 from osgap.splat.render import render
 from osgap.splat.rig import bind_triangles, pose
 
 _EXTENT_MARGIN = 1.1
+_CLOSING = 0.75  # of the steps, after which the surface is closed once: what remains of them gets used to it
 
 _GAUSSIANS, _MOTION = "gaussians", "motion"
 """The two tables that are learned: attributes `[N, 14]`, and FLAME motion `[R, 118]` of the timesteps with frames."""
@@ -163,6 +165,16 @@ class Fit:
             )
         return loss
 
+    @torch.no_grad()
+    def close(self) -> None:
+        """Close what still shows through, see `osgap.splat.coverage.closing`; nothing where coverage has no weight."""
+        if not self._config.losses.coverage:
+            return
+        motion = self._tables[_MOTION]
+        vertices = self._vertices(motion[spread(len(motion)).to(self.device)])
+        found = closed(self.attributes, vertices, self._bound, self._closed, self._picture_size)
+        self._tables[_GAUSSIANS].copy_(found.channels)
+
     def _posed(self, motion: Tensor) -> Tensor:
         """Vertices `[B, V, 3]` of rows `[B, 118]` of the motion table."""
         graphed = self.device.type == "cuda" and motion.requires_grad and torch.is_grad_enabled()
@@ -286,6 +298,8 @@ def optimise(
     # On a GPU the renderer's gradients are sums in no fixed order, so that nothing is gained there.
     with _deterministic() if fit.device.type == "cpu" else nullcontext(), termination() as terminated:
         for batch in track(steps, "fit", total=config.iterations, done=done):
+            if batch.step == int(_CLOSING * config.iterations):
+                fit.close()
             losses[batch.step] = fit.step(batch)
             done = batch.step + 1
             stop = terminated()
@@ -293,6 +307,7 @@ def optimise(
                 save()
             if stop:
                 raise stopped(done, config.iterations)
+        fit.close()
     return losses.cpu()
 
 

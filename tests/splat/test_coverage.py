@@ -16,6 +16,7 @@ from osgap.head.model import HeadModel
 from osgap.head.texels import bind_texels
 from osgap.splat.attributes import CHANNELS, GaussianAttributes
 from osgap.splat.cameras import Cameras
+from osgap.splat.coverage.closing import closed, spread
 from osgap.splat.coverage.loss import TARGET, coverage_loss
 from osgap.splat.coverage.measure import measure_coverage
 from osgap.splat.coverage.silhouette import silhouettes
@@ -207,3 +208,59 @@ def test_directions_change_with_the_seed(ball: Ball) -> None:
     again = float(coverage_loss(attributes, ball.vertices[None], ball.bound, ball.head.faces, 0, SIZE))
     assert len(set(values)) == 4
     assert values[0] == again
+
+
+def pierced(ball: Ball, toward: Tensor) -> GaussianAttributes:
+    """A ball with a hole through and through."""
+    channels = ball.attributes.channels.clone()
+    channels[(ball.directions @ toward).abs() > np.cos(0.4), CHANNELS["opacity"]] = -3.0
+    return GaussianAttributes(channels)
+
+
+@pytest.mark.parametrize("elevation", [0.1, 0.7, 1.2])
+def test_holes_are_closed_where_they_are(ball: Ball, elevation: float) -> None:
+    toward = torch.tensor([0.0, np.sin(elevation), np.cos(elevation)]).float()
+    before = pierced(ball, toward)
+    assert ball.measured(before)["worst"] < 0.8
+    after = closed(before, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
+    assert ball.measured(after)["worst"] >= CLOSED
+    moved = (after.channels - before.channels).abs()
+    assert not moved[:, CHANNELS["color"]].any()
+    along = (ball.directions @ toward).abs()
+    assert moved[along > np.cos(0.6)].max() > 5 * moved[along < 0.3].max()
+
+
+def test_what_is_closed_stays_as_it_is(ball: Ball) -> None:
+    once = closed(ball.attributes, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
+    twice = closed(once, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
+    assert ball.measured(once)["worst"] >= CLOSED
+    torch.testing.assert_close(twice.channels, once.channels, atol=0.02, rtol=0)
+
+
+def test_closing_repeats_to_the_bit_and_passes_no_gradient(ball: Ball) -> None:
+    before = pierced(ball, torch.tensor([0.0, 1.0, 0.0]))
+    learned = GaussianAttributes(before.channels.clone().requires_grad_())
+    with torch.no_grad():
+        first = closed(learned, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
+    second = closed(before, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
+    assert torch.equal(first.channels, second.channels)
+    assert not first.channels.requires_grad
+
+
+def test_a_head_that_cannot_be_closed_keeps_nobody(ball: Ball) -> None:
+    """Gaussians far away: no step brings them back, and all numbers stay finite."""
+    channels = ball.attributes.channels.clone()
+    channels[:, CHANNELS["position"]] += 1e3
+    found = closed(GaussianAttributes(channels), ball.vertices[None], ball.bound, ball.head.faces, 48)
+    assert found.channels.isfinite().all()
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [0]), (3, [0, 1, 2]), (8, list(range(8)))])
+def test_all_moments_of_a_few(count: int, expected: list[int]) -> None:
+    assert spread(count).tolist() == expected
+
+
+def test_moments_of_many_are_even_and_hold_both_ends() -> None:
+    chosen = spread(1000)
+    assert (chosen[0], chosen[-1], len(chosen)) == (0, 999, 8)
+    assert chosen.diff().min() >= 142

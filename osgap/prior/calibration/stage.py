@@ -129,7 +129,7 @@ def _candidate(
     head.check_fits(store.params, path)
     rig = Rig.build(head, binding, [store.params])
     scale = model.decoder.residual_scale
-    personal = personalised(answering(model, rig), scale, photos, rig, config, Strength(config.steps))
+    personal = personalised(answering(model, rig)(photos), scale, photos, rig, config, Strength(config.steps))
     views = FewPhotos(photos, device).views(range(config.steps))
     return Candidate.run(personal, views, targets(store, shown.frames, device))
 

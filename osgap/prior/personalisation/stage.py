@@ -22,6 +22,7 @@ from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.config import OneShotConfig, Supervision
 from osgap.prior.network.model import GaussianPrior, load_prior
 from osgap.prior.personalisation.answer import answering, read
+from osgap.prior.personalisation.closing import closing
 from osgap.prior.personalisation.fine_tune import FineTuning
 from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.preview import personalisation_preview
@@ -141,15 +142,16 @@ def _make(
         frames: AllFrames | FewPhotos = AllFrames(shown, device, config.frames_per_step, own_seed)
     else:
         frames = FewPhotos(photos, device)
-    first = answering(model, rig)(photos)
-    personal = _begun(config, inputs, model, photos, frames, rig, checkpoints, own_seed)
+    close = closing(config, rig, photos)
+    first = close(answering(model, rig)(photos), frames.motion)
+    personal = _begun(config, inputs, model, first, photos, frames, rig, checkpoints, own_seed)
     prepared = time.perf_counter()
     _optimise(personal, frames, checkpoints, config.checkpoint_every)
     optimised = time.perf_counter()
     stamp = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
-    moved = personal.params().select(frames.first).to("cpu")
-    maps = {"mean": model.decoder.mean, "prior": first, "result": personal.maps()}
-    _write(outputs, personal, maps, photos, moved, binding, shown.record(), stamp)
+    moved = personal.params()
+    maps = {"mean": model.decoder.mean, "prior": first, "result": close(personal.maps(), moved)}
+    _write(outputs, personal, maps, photos, moved.select(frames.first).to("cpu"), binding, shown.record(), stamp)
     _log.info(
         "%s: %s of %s on %s, first camera %s, timestep %d of %s; loading %.1f s, optimising %.1f s, writing %.1f s",
         subject,
@@ -169,6 +171,7 @@ def _begun(
     config: OneShotConfig,
     inputs: OneShotInputs,
     model: GaussianPrior,
+    first: Tensor,
     photos: list[SourcePhoto],
     frames: AllFrames | FewPhotos,
     rig: Rig,
@@ -179,18 +182,20 @@ def _begun(
 
     Args:
         model: the prior; its weights change where the config says so.
+        first: its answer to the photographs before that.
         photos: what the network reads.
         frames: what the avatar is compared with.
         seed: of what is held out.
     """
-    answer, saved = answering(model, rig), checkpoints.load() or {}
+    saved = checkpoints.load() or {}
     if config.network_steps and _FIRST not in saved:
         shown = read(photos if model.reads_together else photos[:1], rig, model.config.input_size)
         tuning = FineTuning(model, shown, frames.motion, rig, config, photos[0].subject)
         if saved:
             tuning.restore(saved)
         _optimise(tuning, frames, checkpoints, config.checkpoint_every)
-    predicted = saved[_FIRST].to(rig.binding.mask.device) if _FIRST in saved else answer(photos)
+        first = closing(config, rig, photos)(answering(model, rig)(photos), frames.motion)
+    predicted = saved[_FIRST].to(rig.binding.mask.device) if _FIRST in saved else first
     every = isinstance(frames, AllFrames)
     steps = config.all_frames_steps if every else config.steps
     config = config.model_copy(update={"geometry_rate": config.all_frames_geometry_rate}) if every else config
@@ -200,7 +205,7 @@ def _begun(
     if _FIRST in saved:
         personal.restore(saved)
     elif not every:
-        personal.end = helpful_steps(answer, scale, photos, rig, config, strength.steps, seed)
+        personal.end = helpful_steps(predicted, scale, photos, rig, config, strength.steps, seed)
     return personal
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from osgap.prior.config import OneShotConfig
-from osgap.prior.personalisation.answer import Answer
 from osgap.prior.personalisation.optimise import Personalisation
 from osgap.prior.personalisation.strength import Strength
 from osgap.prior.personalisation.views import FewPhotos
@@ -26,7 +25,7 @@ _SMOOTHED = 5  # steps that a curve is averaged over
 
 
 def personalised(
-    answer: Answer,
+    predicted: Tensor,
     scale: Tensor,
     photos: Sequence[SourcePhoto],
     rig: Rig,
@@ -36,17 +35,18 @@ def personalised(
     """An optimisation against photographs of one moment, before its first step.
 
     Args:
+        predicted: `[U, U, 14]` what it begins with.
         scale: `[14]`, see `Personalisation`.
         rig: of the person, on the device that computes.
     """
     frames = FewPhotos(photos, scale.device)
     return Personalisation(
-        answer(photos), scale, frames.sample(), frames.motion, rig, config, config.steps, strength, photos[0].subject
+        predicted, scale, frames.sample(), frames.motion, rig, config, config.steps, strength, photos[0].subject
     )
 
 
 def helpful_steps(
-    answer: Answer,
+    predicted: Tensor,
     scale: Tensor,
     photos: Sequence[SourcePhoto],
     rig: Rig,
@@ -66,7 +66,7 @@ def helpful_steps(
     used = torch.stack(
         [patches(size, config.held_out, derive_seed(seed, "held out", index)) for index in range(len(photos))]
     ).to(scale.device)
-    trial = personalised(answer, scale, photos, rig, config, Strength(steps))
+    trial = personalised(predicted, scale, photos, rig, config, Strength(steps))
     for _ in range(steps + 1):
         trial.advance(everything, used)
     trial.settle()

@@ -364,8 +364,7 @@ def test_a_trial_sees_all_but_patches_of_every_photograph(
         advance(self, views, used)
 
     monkeypatch.setattr(Personalisation, "advance", noted)
-    answer = answering(load_prior(prior), personal.rig)
-    steps = helpful_steps(answer, personal.scale, photos, personal.rig, personal.config, 4, 0)
+    steps = helpful_steps(personal.first, personal.scale, photos, personal.rig, personal.config, 4, 0)
     assert 0 <= steps <= 4
     assert len(hidden) == 5, "the last one looks at what the fourth step has made"
     assert all(torch.equal(mask, hidden[0]) for mask in hidden)
