@@ -27,7 +27,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,19 @@ _umask_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed.
 
     The temporary name keeps the suffix, so that writers which choose a format by suffix work, and starts with a
     dot, so that globs do not see it. A killed process leaves at most that dot file; the next write removes it.
+
+    Args:
+        path: the file to write.
+        check: reads the temporary file back, before it takes its name, and raises anything if it is not what was
+            meant (see `check_same`). Default is not to read it back.
+
+    Raises:
+        UserError: what `check` found, with the name of the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +71,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+            if check is not None:  # forget it, so that what is read is what the disk holds
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if check is not None:
+            _read_back(path, temporary, check)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_folder(path.parent)
@@ -70,6 +82,33 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         _name_file(error, path)
         raise
+
+
+def _read_back(path: Path, temporary: Path, check: Callable[[Path], None]) -> None:
+    try:
+        check(temporary)
+    except Exception as error:  # a damaged file can raise nearly anything
+        found = (str(error) or type(error).__name__).replace(str(temporary), "the file").rstrip(".")
+        raise UserError(
+            f"{path}: was written, but does not read back as it was meant ({found}), and was removed. The disk or its "
+            f"file system loses data, or is full: look at `df` and `dmesg`, and write to another one. Where it "
+            f"happens there too, it is a defect of this program."
+        ) from error
+
+
+def check_same(name: str, found: np.ndarray, meant: np.ndarray) -> None:
+    """Compare an array that was read back, bit for bit, with the one that was to be written.
+
+    Raises:
+        ValueError: saying where they differ first.
+    """
+    if (found.dtype, found.shape) != (meant.dtype, meant.shape):
+        raise ValueError(f"{name} is {found.dtype} of shape {found.shape}, not {meant.dtype} of shape {meant.shape}")
+    bits = np.dtype((np.void, meant.dtype.itemsize))
+    different = np.ascontiguousarray(found).reshape(-1).view(bits) != np.ascontiguousarray(meant).reshape(-1).view(bits)
+    if different.any():
+        first = tuple(int(index) for index in np.unravel_index(int(different.argmax()), meant.shape))
+        raise ValueError(f"{name}{list(first)} is {found[first]}, not {meant[first]}")
 
 
 @contextlib.contextmanager
@@ -187,8 +226,22 @@ def write_npz(
     arrays: Mapping[str, np.ndarray],
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an `.npz` whose bytes depend on its content only; provenance goes into the archive's comment."""
-    with atomic_path(path) as temporary:
+    """Write an `.npz` whose bytes depend on its content only; provenance goes into the archive's comment.
+
+    Raises:
+        UserError: when it does not read back as it was meant.
+    """
+
+    def check(written: Path) -> None:
+        with np.load(written, allow_pickle=False) as archive:
+            if set(archive.files) != set(arrays):
+                raise ValueError(f"has the arrays {', '.join(archive.files)}, not {', '.join(arrays)}")
+            for name, array in arrays.items():
+                check_same(name, archive[name], array)
+        if provenance is not None and _from_npz(written) != json.dumps(provenance, sort_keys=True):
+            raise ValueError("its provenance differs")
+
+    with atomic_path(path, check) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         if provenance is not None:
             with zipfile.ZipFile(temporary, "a") as archive:

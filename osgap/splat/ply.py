@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.runtime.artifacts import atomic_path, ply_comments
+from osgap.runtime.artifacts import ply_comments
 from osgap.runtime.errors import UserError
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0, GaussianAttributes
 from osgap.splat.color_space import ColorSpace
+from osgap.splat.ply_rows import write_rows
 
 VIEWER_SH_DEGREE = 3
 """The degree that GaussianAvatars' viewer expects unless told otherwise."""
@@ -65,9 +66,10 @@ def save_ply(
         provenance: goes into the header's comments.
         sh_degree: degree that the reader expects; coefficients above degree 0 are written as zeros. Default is 3.
         color_space: what the reader takes `f_dc` for. Default is SH coefficients.
-    """
-    from plyfile import PlyData, PlyElement
 
+    Raises:
+        UserError: when the file does not read back as it was meant.
+    """
     channels = attributes.channels.detach().cpu().numpy()
     if channels.ndim != 2 or channels.shape[1] != N_CHANNELS or tuple(faces.shape) != channels.shape[:1]:
         raise ValueError(
@@ -90,8 +92,7 @@ def save_ply(
             rows[exact] = rows[rgb]
             rows[rgb] = _rgb(rows[exact])
         comments.append(f"f_dc is RGB, as OSGAP's viewer takes it: 0.5 + {SH_C0} sh_dc")
-    with atomic_path(path) as temporary:
-        PlyData([PlyElement.describe(rows, "vertex")], byte_order="<", comments=comments).write(str(temporary))
+    write_rows(path, rows, comments=comments)
 
 
 def load_ply(
