@@ -1,8 +1,8 @@
 """What the commands `osgap export-...` do: read an avatar, check everything, then write the files of another program.
 
 An avatar is a folder of `point_cloud.ply` and `flame_param.npz`, made here or by GaussianAvatars or OSGAP; `color` says
-what the colours of a foreign one are. Every file is read back before it takes its name; one that is not as it was meant is
-removed, and a `UserError` names it.
+what the colours of a foreign one are. Every file is read back before it takes its name; one that is not as it was meant
+is removed, and a `UserError` names it.
 """
 
 from __future__ import annotations

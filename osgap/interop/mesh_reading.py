@@ -1,8 +1,8 @@
 """Whether a mesh file holds the mesh that was to be written, found out without the code that wrote it.
 
-OBJ and PLY, which are written here and with plyfile, are read with trimesh; GLB, which trimesh writes, by the rules of the
-glTF 2.0 specification (section 4 for the container, 3.6 for buffers and accessors). Meshes are compared corner by corner,
-because readers may split and reorder vertices.
+OBJ and PLY, which are written here and with plyfile, are read with trimesh; GLB, which trimesh writes, by the rules of
+the glTF 2.0 specification (section 4 for the container, 3.6 for buffers and accessors). Meshes are compared corner by
+corner, because readers may split and reorder vertices.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def check_with_trimesh(path: Path, vertices: np.ndarray, faces: np.ndarray, uv_c
     loaded = trimesh.load_mesh(path, process=False)
     check_same("corners", np.asarray(loaded.vertices, np.float32)[loaded.faces], vertices[faces])
     if uv_corners is not None:
+        if not isinstance(loaded.visual, trimesh.visual.TextureVisuals):
+            raise ValueError("has no texture coordinates")
         check_same("texture coordinates", np.asarray(loaded.visual.uv, np.float32)[loaded.faces], uv_corners)
 
 

@@ -1,9 +1,9 @@
 """Avatars as GaussianAvatars' and OSGAP's programs open them, and those that they made.
 
 Both take a folder with `point_cloud.ply` and FLAME parameters beside it, and both refuse a point cloud whose number of
-`f_rest` properties is not that of the degree they were started with. GaussianAvatars' viewer starts with degree 3, takes
-`f_dc` for SH coefficients and looks for `flame_param.npz`. OSGAP's starts with degree 0, takes `f_dc` for RGB and looks
-for `flame_param_024.npz`, the name that its training writes; without one it shows Gaussians that no head moves.
+`f_rest` properties is not that of the degree they were started with. GaussianAvatars' viewer starts with degree 3,
+takes `f_dc` for SH coefficients and looks for `flame_param.npz`. OSGAP's starts with degree 0, takes `f_dc` for RGB and
+looks for `flame_param_024.npz`, the name that its training writes; without it, it shows Gaussians that no head moves.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def save_for_viewer(
 ) -> list[Path]:
     """Write an avatar's files as a viewer opens them; `Avatar.load` reads them back exactly.
 
-    That is `point_cloud.ply`, `flame_param.npz`, and the same parameters under the name that the viewer looks for, where
-    it is another one: all of them, or none.
+    That is `point_cloud.ply`, `flame_param.npz`, and the same parameters under the name that the viewer looks for,
+    where it is another one: all of them, or none.
 
     Returns:
         The files.
@@ -77,7 +77,7 @@ def save_for_viewer(
 
 
 def flame_param_file(folder: Path) -> Path:
-    """The FLAME parameters of an avatar's folder: `flame_param.npz`, or `flame_param_024.npz` as OSGAP's training writes.
+    """An avatar's FLAME parameters: `flame_param.npz`, or `flame_param_024.npz` as OSGAP's training writes it.
 
     Raises:
         UserError: when there are both, and they are not the same.
@@ -87,8 +87,8 @@ def flame_param_file(folder: Path) -> Path:
         return usual
     if usual.is_file() and usual.read_bytes() != theirs.read_bytes():
         raise UserError(
-            f"{folder}: {FLAME_PARAM} and {OSGAP_FLAME_PARAM} differ, and only one can be the avatar's. Remove or rename "
-            f"the other one."
+            f"{folder}: {FLAME_PARAM} and {OSGAP_FLAME_PARAM} differ, and only one can be the avatar's. Remove or "
+            f"rename the other one."
         )
     return usual if usual.is_file() else theirs
 
@@ -108,7 +108,8 @@ def load_foreign_avatar(
         vertex_count: V of the head; needed for parameters without a static offset. Default is what the file has.
 
     Raises:
-        UserError: see `load_ply`, `flame_param_file` and `load_flame_param`; or when the colours look like the other kind.
+        UserError: see `load_ply`, `flame_param_file` and `load_flame_param`; or when the colours look like the other
+            kind.
     """
     from osgap.interop.color import check_color_space
 
