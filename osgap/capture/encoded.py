@@ -36,7 +36,11 @@ _PNG_OPTIONS = (
     cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG,
 )  # fmt: skip
 
-_AGAIN = "Export the tracking anew"
+_COPY = "Copy it again from where it was exported, or export its sequence again"
+_CONVERT = {  # ImageMagick's options
+    "8-bit RGB": "-define png:color-type=2 -type TrueColor -depth 8",
+    "8-bit grey (one channel)": "-define png:color-type=0 -colorspace Gray -depth 8",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file, but the transforms name it. {_AGAIN}.") from None
+        raise UserError(f"{path}: no such file, but the transforms name it. {_COPY}.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
@@ -91,7 +95,9 @@ def check_mask(data: bytes, name: str, width: int, height: int) -> np.ndarray:
     """
     _, pixels = _check(data, name, width, height, ("grey",), "8-bit grey (one channel)", bits=(1, 2, 4, 8))
     if pixels.max() == 1:
-        raise UserError(f"{name}: its values are 0 and 1; expected are 0 to 255. {_AGAIN}, or scale the masks.")
+        raise UserError(
+            f"{name}: its values are 0 and 1; expected are 0 to 255. Change the masks: multiply them by 255."
+        )
     return pixels
 
 
@@ -138,17 +144,20 @@ def _check(
     header = _header(data, name)
     refuse_turned(header.orientation, name, (header.width, header.height), (width, height))
     if header.color not in colors or header.bits not in bits:
-        raise UserError(f"{name}: a {header.bits}-bit {header.color} image; expected {wanted}. {_AGAIN} as such.")
+        raise UserError(
+            f"{name}: a {header.bits}-bit {header.color} image; expected {wanted}. Change it and its like: "
+            f"`mogrify {_CONVERT[wanted]} FILES` (ImageMagick)."
+        )
     if (header.width, header.height) != (width, height):
         raise UserError(
             f"{name}: {header.width}x{header.height} pixels, but its camera has {width}x{height} in the transforms. "
-            f"{_AGAIN}, with images and transforms of one scale."
+            f"Give the images that size, or set w, h, fl_x, fl_y, cx and cy in the transforms to those of the images."
         )
     pixels = _decode(data, name)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if pixels.shape[:2] != (height, width) or pixels.dtype != np.uint8 or channels != _CHANNELS[header.color]:
         raise UserError(
-            f"{name}: decodes to {pixels.dtype} of shape {pixels.shape}, its header says {header.color}. {_AGAIN}."
+            f"{name}: decodes to {pixels.dtype} of shape {pixels.shape}, its header says {header.color}. {_COPY}."
         )
     return header, pixels
 
@@ -159,7 +168,7 @@ def _decode(data: bytes, name: str) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise UserError(f"{name}: the image does not decode; the file is damaged. {_AGAIN}.")
+        raise UserError(f"{name}: the image does not decode; the file is damaged. {_COPY}.")
     return pixels
 
 
@@ -176,12 +185,14 @@ def read_header(data: bytes, name: str) -> Header:
 
 def _header(data: bytes, name: str) -> Header:
     if not data:
-        raise UserError(f"{name}: the file is empty. {_AGAIN}.")
+        raise UserError(f"{name}: the file is empty. {_COPY}.")
     if data.startswith(_PNG_SIGNATURE):
         return _png(data, name)
     if data.startswith(_JPEG_START):
         return _jpeg(data, name)
-    raise UserError(f"{name}: neither PNG nor JPEG (it begins with {data[:8]!r}). {_AGAIN} in one of the two.")
+    raise UserError(
+        f"{name}: neither PNG nor JPEG (it begins with {data[:8]!r}). Export its sequence as one of the two."
+    )
 
 
 def _png(data: bytes, name: str) -> Header:
@@ -193,7 +204,7 @@ def _png(data: bytes, name: str) -> Header:
             break
         kind = data[position + 4 : position + 8]
         if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise UserError(f"{name}: damaged (a checksum fails at byte {position}). {_AGAIN}.")
+            raise UserError(f"{name}: damaged (a checksum fails at byte {position}). {_COPY}.")
         if kind == b"IHDR" and length == 13:
             width, height, bits, color = struct.unpack(">IIBB", data[position + 8 : position + 18])
             header = Header(width, height, bits, _PNG_COLOR.get(color, f"type-{color}"))
@@ -202,11 +213,11 @@ def _png(data: bytes, name: str) -> Header:
         if kind == b"IEND" and header is not None:
             return replace(header, orientation=turned)
         position = end
-    raise UserError(f"{name}: truncated after {len(data)} bytes. {_AGAIN}.")
+    raise UserError(f"{name}: truncated after {len(data)} bytes. {_COPY}.")
 
 
 def _jpeg(data: bytes, name: str) -> Header:
-    truncated = UserError(f"{name}: truncated after {len(data)} bytes. {_AGAIN}.")
+    truncated = UserError(f"{name}: truncated after {len(data)} bytes. {_COPY}.")
     if not data.rstrip(b"\0").endswith(_JPEG_END):
         raise truncated
     position, turned = 2, UPRIGHT

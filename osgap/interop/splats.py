@@ -83,7 +83,8 @@ def save_splats(
             if len(wrong):
                 raise UserError(
                     f"{path}: {name} of Gaussian {wrong[0]} would be {rows[name][wrong[0]]} ({len(wrong)} Gaussians "
-                    f"are like it). The avatar or the motion that drives it is damaged: make it anew."
+                    f"are like it): its values, or those of the motion, are too large. Give another motion, or fit "
+                    f"that person again (`osgap fit`)."
                 )
     comments = [DESCRIPTIONS[up]] + (ply_comments(provenance) if provenance is not None else [])
     write_rows(path, rows, element_comments=comments)
@@ -107,7 +108,10 @@ def load_splats(path: Path | str, up: Up = "-y") -> Gaussians:
     try:
         rows = {element.name: np.array(element.data) for element in PlyData.read(str(path)).elements}.get("vertex")
     except Exception as error:  # a damaged file can raise nearly anything
-        raise UserError(f"{path}: not a readable PLY file ({error}). It may be truncated; export it anew.") from error
+        raise UserError(
+            f"{path}: not a readable PLY file ({error}). Is it truncated? Copy it again from "
+            f"where it was made, or export it again (`osgap export-splats`)."
+        ) from error
     names = () if rows is None else rows.dtype.names or ()
     missing = [name for name in _REQUIRED if name not in names]
     if rows is None or missing:

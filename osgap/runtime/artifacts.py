@@ -253,7 +253,7 @@ def read_npz(path: Path, names: Iterable[str], *, kind: str, remedy: str) -> dic
 
     Args:
         kind: what the file is one of, for the messages: "FLAME parameters".
-        remedy: what to do where it is none: "Make it anew."
+        remedy: what to do where it is none: "Run the stage `bake`, which makes it."
 
     Raises:
         UserError: no such file, or not a readable archive.
