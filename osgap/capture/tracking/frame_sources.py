@@ -87,9 +87,7 @@ def encoded_frames(recording: Recording, width: int, height: int, description: s
 def _with_somebody(contents: Iterable[Encoded], recording: Recording, person: Event) -> Iterator[Encoded]:
     yield from contents
     if not person.is_set():
-        raise UserError(
-            f"{recording.folder}: all masks are black, so that nobody is in it. Export masks that are white there."
-        )
+        raise UserError(f"{recording.folder}: all masks are black, so that nobody is in it. Export the masks anew.")
 
 
 def _workers() -> int:
@@ -113,7 +111,7 @@ def _of_files(
     content = read_file(image)
     header = check_frame(content, str(image), recording.width, recording.height)
     if mask is None and header.color != "rgba":
-        raise UserError(f"{image}: has neither a mask in fg_masks nor an alpha channel. Export it with one of them.")
+        raise UserError(f"{image}: has neither a mask in fg_masks nor an alpha channel. Export the tracking anew.")
     if mask:
         mask_content, alpha = _checked_mask(mask, recording)
     else:

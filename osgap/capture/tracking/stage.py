@@ -249,7 +249,7 @@ def _check_against_raw(export: Recording, raw: Path, manifest: Path, participant
         raise UserError(
             f"{export.tables[0]} has {len(tracked)} cameras, {calibration_file} has {len(calibrated)}"
             f"{_only('only tracked', tracked - calibrated)}{_only('only calibrated', calibrated - tracked)}. "
-            f"The export is of another recording or incomplete: export it with all cameras, or correct capture.tracking."
+            f"The export is of another recording or incomplete: export it anew with all cameras."
         )
 
     content = read_json(manifest)

@@ -54,7 +54,7 @@ def read_camera(
     shared: Mapping[str, Any],
     where: str,
     image_size: Callable[[], tuple[int, int]],
-    advice: str = "Correct it there, or export the sequence again with VHAP's export_as_nerf_dataset.py.",
+    advice: str = "Export the tracking anew.",
 ) -> ExportCamera:
     """The camera of one frame.
 
