@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from osgap.runtime.artifacts import check_same
+from osgap.runtime.reading_back import check_same
 
 _TYPES = {5126: "<f4", 5125: "<u4", 5123: "<u2"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}

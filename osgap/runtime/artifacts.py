@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from osgap.runtime.errors import UserError
+from osgap.runtime.reading_back import check_same, read_back
 
 PROVENANCE_KEY = "provenance"
 _PLY_PREFIX = "osgap-provenance "
@@ -52,7 +53,7 @@ def atomic_path(path: Path | str, check: Callable[[Path], None] | None = None) -
     Args:
         path: the file to write.
         check: reads the temporary file back, before it takes its name, and raises anything if it is not what was
-            meant (see `check_same`). Default is not to read it back.
+            meant (see `osgap.runtime.reading_back`). Default is not to read it back.
 
     Raises:
         UserError: what `check` found, with the name of the file.
@@ -74,7 +75,7 @@ def atomic_path(path: Path | str, check: Callable[[Path], None] | None = None) -
             if check is not None:  # forget it, so that what is read is what the disk holds
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if check is not None:
-            _read_back(path, temporary, check)
+            read_back(path, temporary, check)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_folder(path.parent)
@@ -82,33 +83,6 @@ def atomic_path(path: Path | str, check: Callable[[Path], None] | None = None) -
         temporary.unlink(missing_ok=True)
         _name_file(error, path)
         raise
-
-
-def _read_back(path: Path, temporary: Path, check: Callable[[Path], None]) -> None:
-    try:
-        check(temporary)
-    except Exception as error:  # a damaged file can raise nearly anything
-        found = (str(error) or type(error).__name__).replace(str(temporary), "the file").rstrip(".")
-        raise UserError(
-            f"{path}: was written, but does not read back as it was meant ({found}), and was removed. The disk or its "
-            f"file system loses data, or is full: look at `df` and `dmesg`, and write to another one. Where it "
-            f"happens there too, it is a defect of this program."
-        ) from error
-
-
-def check_same(name: str, found: np.ndarray, meant: np.ndarray) -> None:
-    """Compare an array that was read back, bit for bit, with the one that was to be written.
-
-    Raises:
-        ValueError: saying where they differ first.
-    """
-    if (found.dtype, found.shape) != (meant.dtype, meant.shape):
-        raise ValueError(f"{name} is {found.dtype} of shape {found.shape}, not {meant.dtype} of shape {meant.shape}")
-    bits = np.dtype((np.void, meant.dtype.itemsize))
-    different = np.ascontiguousarray(found).reshape(-1).view(bits) != np.ascontiguousarray(meant).reshape(-1).view(bits)
-    if different.any():
-        first = tuple(int(index) for index in np.unravel_index(int(different.argmax()), meant.shape))
-        raise ValueError(f"{name}{list(first)} is {found[first]}, not {meant[first]}")
 
 
 @contextlib.contextmanager

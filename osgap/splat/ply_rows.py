@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from osgap.runtime.artifacts import atomic_path, check_same
+from osgap.runtime.artifacts import atomic_path
+from osgap.runtime.reading_back import check_same
 
 _START = [b"ply", b"format binary_little_endian 1.0"]
 _END = b"end_header\n"

@@ -16,8 +16,9 @@ from plyfile import PlyData
 
 from interop.balls import Ball, make_ball
 from osgap.interop.export import export_avatar, export_maps, export_mesh, export_splats
-from osgap.runtime.artifacts import check_same, write_npz
+from osgap.runtime.artifacts import write_npz
 from osgap.runtime.errors import UserError
+from osgap.runtime.reading_back import check_same
 from osgap.splat.ply_rows import read_rows, write_rows
 
 Spoil = Callable[[bytes], bytes]
