@@ -150,12 +150,12 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
         )
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu":
-            raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Save it as that.")
+            raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Make it anew.")
         with np.errstate(over="ignore"):  # a double may be finite, and too large all the same
             arrays[name] = array.astype(np.float32)
         if not np.isfinite(arrays[name]).all():
             where = np.argwhere(~np.isfinite(arrays[name]))[0].tolist()
-            raise UserError(f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Correct it.")
+            raise UserError(f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Track anew.")
     if arrays["shape"].shape == (1, N_SHAPE):
         arrays["shape"] = arrays["shape"][0]
 
@@ -166,7 +166,7 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
         if arrays[name].shape != shape:
             raise UserError(
                 f"{path}: {name} has shape {arrays[name].shape}, expected {shape}"
-                f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}. Save it in that shape."
+                f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}. Give it that shape."
             )
     return arrays
 
