@@ -166,7 +166,7 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
         if arrays[name].shape != shape:
             raise UserError(
                 f"{path}: {name} has shape {arrays[name].shape}, expected {shape}"
-                f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}. Give it that shape."
+                f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}. Save it so."
             )
     return arrays
 
