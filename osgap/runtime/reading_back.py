@@ -40,8 +40,12 @@ def check_same(name: str, found: np.ndarray, meant: np.ndarray) -> None:
     """
     if (found.dtype, found.shape) != (meant.dtype, meant.shape):
         raise ValueError(f"{name} is {found.dtype} of shape {found.shape}, not {meant.dtype} of shape {meant.shape}")
-    bits = np.dtype((np.void, meant.dtype.itemsize))
-    different = np.ascontiguousarray(found).reshape(-1).view(bits) != np.ascontiguousarray(meant).reshape(-1).view(bits)
+    different = _bytes(found) != _bytes(meant)
     if different.any():
-        first = tuple(int(index) for index in np.unravel_index(int(different.argmax()), meant.shape))
+        number = int(different.argmax()) // meant.dtype.itemsize
+        first = tuple(int(index) for index in np.unravel_index(number, meant.shape))
         raise ValueError(f"{name}{list(first)} is {found[first]}, not {meant[first]}")
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
