@@ -205,15 +205,16 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except (ValueError, RecursionError) as error:  # of which JSONDecodeError and UnicodeDecodeError are kinds
-        raise UserError(f"{path}: not valid JSON ({error}); the file is damaged, make or fetch it anew") from None
+        raise UserError(f"{path}: not valid JSON ({error}); the file is damaged, copy or fetch it again") from None
     except _TwinError as error:
         raise UserError(
-            f"{path}: the key {error.args[0]!r} stands twice in one object, so it is not clear which is meant; make or "
-            f"fetch the file anew"
+            f"{path}: the key {error.args[0]!r} stands twice in one object, so it is not clear which is meant; remove "
+            f"the wrong one"
         ) from None
     if not isinstance(content, dict):
         raise UserError(
-            f"{path}: expected a JSON object at the top, found a {type(content).__name__}; make or fetch it anew"
+            f"{path}: expected a JSON object at the top, found a {type(content).__name__}; check that it "
+            f"is the file that was meant, or fetch it again"
         )
     return content
 

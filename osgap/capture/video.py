@@ -52,7 +52,7 @@ def decode(path: Path, numbers: Sequence[int], threads: int = 1) -> Iterator[av.
 
     Raises:
         UserError: naming the file: it is missing, no video, of a codec that cannot be decoded, ends too early, is
-            damaged, or its frames change their size.
+            damaged, its frames change their size, or its header has players turn them.
     """
     wanted = iter(numbers)
     target = next(wanted, None)
@@ -64,6 +64,12 @@ def decode(path: Path, numbers: Sequence[int], threads: int = 1) -> Iterator[av.
         for frame in _frames(container, stream, path):
             if target is None:
                 break
+            if frame.rotation:
+                raise UserError(
+                    f"{path}: its header has players turn it by {frame.rotation} degrees, which some programs do and "
+                    f"others do not. Let `ffmpeg -i IN OUT` turn the pixels if it was tracked as players show it, or "
+                    f"`ffmpeg -display_rotation 0 -i IN -c copy OUT` remove the note if not."
+                )
             size = size or (frame.width, frame.height)
             if (frame.width, frame.height) != size:
                 raise _broken(

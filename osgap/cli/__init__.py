@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -33,11 +34,27 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():  # `osgap --help | head` has read enough
+            sys.exit(0)
         if "--traceback" in arguments:
             raise
         message = str(error) if isinstance(error, UserError) else _explain(error)
         print(f"osgap: {message}", file=sys.stderr)
         sys.exit(UserError.EXIT_CODE)
+    finally:
+        if _nobody_reads():  # Python would complain when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _nobody_reads() -> bool:
+    """Whether the output goes into a pipe that has been closed, as by `head`. That is no error of the command's."""
+    try:
+        file = sys.stdout.fileno()
+    except (OSError, ValueError):  # it goes into no file: a test's, a notebook's
+        return False
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _say_where(arguments: list[str]) -> None:

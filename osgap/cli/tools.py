@@ -48,12 +48,13 @@ def export_avatar(
     color: Literal["sh_dc", "rgb"] = "sh_dc",
     common: Options = Common(),
 ) -> None:
-    """Write an avatar's two files as a viewer of the reference implementations opens them.
+    """Write an avatar's files as a viewer of the reference implementations opens them; see docs/data.md.
 
     Args:
         avatar: Folder with point_cloud.ply and flame_param.npz.
-        output: Folder to write the two files to.
-        viewer: Whose viewer: they expect other degrees of spherical harmonics, and OSGAP's takes colours for RGB.
+        output: Folder to write point_cloud.ply and flame_param.npz to; for OSGAP's viewer flame_param_024.npz as well.
+        viewer: Whose viewer: they expect other degrees of spherical harmonics, and OSGAP's takes colours for RGB and
+            looks for flame_param_024.npz, without which it shows a point cloud that no head moves.
         color: What the avatar's own colours are. Files of this program say so themselves.
     """
     pipeline = common.pipeline()

@@ -198,7 +198,7 @@ def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
 
 
 def _codecs() -> Finding:
-    fix = "Install PyAV anew, from a wheel that has FFmpeg's h264 and hevc."
+    fix = "Install a wheel of PyAV, which has FFmpeg's h264 and hevc: pip install --force-reinstall --only-binary av av"
     try:
         import av
     except (ImportError, OSError) as error:
@@ -246,7 +246,7 @@ def _snakemake() -> Finding:
         return _finding("snakemake", "missing", "not installed", "Install snakemake into the environment of osgap.")
     beside = Path(sys.executable).parent / "snakemake"
     if not (beside.is_file() or shutil.which("snakemake")):
-        fix = "Install snakemake anew: its command is not beside this Python."
+        fix = f"Install it for this Python: {sys.executable} -m pip install --force-reinstall snakemake"
         return _finding("snakemake", "missing", f"{version}, but its command is not there", fix)
     return _finding("snakemake", "ok", version)
 

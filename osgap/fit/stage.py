@@ -105,7 +105,7 @@ def _fit(
             f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be fitted. Import {subject} again."
         )
     if not len(splits["train"]):
-        raise UserError(f"{inputs.capture}: has no training frames (split `train` is empty). Import it anew.")
+        raise UserError(f"{inputs.capture}: has no training frames. Import a tracking that lists some.")
     head = load_head(inputs.head)
     head.check_fits(store.params, inputs.capture)
     binding = bind_texels(head.uvs, head.uv_faces, config.uv_size).to(device)

@@ -38,4 +38,6 @@ def read_uv_size(path: Path) -> int:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it comes with a fitted avatar. Run the stage `fit` first.") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: does not say the `uv_size` of a fit ({error!r}). Fit anew.") from error
+        raise UserError(
+            f"{path}: does not say the `uv_size` of a fit ({error!r}). `osgap fit ID` writes it; run that again."
+        ) from error

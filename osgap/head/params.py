@@ -141,12 +141,12 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     wanted = ("shape", *MOTION_WIDTHS, "static_offset")
-    arrays = read_npz(path, wanted, kind="FLAME parameters", remedy="Make it anew.")
+    arrays = read_npz(path, wanted, kind="FLAME parameters", remedy="Check the path, or export it again.")
     missing = [name for name in wanted[:-1] if name not in arrays]
     if missing:
         raise UserError(
             f"{path}: FLAME parameters lack {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none of them'}. "
-            f"Expected are {', '.join(wanted[:-1])}. Make it anew."
+            f"Expected are {', '.join(wanted[:-1])}. Add what is missing."
         )
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu":
@@ -166,7 +166,7 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
         if arrays[name].shape != shape:
             raise UserError(
                 f"{path}: {name} has shape {arrays[name].shape}, expected {shape}"
-                f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}. Make it anew."
+                f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}. Save it so."
             )
     return arrays
 

@@ -204,7 +204,7 @@ def read_pickle(path: Path | str) -> dict[str, Any]:
     except _RefusedError as error:
         raise UserError(
             f"{path}: refused, because it would run {error}. A head model contains NumPy arrays, SciPy sparse matrices "
-            f"and chumpy arrays only; get the file from its publisher anew."
+            f"and chumpy arrays only; download the file again from its publisher (FLAME: https://flame.is.tue.mpg.de)."
         ) from None
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None

@@ -1,7 +1,8 @@
 """What the commands `osgap export-...` do: read an avatar, check everything, then write the files of another program.
 
 An avatar is a folder of `point_cloud.ply` and `flame_param.npz`, made here or by GaussianAvatars or OSGAP; `color` says
-what the colours of a foreign one are.
+what the colours of a foreign one are. Every file is read back before it takes its name; one that is not as it was meant
+is removed, and a `UserError` names it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from osgap.interop.mesh import SAVERS, posed_mesh
 from osgap.interop.splats import save_splats
 from osgap.interop.texel_layout import USUAL_SIZES, find_layout
 from osgap.interop.timesteps import parse_frames
-from osgap.interop.viewers import ViewerName, load_foreign_avatar, save_for_viewer
+from osgap.interop.viewers import VIEWERS, ViewerName, flame_param_file, load_foreign_avatar, save_for_viewer
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 from osgap.runtime.progress import track
@@ -89,7 +90,7 @@ def export_avatar(
     """
     _check_folder(output)
     opened = _open(avatar_folder, head, color)
-    opened.spare((output / POINT_CLOUD, output / FLAME_PARAM))
+    opened.spare(output / name for name in (POINT_CLOUD, FLAME_PARAM, VIEWERS[viewer].flame_param))
     if not opened.head.is_flame:
         logger.warning("%s: viewers know FLAME's topology only, which %s does not have", output, head.model)
     return save_for_viewer(opened.avatar, output, viewer, opened.provenance("export-avatar", viewer=viewer))
@@ -206,11 +207,11 @@ def export_maps(
 def _open(folder: Path, assets: HeadAssets, color: ColorSpace, motion: Path | None = None) -> _Opened:
     head = load_head(assets)
     avatar = load_foreign_avatar(folder, color, len(head.faces), head.vertex_count)
-    files = {"point_cloud": folder / POINT_CLOUD, "flame_param": folder / FLAME_PARAM}
+    files = {"point_cloud": folder / POINT_CLOUD, "flame_param": flame_param_file(folder)}
     files |= {"head_model": assets.model, "head_masks": assets.masks, "head_template": assets.template}
     files |= {} if motion is None else {"motion": motion}
     if avatar.params.timesteps == 0:
-        raise UserError(f"{folder / FLAME_PARAM}: has no timestep. Use the parameters that came with the avatar.")
+        raise UserError(f"{files['flame_param']}: has no timestep. Use the parameters that came with the avatar.")
     return _Opened(folder, avatar, head, files)
 
 

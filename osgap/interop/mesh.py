@@ -3,7 +3,7 @@
 OBJ keeps the UV layout as it is (a vertex may have several UVs, one per corner); PLY has vertices and triangles only;
 glTF knows one UV per vertex, so vertices are split where the layout is cut, and its v runs downwards (glTF 2.0
 specification, section 3.6.2.4 for accessors, 3.8.3 for texture coordinates, 4 for GLB). Coordinates are metres and
-come back bit for bit from all three.
+come back bit for bit from all three; `osgap.interop.mesh_reading` makes sure of it before a file takes its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.interop.axes import DESCRIPTIONS, Up, turn_points
-from osgap.runtime.artifacts import atomic_path, ply_comments, write_text
+from osgap.interop.mesh_reading import check_glb, check_with_trimesh
+from osgap.runtime.artifacts import atomic_path, ply_comments
 
 Provenance = Mapping[str, Any] | None
 
@@ -69,7 +70,9 @@ def save_obj(path: Path | str, mesh: Mesh, provenance: Provenance = None) -> Non
     lines += ["vt {:.9g} {:.9g}".format(*uv) for uv in mesh.uvs.tolist()]
     corners = np.stack((mesh.faces, mesh.uv_faces), axis=-1).reshape(-1, 6) + 1
     lines += ["f {}/{} {}/{} {}/{}".format(*face) for face in corners.tolist()]
-    write_text(path, "\n".join(lines) + "\n")
+    uv_corners = mesh.uvs[mesh.uv_faces]
+    with atomic_path(path, lambda file: check_with_trimesh(file, mesh.vertices, mesh.faces, uv_corners)) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
 
 
 def save_mesh_ply(path: Path | str, mesh: Mesh, provenance: Provenance = None) -> None:
@@ -83,7 +86,7 @@ def save_mesh_ply(path: Path | str, mesh: Mesh, provenance: Provenance = None) -
     triangles["vertex_indices"] = mesh.faces
     comments = [mesh.about] + (ply_comments(provenance) if provenance else [])
     elements = [PlyElement.describe(rows, "vertex"), PlyElement.describe(triangles, "face")]
-    with atomic_path(path) as temporary:
+    with atomic_path(path, lambda file: check_with_trimesh(file, mesh.vertices, mesh.faces, None)) as temporary:
         PlyData(elements, byte_order="<", comments=comments).write(str(temporary))
 
 
@@ -93,18 +96,20 @@ def save_glb(path: Path | str, mesh: Mesh, provenance: Provenance = None) -> Non
 
     pairs = np.stack((mesh.faces.ravel(), mesh.uv_faces.ravel()), axis=-1)
     (vertex, uv), corners = (part.T for part in np.unique(pairs, axis=0, return_inverse=True))
+    normals = vertex_normals(mesh.vertices, mesh.faces)
     surface = trimesh.visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=0.8, doubleSided=True)
     split = trimesh.Trimesh(
         vertices=mesh.vertices[vertex],
         faces=corners.reshape(-1, 3),
-        vertex_normals=vertex_normals(mesh.vertices, mesh.faces)[vertex],
+        vertex_normals=normals[vertex],
         visual=trimesh.visual.TextureVisuals(uv=mesh.uvs[uv], material=surface),  # trimesh turns v downwards
         process=False,
     )
     scene = trimesh.Scene()
     scene.add_geometry(split, node_name="head", geom_name="head")
     scene.metadata |= {"about": mesh.about} | ({"provenance": dict(provenance)} if provenance else {})
-    with atomic_path(path) as temporary:
+    meant = (mesh.vertices[mesh.faces], mesh.uvs[mesh.uv_faces], normals[mesh.faces])
+    with atomic_path(path, lambda file: check_glb(file, *meant)) as temporary:
         temporary.write_bytes(scene.export(file_type="glb", include_normals=True))
 
 

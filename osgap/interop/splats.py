@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from osgap.interop.axes import DESCRIPTIONS, Up, turn_points, turn_rotations, turn_rotations_back
-from osgap.runtime.artifacts import atomic_path, ply_comments
+from osgap.runtime.artifacts import ply_comments
 from osgap.runtime.errors import UserError
 from osgap.splat.attributes import GaussianAttributes, rgb_to_sh, sh_to_rgb
 from osgap.splat.gaussians import Gaussians
 from osgap.splat.ply import rest_count
+from osgap.splat.ply_rows import write_rows
 
 _POSITION = ("x", "y", "z")
 _COLOR = ("f_dc_0", "f_dc_1", "f_dc_2")
@@ -61,10 +62,8 @@ def save_splats(
         sh_degree: degree that the reader expects; coefficients above degree 0 are zeros. Default is 3.
 
     Raises:
-        UserError: when a Gaussian has a value that is not finite.
+        UserError: when a Gaussian has a value that is not finite, or the file does not read back as it was meant.
     """
-    from plyfile import PlyData, PlyElement
-
     if gaussians.batch is not None:
         raise ValueError(f"save_splats takes one set of Gaussians, got a batch of {gaussians.batch}")
     columns = {
@@ -84,12 +83,11 @@ def save_splats(
             if len(wrong):
                 raise UserError(
                     f"{path}: {name} of Gaussian {wrong[0]} would be {rows[name][wrong[0]]} ({len(wrong)} Gaussians "
-                    f"are like it). The avatar or the motion that drives it is damaged: make it anew."
+                    f"are like it): its values, or those of the motion, are too large. Give another motion, or fit "
+                    f"that person again (`osgap fit`)."
                 )
     comments = [DESCRIPTIONS[up]] + (ply_comments(provenance) if provenance is not None else [])
-    element = PlyElement.describe(rows, "vertex", comments=comments)
-    with atomic_path(path) as temporary:
-        PlyData([element], byte_order="<").write(str(temporary))
+    write_rows(path, rows, element_comments=comments)
 
 
 def load_splats(path: Path | str, up: Up = "-y") -> Gaussians:
@@ -110,7 +108,10 @@ def load_splats(path: Path | str, up: Up = "-y") -> Gaussians:
     try:
         rows = {element.name: np.array(element.data) for element in PlyData.read(str(path)).elements}.get("vertex")
     except Exception as error:  # a damaged file can raise nearly anything
-        raise UserError(f"{path}: not a readable PLY file ({error}). It may be truncated; export it anew.") from error
+        raise UserError(
+            f"{path}: not a readable PLY file ({error}). Is it truncated? Copy it again from "
+            f"where it was made, or export it again (`osgap export-splats`)."
+        ) from error
     names = () if rows is None else rows.dtype.names or ()
     missing = [name for name in _REQUIRED if name not in names]
     if rows is None or missing:

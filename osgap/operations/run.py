@@ -103,7 +103,7 @@ def _record(results: Path) -> tuple[dict[str, Any] | None, float]:
     except FileNotFoundError:
         return None, 0.0
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); start `snakemake` again, which writes it anew") from None
+        raise UserError(f"{file}: cannot be read ({error}); remove it and start `snakemake`, which writes it") from None
 
 
 def _moved(content: Any, told: Path, results: Path) -> Any:

@@ -10,6 +10,7 @@ import torch
 from osgap.capture.store import CaptureStore
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams, load_flame_param
+from osgap.interop.viewers import flame_param_file
 from osgap.runtime.errors import UserError
 from osgap.splat.avatar import FLAME_PARAM
 
@@ -19,8 +20,8 @@ _EXAMPLES = "'all', '7', '0:100:2' (every second of the first hundred), '50:' or
 
 
 def motion_file(source: Path) -> Path:
-    """The file that a motion is read from: an avatar's folder stands for its `flame_param.npz`."""
-    return source / FLAME_PARAM if source.is_dir() else source
+    """The file that a motion is read from: an avatar's folder stands for its FLAME parameters."""
+    return flame_param_file(source) if source.is_dir() else source
 
 
 def load_motion(own: FlameParams, source: Path | None, sequence: str | None, head: HeadModel) -> FlameParams:

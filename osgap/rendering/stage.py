@@ -19,7 +19,7 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
-from osgap.interop.viewers import load_foreign_avatar
+from osgap.interop.viewers import flame_param_file, load_foreign_avatar
 from osgap.rendering.cameras import capture_camera, even_sized, orbit_cameras, sized, yaw_angles
 from osgap.rendering.checks import LONGEST, background_color, check
 from osgap.rendering.keyframes import CameraList, Keyframes, read_path
@@ -34,7 +34,7 @@ from osgap.runtime.gpus import lease_gpu
 from osgap.runtime.prefetch import ahead
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import file_digest
-from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
+from osgap.splat.avatar import POINT_CLOUD, Avatar
 from osgap.splat.cameras import Cameras
 from osgap.splat.color_space import ColorSpace
 
@@ -166,9 +166,9 @@ def _in_memory(cameras: Cameras) -> Iterator[None]:
 def _params(avatar: Avatar, folder: Path, head: HeadModel, motion: Motion) -> FlameParams:
     """The motion's timesteps that are played, on the avatar's identity."""
     if not avatar.params.timesteps:
-        raise UserError(f"{folder / FLAME_PARAM}: has no timestep. Use the parameters that came with the avatar.")
+        raise UserError(f"{flame_param_file(folder)}: has no timestep. Use the parameters that came with the avatar.")
     params = load_motion(avatar.params, motion.motion, motion.sequence, head)
-    source = folder / FLAME_PARAM if motion.motion is None else motion.motion
+    source = flame_param_file(folder) if motion.motion is None else motion.motion
     return params.select(parse_timesteps(motion.timesteps, params.timesteps, source))
 
 
@@ -197,7 +197,7 @@ def _length(clip: Clip, view: View, params: FlameParams, path: Keyframes | Camer
 
 def _files(folder: Path, assets: HeadAssets, motion: Motion, view: View) -> dict[str, Path]:
     """What is read, by what it is."""
-    files = {"point_cloud": folder / POINT_CLOUD, "flame_param": folder / FLAME_PARAM}
+    files = {"point_cloud": folder / POINT_CLOUD, "flame_param": flame_param_file(folder)}
     files |= {"head_model": assets.model, "head_masks": assets.masks, "head_template": assets.template}
     if motion.motion is not None:
         files["motion"] = motion_file(motion.motion)

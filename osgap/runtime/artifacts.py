@@ -27,13 +27,14 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from osgap.runtime.errors import UserError
+from osgap.runtime.reading_back import check_same, read_back
 
 PROVENANCE_KEY = "provenance"
 _PLY_PREFIX = "osgap-provenance "
@@ -43,11 +44,19 @@ _umask_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed.
 
     The temporary name keeps the suffix, so that writers which choose a format by suffix work, and starts with a
     dot, so that globs do not see it. A killed process leaves at most that dot file; the next write removes it.
+
+    Args:
+        path: the file to write.
+        check: reads the temporary file back, before it takes its name, and raises anything if it is not what was
+            meant (see `osgap.runtime.reading_back`). Default is not to read it back.
+
+    Raises:
+        UserError: what `check` found, with the name of the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +72,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+            if check is not None:  # forget it, so that what is read is what the disk holds
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if check is not None:
+            read_back(path, temporary, check)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_folder(path.parent)
@@ -187,8 +200,22 @@ def write_npz(
     arrays: Mapping[str, np.ndarray],
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an `.npz` whose bytes depend on its content only; provenance goes into the archive's comment."""
-    with atomic_path(path) as temporary:
+    """Write an `.npz` whose bytes depend on its content only; provenance goes into the archive's comment.
+
+    Raises:
+        UserError: when it does not read back as it was meant.
+    """
+
+    def check(written: Path) -> None:
+        with np.load(written, allow_pickle=False) as archive:
+            if set(archive.files) != set(arrays):
+                raise ValueError(f"has the arrays {', '.join(archive.files)}, not {', '.join(arrays)}")
+            for name, array in arrays.items():
+                check_same(name, archive[name], array)
+        if provenance is not None and _from_npz(written) != json.dumps(provenance, sort_keys=True):
+            raise ValueError("its provenance differs")
+
+    with atomic_path(path, check) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         if provenance is not None:
             with zipfile.ZipFile(temporary, "a") as archive:
@@ -200,7 +227,7 @@ def read_npz(path: Path, names: Iterable[str], *, kind: str, remedy: str) -> dic
 
     Args:
         kind: what the file is one of, for the messages: "FLAME parameters".
-        remedy: what to do where it is none: "Make it anew."
+        remedy: what to do where it is none: "Run the stage `bake`, which makes it."
 
     Raises:
         UserError: no such file, or not a readable archive.

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.runtime.artifacts import atomic_path, ply_comments
+from osgap.runtime.artifacts import ply_comments
 from osgap.runtime.errors import UserError
 from osgap.splat.attributes import CHANNELS, N_CHANNELS, SH_C0, GaussianAttributes
 from osgap.splat.color_space import ColorSpace
+from osgap.splat.ply_rows import write_rows
 
 VIEWER_SH_DEGREE = 3
 """The degree that GaussianAvatars' viewer expects unless told otherwise."""
@@ -65,9 +66,10 @@ def save_ply(
         provenance: goes into the header's comments.
         sh_degree: degree that the reader expects; coefficients above degree 0 are written as zeros. Default is 3.
         color_space: what the reader takes `f_dc` for. Default is SH coefficients.
-    """
-    from plyfile import PlyData, PlyElement
 
+    Raises:
+        UserError: when the file does not read back as it was meant.
+    """
     channels = attributes.channels.detach().cpu().numpy()
     if channels.ndim != 2 or channels.shape[1] != N_CHANNELS or tuple(faces.shape) != channels.shape[:1]:
         raise ValueError(
@@ -90,8 +92,7 @@ def save_ply(
             rows[exact] = rows[rgb]
             rows[rgb] = _rgb(rows[exact])
         comments.append(f"f_dc is RGB, as OSGAP's viewer takes it: 0.5 + {SH_C0} sh_dc")
-    with atomic_path(path) as temporary:
-        PlyData([PlyElement.describe(rows, "vertex")], byte_order="<", comments=comments).write(str(temporary))
+    write_rows(path, rows, comments=comments)
 
 
 def load_ply(
@@ -174,14 +175,20 @@ def _read_vertices(path: Path) -> np.ndarray:
     from plyfile import PlyData
 
     if not path.is_file():
-        raise UserError(f"{path}: no such file; an avatar's point cloud is expected there. Make it anew.")
+        raise UserError(
+            f"{path}: no such file; an avatar's point cloud is expected there. Check the path: it "
+            f"must name a folder that `osgap fit`, `osgap oneshot` or GaussianAvatars has written."
+        )
     try:
         # Mapped, then copied: without a map, rows are read one number at a time, which takes seconds.
         elements = {element.name: np.array(element.data) for element in PlyData.read(str(path)).elements}
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
     except Exception as error:  # a damaged file can raise nearly anything
-        raise UserError(f"{path}: not a readable PLY file ({error}). It may be truncated; make it anew.") from error
+        raise UserError(
+            f"{path}: not a readable PLY file ({error}). Is it truncated? Copy it again from "
+            f"where it was made, or run the stage that makes it again (`osgap fit`, `osgap oneshot`)."
+        ) from error
     if "vertex" not in elements:
         found = ", ".join(elements) or "none"
         raise UserError(f"{path}: has no element 'vertex' (found: {found}). Use the point cloud of a Gaussian avatar.")
@@ -190,18 +197,22 @@ def _read_vertices(path: Path) -> np.ndarray:
 
 def _check_values(path: Path, rows: np.ndarray) -> None:
     if len(rows) == 0:
-        raise UserError(f"{path}: contains no Gaussians. Make it anew.")
+        raise UserError(f"{path}: contains no Gaussians. Use the point cloud of an avatar that was fitted to its end.")
     rest = [name for name in rows.dtype.names or () if name.startswith(_REST)]
     exact = [name for name in rows.dtype.names or () if name in _SH_DC]
     for name in (*_REQUIRED, _BINDING, *rest, *exact):
         if rows[name].dtype.kind not in "fiu":
-            raise UserError(f"{path}: property {name} is a list; a number per Gaussian is expected. Make it anew.")
+            raise UserError(
+                f"{path}: property {name} is a list; a number per Gaussian is expected. Save it as `property "
+                f"float {name}`."
+            )
         with np.errstate(over="ignore"):  # a double may be finite, and too large all the same
             finite = np.isfinite(rows[name].astype(np.float32))
         if not finite.all():
             index = int(np.flatnonzero(~finite)[0])
             raise UserError(
-                f"{path}: {name} of Gaussian {index} is {rows[name][index]}; finite numbers are expected. Make it anew."
+                f"{path}: {name} of Gaussian {index} is {rows[name][index]}; finite numbers are expected. The "
+                f"fit has diverged or the file is damaged: copy it again, or fit that person again."
             )
     largest = max((float(np.abs(rows[name]).max()) for name in rest), default=0.0)
     if largest > 0:
@@ -228,5 +239,6 @@ def _check_properties(path: Path, names: tuple[str, ...]) -> None:
     if rest not in degrees:
         raise UserError(
             f"{path}: has {rest} f_rest properties; expected {', '.join(map(str, degrees))} for the "
-            f"spherical-harmonics degrees 0 to {_MAX_SH_DEGREE}. Make the file anew."
+            f"spherical-harmonics degrees 0 to {_MAX_SH_DEGREE}. Save all coefficients of one degree, or "
+            f"none (degree 0)."
         )

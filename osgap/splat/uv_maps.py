@@ -64,7 +64,8 @@ def load_uv_gt(path: Path | str) -> Tensor:
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise UserError(
-            f"{path}: attribute maps lack {', '.join(missing)}; expected are {', '.join(KEYS)}. Bake it anew."
+            f"{path}: attribute maps lack {', '.join(missing)}; expected are {', '.join(KEYS)}. Give a file "
+            f"that `osgap bake` or OSGAP's fork of GaussianAvatars has written."
         )
 
     size = max(arrays["gs_opacity_uv"].shape[:1], default=0)
@@ -75,7 +76,8 @@ def load_uv_gt(path: Path | str) -> Tensor:
         if array.shape != expected or array.dtype.kind != "f":
             raise UserError(
                 f"{path}: {key} is {array.dtype} of shape {array.shape}; float32 of shape {expected} is expected "
-                f"(the size is taken from gs_opacity_uv). Bake it anew."
+                f"(the size is taken from gs_opacity_uv). Give the file as `osgap bake`, or the program that it is "
+                f"from, has written it."
             )
         with np.errstate(over="ignore"):
             single = array.astype(np.float32)
@@ -83,7 +85,7 @@ def load_uv_gt(path: Path | str) -> Tensor:
             where = np.argwhere(~np.isfinite(single))[0].tolist()
             raise UserError(
                 f"{path}: {key}{where} is {array[tuple(where)]}; finite numbers of single precision are expected. "
-                f"Fit anew."
+                f"The fit has diverged or the file is damaged: run `osgap fit` and `osgap bake` again, or copy it."
             )
         maps[..., CHANNELS[name]] = single
     return torch.from_numpy(maps)

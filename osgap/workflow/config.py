@@ -41,6 +41,9 @@ class Flame(Section):
     """FLAME's three files."""
 
 
+_SHOWN = 8  # names in a message
+
+
 class Subjects(Section):
     """Who is in the run."""
 
@@ -87,6 +90,22 @@ class Subjects(Section):
     def entry(self, subject: str) -> SubjectEntry:
         """What the config says of one subject (nothing, by default)."""
         return self.entries.get(subject, SubjectEntry())
+
+    def refuse_stranger(self, name: str) -> None:
+        """Raise `UserError` where the lists name subjects, and this is none of them."""
+        if not self.all or name in self.all:
+            return
+        listed = ", ".join(self.all[:_SHOWN]) + (", …" if len(self.all) > _SHOWN else "")
+        if "." not in name and "/" not in name:
+            raise UserError(
+                f"subject {name} is in neither subjects.train nor subjects.test ({listed}); check the name, or "
+                f"add it there"
+            )
+        raise UserError(
+            f"{name}: is a file name; a subject is the name of a person in subjects.train or subjects.test ({listed}). "
+            f"For the avatar of a photograph, track it first: capture.tracking names the export (docs/data.md); add "
+            f"the person to subjects.test, and say in subjects.entries.NAME.source which of the frames it is."
+        )
 
 
 class Config(Section):

@@ -151,11 +151,7 @@ class Pipeline:
         Raises:
             UserError: nobody of that name is in the config's lists (jobs of a run are told no lists).
         """
-        known = self.config.subjects.all
-        if known and subject not in known:
-            raise UserError(
-                f"subject {subject} is in neither subjects.train nor subjects.test; check the name, or add it there"
-            )
+        self.config.subjects.refuse_stranger(subject)
         return self.config.subjects.entry(subject)
 
     def participant(self, subject: str) -> int:

@@ -390,3 +390,18 @@ def test_points_stay_at_their_place_in_the_picture(export: TrackingExport, tmp_p
 
     scaled = scaled_intrinsics(Recording(), 70, 105)  # type: ignore[arg-type]
     assert np.abs(scaled[0, :2, 2] - middle(small)).max() < 0.02
+
+
+def test_a_video_that_players_turn(tmp_path: Path) -> None:
+    """The matrix of the track's header (ISO/IEC 14496-12, 8.3.2), the second of the file, turned by 90 degrees."""
+    path = tmp_path / "a.mp4"
+    write_pictures(path, moving_pictures(np.random.default_rng(0), 3, 48, 32))
+    upright, turned = (
+        b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
+        for matrix in ((1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30))
+    )
+    assert len(list(decode(path, [0, 2]))) == 2
+    first, second, rest = path.read_bytes().split(upright)
+    path.write_bytes(first + upright + second + turned + rest)
+    with pytest.raises(UserError, match=r"a\.mp4: its header has players turn it by -?90 degrees.*ffmpeg -display_rot"):
+        list(decode(path, [0, 2]))

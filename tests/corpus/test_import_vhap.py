@@ -124,6 +124,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def turned(orientation: int, mode: str = "RGB") -> bytes:
+    """An image that its EXIF tag has shown another way."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.new(mode, (WIDTH, HEIGHT), "white").save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
 def cmyk() -> bytes:
     """A JPEG with four channels, as print shops send them."""
     file = io.BytesIO()
@@ -359,6 +367,16 @@ BROKEN = {
     "image is grey": Case(write(IMAGE, png(mask())), IMAGE, "a 8-bit grey image; expected 8-bit RGB"),
     "image is a CMYK JPEG": Case(write(IMAGE, cmyk()), IMAGE, "a 8-bit cmyk image; expected 8-bit RGB"),
     "image is a truncated JPEG": Case(write(IMAGE, encoded(".jpg", picture())[:-40]), IMAGE, "truncated after"),
+    "image is turned by its EXIF tag": Case(
+        write(IMAGE, turned(6)), IMAGE, "its EXIF orientation is 6 .*90 degrees clockwise.*exiftool"
+    ),
+    "image is turned by its EXIF tag, and the only one to tell the size": Case(
+        lambda world: [
+            frames(lambda listed: [frame.pop(key) for frame in listed for key in ("w", "h")])(world),
+            write(FIRST_IMAGE, turned(8))(world),
+        ], FIRST_IMAGE, "its EXIF orientation is 8 .*16x24 pixels as they lie, 24x16 as shown",
+    ),
+    "mask is turned by its EXIF tag": Case(write(MASK, turned(3, "L")), MASK, "its EXIF orientation is 3 "),
     "image is of another size": Case(
         write(IMAGE, png(picture(0, WIDTH * 2, HEIGHT * 2))), IMAGE, "32x48 pixels, but its camera has 16x24"
     ),

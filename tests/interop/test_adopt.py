@@ -257,6 +257,16 @@ def test_an_avatar_of_this_size_stays_bit_for_bit_and_is_measured(world: World, 
     assert picture.shape[0] == 3 * camera_array().height
 
 
+def test_an_avatar_as_osgaps_training_saves_it(world: World, tmp_path: Path) -> None:
+    """Its FLAME parameters have another name."""
+    shutil.copytree(world.ball.folder, tmp_path / "theirs")
+    (tmp_path / "theirs" / "flame_param.npz").rename(tmp_path / "theirs" / "flame_param_024.npz")
+    adopted, summary = adopt_avatar(world, tmp_path / "theirs", tmp_path / "out")
+    assert same_bits(adopted.attributes.channels, world.ball.avatar.attributes.channels)
+    assert same_params(adopted.params, world.ball.avatar.params)
+    assert any(name.endswith("flame_param_024.npz") for name in summary["provenance"]["inputs"])
+
+
 def test_an_adopted_avatar_bakes(world: World, tmp_path: Path) -> None:
     adopt_avatar(world, world.ball.folder, tmp_path, size=50)
     inputs = bake.BakeInputs(tmp_path, world.ball.assets)

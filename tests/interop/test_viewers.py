@@ -14,11 +14,12 @@ from hypothesis.extra import numpy as npst
 from plyfile import PlyData, PlyElement
 
 from interop.balls import Ball, make_ball, read_as_the_reference
-from osgap.head.params import MOTION_WIDTHS, FlameParams
-from osgap.interop.export import export_avatar
+from osgap.head.params import MOTION_WIDTHS, FlameParams, save_flame_param
+from osgap.interop.export import export_avatar, export_splats
 from osgap.interop.viewers import VIEWERS, ViewerName, load_foreign_avatar, save_for_viewer
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
+from osgap.runtime.provenance import file_digest
 from osgap.splat.attributes import SH_C0, GaussianAttributes
 from osgap.splat.avatar import Avatar
 
@@ -103,6 +104,69 @@ def test_and_back_without_loss(
 def test_what_was_written_here_needs_no_declaration(ball: Ball, tmp_path: Path, viewer: ViewerName, declared) -> None:
     save_for_viewer(ball.avatar, tmp_path, viewer, {"stage": "export-avatar"})
     assert_same(load_foreign_avatar(tmp_path, declared, len(ball.head.faces), ball.head.vertex_count), ball.avatar)
+
+
+def as_osgaps_viewer_opens(point_path: Path) -> dict[str, torch.Tensor] | None:
+    """The parameters of the head that moves the Gaussians: without the file it has a model that no head moves."""
+    beside = point_path.parent / "flame_param_024.npz"
+    if not beside.exists():
+        return None
+    with np.load(beside) as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}
+
+
+def test_osgaps_viewer_gets_the_file_that_it_looks_for(ball: Ball, tmp_path: Path) -> None:
+    files = save_for_viewer(ball.avatar, tmp_path, "osgap", {"stage": "export-avatar"})
+    assert [path.name for path in files] == ["point_cloud.ply", "flame_param.npz", "flame_param_024.npz"]
+    found = as_osgaps_viewer_opens(tmp_path / "point_cloud.ply")
+    assert found is not None
+    assert found["dynamic_offset"].shape == (ball.avatar.params.timesteps, ball.head.vertex_count, 3)
+    for field in dataclasses.fields(FlameParams):
+        expected = getattr(ball.avatar.params, field.name)
+        assert torch.equal(found[field.name].reshape(expected.shape), expected), field.name
+    assert as_osgaps_viewer_opens(ball.folder / "point_cloud.ply") is None
+
+
+def test_a_folder_with_the_name_of_osgaps_training_alone(ball: Ball, tmp_path: Path) -> None:
+    """As the reference saves it, and as an export is from which the other copy was removed."""
+    save_for_viewer(ball.avatar, tmp_path / "theirs", "osgap", {"stage": "export-avatar"})
+    (tmp_path / "theirs" / "flame_param.npz").unlink()
+    assert_same(load_foreign_avatar(tmp_path / "theirs", "rgb", len(ball.head.faces)), ball.avatar)
+    for viewer in VIEWERS:
+        export_avatar(tmp_path / "theirs", tmp_path / viewer, ball.assets, viewer=viewer)
+        assert_same(Avatar.load(tmp_path / viewer), ball.avatar)
+    (splats,) = export_splats(tmp_path / "theirs", tmp_path / "a.ply", ball.assets)
+    provenance = read_provenance(splats)
+    assert provenance is not None
+    assert provenance["inputs"]["flame_param"] == file_digest(tmp_path / "theirs" / "flame_param_024.npz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "flame_param_024.npz").symlink_to(tmp_path / "theirs" / "flame_param_024.npz")
+    with pytest.raises(UserError, match=r"out/flame_param_024\.npz: would be overwritten, and is read"):
+        export_avatar(tmp_path / "theirs", tmp_path / "out", ball.assets, viewer="osgap")
+
+
+def test_parameters_under_both_names_must_be_the_same(ball: Ball, tmp_path: Path) -> None:
+    save_for_viewer(ball.avatar, tmp_path, "osgap")
+    other = ball.avatar.params.replace(expr=ball.avatar.params.expr + 1)
+    save_flame_param(tmp_path / "flame_param.npz", other)
+    with pytest.raises(UserError, match=r"flame_param\.npz and flame_param_024\.npz differ.*Remove or rename"):
+        load_foreign_avatar(tmp_path)
+    with pytest.raises(UserError, match=r"flame_param_024\.npz: is of an earlier export.*Remove it, or"):
+        save_for_viewer(ball.avatar, tmp_path, "gaussianavatars")
+    save_for_viewer(ball.avatar, tmp_path, "osgap")
+    assert_same(load_foreign_avatar(tmp_path), ball.avatar)
+
+
+def test_nothing_is_left_of_an_export_for_osgap_that_fails(
+    ball: Ball, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("osgap.splat.avatar.save_ply", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_for_viewer(ball.avatar, tmp_path, "osgap")
+    assert list(tmp_path.iterdir()) == []
 
 
 def make_foreign(ball: Ball, folder: Path, viewer: ViewerName) -> None:

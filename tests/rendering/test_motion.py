@@ -91,6 +91,14 @@ def test_sequences_files_and_folders(world: World, tmp_path: Path) -> None:
     assert torch.equal(load_motion(own, tmp_path / "motion.npz", None, world.head).translation, folder.translation)
 
 
+def test_a_folder_of_osgaps_training_is_a_motion(world: World) -> None:
+    """Its parameters have another name."""
+    own, bert = world.anna.avatar.params, world.bert
+    expected = load_motion(own, bert.folder, None, world.head)
+    (bert.folder / "flame_param.npz").rename(bert.folder / "flame_param_024.npz")
+    assert torch.equal(load_motion(own, bert.folder, None, world.head).expr, expected.expr)
+
+
 def test_the_same_persons_motion_is_not_moved(world: World) -> None:
     anna = world.anna
     own = anna.avatar.params.select([0])

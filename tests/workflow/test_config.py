@@ -109,6 +109,21 @@ def test_paths_may_name_the_results_folder() -> None:
     assert config.interop.avatars == "results/old/{subject}"
 
 
+def test_who_is_no_subject() -> None:
+    subjects = load_config([{"subjects": {"train": [f"{n:03d}" for n in range(9)], "test": ["100"]}}]).subjects
+    subjects.refuse_stranger("100")
+    with pytest.raises(
+        UserError, match=r"subject 101 is in neither .*\(000, 001, .*007, …\); check the name, or add it"
+    ):
+        subjects.refuse_stranger("101")
+    for name in ("face.jpg", "photographs/face", "./100"):
+        with pytest.raises(
+            UserError, match=rf"^{name}: is a file name; a subject is the name of a person.*track it first"
+        ):
+            subjects.refuse_stranger(name)
+    load_config([{}]).subjects.refuse_stranger("anybody")  # jobs of a run are told no lists
+
+
 def test_a_dump_is_a_config() -> None:
     config = load_config([ROOT / "config.yaml", ROOT / "profiles/demo/demo.yaml"])
     without_url = config.capture.model_copy(update={"url": None})  # it may be a secret

@@ -133,5 +133,5 @@ def plausible(arrays: Mapping[str, np.ndarray], path: Path) -> None:
         if largest > _LARGEST.get(name, _LARGEST_OTHERWISE):
             raise UserError(
                 f"{path}: {name} reaches {largest:.3g}, no tracked head is like that; the file is damaged or its units "
-                f"are not metres and radians. Track anew."
+                f"are not metres and radians. Change the units, copy the file again, or leave its sequence out."
             )

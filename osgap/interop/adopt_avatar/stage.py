@@ -26,12 +26,12 @@ from osgap.head.texels import TexelBinding, bind_texels
 from osgap.interop.config import InteropConfig
 from osgap.interop.resample import resample_maps
 from osgap.interop.texel_layout import USUAL_SIZES, find_layout
-from osgap.interop.viewers import load_foreign_avatar
+from osgap.interop.viewers import flame_param_file, load_foreign_avatar
 from osgap.runtime.artifacts import write_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes
-from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
+from osgap.splat.avatar import POINT_CLOUD, Avatar
 
 _SAME_MOTION = 0.005  # metres between vertices; a fit moves its tracking by a millimetre or two
 _COMPARED = 32  # timesteps
@@ -44,7 +44,8 @@ class AvatarInputs:
     """What adopting an avatar reads."""
 
     source: Path
-    """Folder of `point_cloud.ply` and `flame_param.npz`, or the model folder above `point_cloud/iteration_*`."""
+    """Folder of `point_cloud.ply` and `flame_param.npz` (OSGAP's training: `flame_param_024.npz`), or the model folder
+    above `point_cloud/iteration_*`."""
     capture: Path
     """The subject's capture store, which the avatar is measured on."""
     head: HeadAssets
@@ -79,7 +80,7 @@ def run(
             look like another kind than `interop.color` says, or the capture is another subject's.
     """
     folder = avatar_folder(inputs.source)
-    files = [folder / POINT_CLOUD, folder / FLAME_PARAM, inputs.capture, *inputs.head.files]
+    files = [folder / POINT_CLOUD, flame_param_file(folder), inputs.capture, *inputs.head.files]
     store = CaptureStore(inputs.capture)
     if store.subject != subject:
         raise UserError(

@@ -256,7 +256,10 @@ def _head(inputs: OneShotInputs, model: GaussianPrior, photo: SourcePhoto) -> tu
     head.check_fits(photo.params, inputs.capture)
     binding = bind_texels(head.uvs, head.uv_faces, model.uv_size)
     if not torch.equal(binding.mask, model.decoder.mask):
-        raise UserError(f"{inputs.prior}: was trained on another head model (the UV layout differs); train it anew")
+        raise UserError(
+            f"{inputs.prior}: was trained on another head model (the UV layout differs); set flame.assets to that one, "
+            f"or train a prior on this one (`osgap train`)"
+        )
     return head, binding
 
 

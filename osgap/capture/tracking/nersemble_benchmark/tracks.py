@@ -118,7 +118,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path}: {name} has type {array.dtype}; numbers are expected. Fetch the tracking again.")
         if not np.isfinite(array).all():
             where = np.argwhere(~np.isfinite(array))[0].tolist()
-            raise UserError(f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Track anew.")
+            raise UserError(
+                f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Fetch it again."
+            )
     return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
@@ -184,7 +186,7 @@ def refuse_other_scales(sequences: Sequence[TrackedSequence], tracks: Sequence[T
             raise UserError(
                 f"{sequence.tracking}: its scale is {track.scale:.6g}, that of {sequences[0].tracking} is "
                 f"{tracks[0].scale:.6g}; sequences that share their cameras must share it. Import them as subjects of "
-                f"their own, or track them anew together."
+                f"their own, or leave that one out of capture.sequences."
             )
 
 

@@ -32,7 +32,7 @@ def refuse_mixed_folders(frames: Iterable[Frame], root: Path) -> None:
     if own is not None and other is not None:
         raise UserError(
             f"{other.where} leads out of the export, into {other.base.name}, while others stay in it; only a union, "
-            f"without frames of its own, may do that. Correct the path, or export the tracking anew."
+            f"without frames of its own, may do that. Correct the paths."
         )
 
 
@@ -44,17 +44,17 @@ def compare_tables(complete: list[Frame], split: list[Frame], everything: Path |
         if same is None:
             if union:
                 continue
-            raise UserError(f"{frame.where} is not in {everything}. Export the tracking anew.")
+            raise UserError(f"{frame.where} is not in {everything}. Add it there, or remove it here.")
         told = (frame.serial, frame.flame, frame.mask, None if union else frame.timestep)
         if told != (same.serial, same.flame, same.mask, None if union else same.timestep):
             raise UserError(
-                f"{frame.where} and {same.where} disagree on its camera, timestep, mask or FLAME parameters. Export "
-                f"the tracking anew."
+                f"{frame.where} and {same.where} disagree on its camera, timestep, mask or FLAME parameters. Give "
+                f"both the same."
             )
     if by_image and not union:
         frame = next(iter(by_image.values()))
         raise UserError(
-            f"{frame.where} is in none of transforms_{{train,val,test}}.json. Export the tracking anew, or remove the "
+            f"{frame.where} is in none of transforms_{{train,val,test}}.json. Add it to one of them, or remove the "
             f"three files to have the frames split by VHAP's rule."
         )
 
@@ -70,17 +70,17 @@ def tabulate(frames: Iterable[Frame]) -> list[Moment]:
         if moment.flame != frame.flame:
             raise UserError(
                 f"{frame.where}: timestep {frame.timestep} has the FLAME parameters {frame.flame.name} here and "
-                f"{moment.flame.name} in other frames. Export the tracking anew."
+                f"{moment.flame.name} in other frames. Correct flame_param_path or timestep_index."
             )
         if parameters.setdefault(frame.flame, moment) is not moment:
             raise UserError(
                 f"{frame.where}: timesteps {parameters[frame.flame].timestep} and {frame.timestep} share the FLAME "
-                f"parameters {frame.flame.name}. Export the tracking anew."
+                f"parameters {frame.flame.name}. Correct flame_param_path or timestep_index."
             )
         if frame.serial in moment.frames:
             raise UserError(
                 f"{frame.where} and {moment.frames[frame.serial].where} are both timestep {frame.timestep} of camera "
-                f"{frame.serial}; each frame may stand only once. Remove one, or export the tracking anew."
+                f"{frame.serial}; each frame may stand only once. Remove one, or correct its camera or timestep."
             )
         moment.frames[frame.serial] = frame
     return list(moments.values())
@@ -106,5 +106,5 @@ def refuse_missing_cameras(moments: Iterable[Moment], serials: list[str]) -> Non
             raise UserError(
                 f"{frame.where.partition(': frame')[0]}: timestep {moment.timestep} has frames of "
                 f"{len(moment.frames)} cameras, the export has {len(serials)}; missing is "
-                f"{', '.join(missing)}. Export the tracking anew."
+                f"{', '.join(missing)}. Add them, or remove that timestep from the export."
             )

@@ -56,7 +56,7 @@ def transforms_files(folder: Path) -> tuple[Path | None, dict[str, Path]]:
     missing = [path.name for path in splits.values() if not path.is_file()]
     if 0 < len(missing) < len(SPLITS):
         raise UserError(
-            f"{folder}: {', '.join(missing)} is missing beside the other splits. Export the tracking anew, or remove "
+            f"{folder}: {', '.join(missing)} is missing beside the other splits. Add what is missing, or remove "
             f"all three transforms_{{train,val,test}}.json to have the frames of transforms.json split by VHAP's rule."
         )
     if not (folder / "transforms.json").is_file():
@@ -88,9 +88,11 @@ def read_export(folder: Path, subject: str, held_out_camera: str, vertex_count: 
     listed = {name: reader.read(path) for name, path in split_files.items()}
     frames = [frame for name in listed for frame in listed[name]] if listed else complete
     if not frames:
-        raise UserError(f"{folder}: the transforms files list no frames. Export the tracking anew.")
+        raise UserError(f"{folder}: the transforms files list no frames. Check that VHAP's export ended well.")
     if listed and not listed["train"]:
-        raise UserError(f"{split_files['train']}: lists no frames, so there is nothing to train on. Export anew.")
+        raise UserError(
+            f"{split_files['train']}: lists no frames, so there is nothing to train on. Add some, or remove the splits."
+        )
     refuse_mixed_folders(frames, reader.root)
     table = tabulate(frames)
     if complete and listed:

@@ -43,7 +43,7 @@ def read_flame(files: list[Path], vertex_count: int | None) -> FlameParams:
         arrays = read_flame_arrays(file)
         plausible(arrays, file)
         if len(arrays["expr"]) != 1:
-            raise UserError(f"{file}: holds {len(arrays['expr'])} timesteps, expected 1. Export anew.")
+            raise UserError(f"{file}: holds {len(arrays['expr'])} timesteps, expected 1. Give each a file.")
         for name, rows in motion.items():
             rows.append(arrays[name])
         if shape is None:

@@ -57,18 +57,18 @@ class TransformsReader:
         content = read_json(path)
         listed = content.get("frames")
         if not isinstance(listed, list):
-            raise UserError(f"{path}: has no list `frames`. Export the tracking anew.")
+            raise UserError(f"{path}: has no list `frames`. Check that it is VHAP's file.")
         frames: list[Frame] = []
         images: dict[Path, int] = {}
         for number, entry in enumerate(listed):
             where = f"{path}: frame {number}"
             if not isinstance(entry, dict):
-                raise UserError(f"{where} is a {type(entry).__name__}, expected an object. Export the tracking anew.")
+                raise UserError(f"{where} is a {type(entry).__name__}, expected an object. Correct or remove it.")
             frame = self._frame(entry, content, path, where)
             if frame.image in images:
                 raise UserError(
                     f"{where} and frame {images[frame.image]} are both {entry['file_path']}; each frame may stand only "
-                    f"once. Remove one, or export the tracking anew."
+                    f"once. Remove one."
                 )
             images[frame.image] = number
             frames.append(frame)
@@ -83,7 +83,7 @@ class TransformsReader:
         if mask_base != base or flame_base != base:
             raise UserError(
                 f"{named}: its image, mask and FLAME parameters are of different exports ({base.name}, "
-                f"{mask_base.name}, {flame_base.name}). Export the tracking anew."
+                f"{mask_base.name}, {flame_base.name}). Correct the paths, so that all three lead into one."
             )
         ending = image.stem.rpartition("_")[2]
         number = maybe_integer(entry.get("camera_index", ending))
@@ -110,7 +110,7 @@ class TransformsReader:
         if difference:
             raise UserError(
                 f"{named}: camera {frame.serial} differs from the same camera in {first} in its {difference}; cameras "
-                f"may not move. Export the tracking anew."
+                f"may not move. Correct it, or give the frames of a camera that moved to a subject of their own."
             )
         any_camera = next(iter(self._cameras.values()))[1]
         if (camera.width, camera.height) != (any_camera.width, any_camera.height):
@@ -125,7 +125,7 @@ class TransformsReader:
         if self._size is None:
             path = next((path for path in (image, mask) if path is not None and path.is_file()), None)
             if path is None:
-                raise UserError(f"{where} has no w and h, and there is no {image} to take them from. Export anew.")
+                raise UserError(f"{where} has no w and h, and there is no {image} to take them from. Add them.")
             header = read_header(read_file(path), str(path))
             self._size = (header.width, header.height)
         return self._size
@@ -144,10 +144,10 @@ class TransformsReader:
         """The export that a path belongs to, and the path; refused when it leads anywhere else."""
         text = entry.get(key)
         if not isinstance(text, str) or not text or "\0" in text:
-            raise UserError(f"{where} has no usable {key} (found {text!r}). Export the tracking anew.")
+            raise UserError(f"{where} has no usable {key} (found {text!r}). Set it to the path of that file.")
         refusal = UserError(
             f"{where}: {key} {text!r} leads out of the export. Paths must stay in {transforms.parent}, or in a union "
-            f"in an export beside it. Correct the path, or export the tracking anew."
+            f"in an export beside it. Correct the path."
         )
         norm = posixpath.normpath(text.replace("\\", "/"))
         parts = norm.split("/")
@@ -208,5 +208,5 @@ def maybe_integer(value: Any) -> int | None:
 def _integer(entry: Mapping[str, Any], key: str, where: str) -> int:
     value = maybe_integer(entry.get(key))
     if value is None or value < 0:
-        raise UserError(f"{where}: {key} is {entry.get(key)!r}, expected a whole number. Export the tracking anew.")
+        raise UserError(f"{where}: {key} is {entry.get(key)!r}, expected a whole number. Correct it.")
     return value
