@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from osgap.capture.store import CaptureStore
+from osgap.head.editions import check_motion
 from osgap.head.params import FlameParams
 from osgap.runtime.errors import UserError
 from osgap.splat.avatar import Avatar
@@ -155,10 +156,11 @@ def cross_motion(avatar: Avatar, store: CaptureStore, driver: CaptureStore, time
         timesteps: `[U]` of the driver.
 
     Raises:
-        UserError: when the driver is the same person.
+        UserError: when the driver is the same person, or was tracked with another edition of the head model.
     """
     if driver.subject == store.subject:
         raise UserError(f"cross-reenactment: {driver.subject} cannot drive their own avatar; name another driver")
+    check_motion(driver.edition, store.edition, driver.path)
     driven = driver.params.select(timesteps)
     shift = store.params.translation.mean(dim=0) - driver.params.translation.mean(dim=0)
     return avatar.params.driven_by(driven.replace(translation=driven.translation + shift))

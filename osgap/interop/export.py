@@ -19,7 +19,9 @@ from osgap.fit.summary import SUMMARY, read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
-from osgap.head.params import FlameParams, load_flame_param
+from osgap.head.editions import KEY
+from osgap.head.motion_files import drive
+from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding
 from osgap.interop.axes import Up
 from osgap.interop.config import ColorSpace
@@ -58,6 +60,7 @@ class _Opened:
             "config": options,
             "inputs": {name: file_digest(path) for name, path in self.files.items()},
             "versions": {"osgap": __version__},
+            KEY: source.get(KEY),
         }
 
     def spare(self, outputs: Iterable[Path]) -> None:
@@ -218,7 +221,7 @@ def _motion(opened: _Opened, frames: str) -> tuple[FlameParams, list[int]]:
     params, source = opened.avatar.params, opened.files["flame_param"]
     if "motion" in opened.files:
         source = opened.files["motion"]
-        params = params.driven_by(load_flame_param(source, opened.head.vertex_count))
+        params = drive(params, opened.files["flame_param"], source, opened.head)
     return params, parse_frames(frames, params.timesteps, source)
 
 
