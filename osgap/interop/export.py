@@ -18,8 +18,8 @@ from osgap import __version__
 from osgap.fit.summary import SUMMARY, read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
-from osgap.head.model import HeadModel
 from osgap.head.editions import KEY
+from osgap.head.model import HeadModel
 from osgap.head.motion_files import drive
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding

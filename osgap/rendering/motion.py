@@ -79,9 +79,9 @@ def load_motion(
     else:
         read = read_motion(file, head.vertex_count)
         motion, whole, known = read.params, read.params, read.shape_known
-        found = recorded(read_provenance(file))
-        check_motion(found, edition, file, across_editions)
-        _say(read.notes, file, known, edition is not None and found is None)
+        tracked_with = recorded(read_provenance(file))
+        check_motion(tracked_with, edition, file, across_editions)
+        _say(read.notes, file, known, edition is not None and tracked_with is None)
     if not motion.timesteps:
         raise UserError(f"{file}: has no timestep, so there is no motion in it. Give another file.")
     if known and torch.equal(whole.shape, own.shape):
