@@ -23,7 +23,9 @@ def one_camera_notes(recording: Recording) -> list[str]:
         return []
     count = len(recording.splits["test"])
     allowed = (
-        f"self-reenactment is, on {count} timesteps" if count else "nor is anything else, as no timestep is tested"
+        f"self-reenactment is, on {count} timesteps"
+        if count
+        else "nor is self-reenactment, as no timestep is for testing"
     )
     return [f"there is one camera, which no split holds out: novel views are not measured; {allowed}"]
 
@@ -57,8 +59,8 @@ def edition_notes(folder: Path, layout: str, edition: Edition) -> list[str]:
         return [f"the tracking does not say which edition of FLAME it was made with; it is taken to be {edition}"]
     if layout == "benchmark" and edition.name == "FLAME 2020":
         raise UserError(
-            f"{folder}: was tracked with {documented} (its files' names say so), but flame.assets is {edition}, on which "
-            f"its coefficients make other faces. Set flame.assets to {documented}."
+            f"{folder}: was tracked with {documented} (its files' names say so), but flame.assets is {edition}, on "
+            f"which its coefficients make other faces. Set flame.assets to {documented}."
         )
     return [
         f"by its documentation the layout is tracked with {documented}, but it is taken to be {edition}, which is "

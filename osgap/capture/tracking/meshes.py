@@ -23,8 +23,8 @@ def refuse_meshes(transforms: Path) -> None:
         return
     if "timestep_index" in first:
         raise UserError(
-            f"{transforms}: an export of VHAP in mesh mode, with meshes and expressions but without jaw, neck, eyes and "
-            f"shape. Export it with FLAME parameters: `python vhap/export_as_nerf_dataset.py --src_folder … "
+            f"{transforms}: an export of VHAP in mesh mode, with meshes and expressions but without jaw, neck, eyes "
+            f"and shape. Export it with FLAME parameters: `python vhap/export_as_nerf_dataset.py --src_folder … "
             f"--tgt_folder … --flame_mode param` (the default)."
         )
     raise UserError(

@@ -1,4 +1,4 @@
-"""A person's videos in IMavatar's layout, in which PointAvatar's and SplattingAvatar's data sets are, too:
+"""A person's videos in IMavatar's layout, in which PointAvatar's and SplattingAvatar's data sets are, too.
 
     yufeng/
     ├── MVI_1810/                one video; a folder of one video alone is read as well

@@ -105,9 +105,9 @@ def _load(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # a damaged or foreign pickle can raise nearly anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path}: not a checkpoint of arrays alone ({reason[:160]}), so that reading it could run a program. If you "
-            f"trust it, open it where it was made (`d = torch.load(file, weights_only=False)`) and `torch.save` a dict "
-            f"of its NumPy arrays `flame`, `opencv` and `img_size` anew."
+            f"{path}: not a checkpoint of arrays alone ({reason[:160]}), so that reading it could run a program. If "
+            f"you trust it, open it where it was made (`d = torch.load(file, weights_only=False)`) and `torch.save` a "
+            f"dict of its NumPy arrays `flame`, `opencv` and `img_size` anew."
         ) from None
     if not isinstance(content, Mapping):
         raise UserError(
@@ -122,8 +122,8 @@ def _arrays_allowed() -> Iterator[None]:
     import torch
 
     one = np.zeros(1, np.float32)
-    make, scalar = one.__reduce__()[0], np.float32(0).__reduce__()[0]
-    assert callable(make) and callable(scalar)
+    make: Any = one.__reduce__()[0]
+    scalar: Any = np.float32(0).__reduce__()[0]
     names = [(function, f"{core}.multiarray.{function.__name__}") for core in ("numpy.core", "numpy._core")
              for function in (make, scalar)]  # fmt: skip
     types = [type(np.dtype(text)) for text in _NUMBERS]
@@ -151,8 +151,8 @@ def _array(content: Mapping[str, Any], key: tuple[str, str], width: int | None, 
 
 
 def _axis_angles(six: np.ndarray, path: Path) -> np.ndarray:
-    """Rotations of six numbers each, the first two rows of the matrix before they are made orthonormal (Zhou et al., "On
-    the continuity of rotation representations in neural networks", CVPR 2019), as axis-angle vectors `[3 n]`."""
+    """Rotations of six numbers each, the first two rows of the matrix before they are made orthonormal (Zhou et al.,
+    "On the continuity of rotation representations in neural networks", CVPR 2019), as axis-angle vectors `[3 n]`."""
     from scipy.spatial.transform import Rotation
 
     rows = six.reshape(-1, 2, 3)

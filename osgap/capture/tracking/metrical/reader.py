@@ -1,4 +1,4 @@
-"""A video that metrical-tracker has tracked, as INSTA and RGBAvatar lay it out:
+"""A video that metrical-tracker has tracked, as INSTA and RGBAvatar lay it out.
 
     obama/
     ├── checkpoint/NNNNN.frame      camera, shape, expression, jaw and eyes of one frame (`frames`)
@@ -97,8 +97,8 @@ def _check_alike(frames: Sequence[Checkpoint], files: Sequence[Path]) -> None:
         if frame.size != frames[0].size or difference > _PIXEL_TOLERANCE:
             raise UserError(
                 f"{file}: its intrinsics differ from those of {files[0].name} by {difference:.3g} pixels (image size "
-                f"{frame.size[0]}x{frame.size[1]} against {frames[0].size[0]}x{frames[0].size[1]}); one video must have "
-                f"one camera. Track anew."
+                f"{frame.size[0]}x{frame.size[1]} against {frames[0].size[0]}x{frames[0].size[1]}); one video must "
+                f"have one camera. Track anew."
             )
 
 
@@ -115,8 +115,8 @@ def _tested(folder: Path, frames: Sequence[Checkpoint], subject: str, notes: Not
         flags = np.array([frame.name in names for frame in frames])
         if not flags.any() or flags.all():
             raise UserError(
-                f"{path}: lists {len(names)} frames, of which {int(flags.sum())} of {len(flags)} are tracked; some must "
-                f"be for testing and some for training. Make INSTA's data set anew, or remove the file."
+                f"{path}: lists {len(names)} frames, of which {int(flags.sum())} of {len(flags)} are tracked; some "
+                f"must be for testing and some for training. Make INSTA's data set anew, or remove the file."
             )
         notes.add(f"frames for testing are those of {_SPLIT} ({int(flags.sum())} of {len(flags)})")
         return flags
