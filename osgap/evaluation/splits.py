@@ -88,12 +88,20 @@ def _check_unseen(store: CaptureStore, split: EvaluationSplit, frames: np.ndarra
         )
 
 
+def measurable(store: CaptureStore, split: EvaluationSplit) -> bool:
+    """Whether a capture can have such a split at all: of one camera there are no novel views."""
+    return split is not NOVEL_VIEW or len(store.serials) > 1
+
+
 def held_out_camera(store: CaptureStore) -> int:
-    """Index of the camera that the training does not see (the first, should there be several).
+    """Index of the camera that the training does not see (the first, should there be several). Of a capture of one
+    camera it is that one, whose held-out timesteps are all that the training does not see.
 
     Raises:
-        UserError: when the store has no held-out camera.
+        UserError: when the store has several cameras, and none is held out.
     """
+    if len(store.serials) == 1:
+        return 0
     cameras = _of_store(store, "val")[:, 1]
     if not len(cameras):
         raise UserError(
