@@ -31,7 +31,7 @@ _PUBLISHED: dict[str, str] = {
 }
 
 
-_TERMS = "https://flame.is.tue.mpg.de/modellicense.html"
+_TERMS = "flame.is.tue.mpg.de/modellicense.html"
 _ACADEMIC = f"non-commercial research only (FLAME's academic licence, {_TERMS})"
 _LICENCES: dict[str, str] = {
     "FLAME 2020": _ACADEMIC,

@@ -14,6 +14,7 @@ import numpy as np
 from nersemble_data.constants import ASSETS, SEQUENCE_NAMES, SERIALS
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.capture.tracking.layouts import read_recording
 from osgap.capture.tracking.stage import ImportInputs, ImportOutputs, run
 from osgap.head.config import HeadAssets
 
@@ -170,6 +171,13 @@ def import_export(tracking: Path, output: Path, subject: str = "030", **inputs: 
     entry, config = inputs.pop("entry", SubjectEntry()), inputs.pop("config", CaptureConfig())
     run(config, ImportInputs(tracking, **inputs), ImportOutputs(output), subject=subject, seed=0, entry=entry)
     return output
+
+
+def noted(
+    tracking: Path, head: HeadAssets | None = None, config: CaptureConfig = CaptureConfig(), subject: str = "030"
+) -> str:
+    """What a reader says that it assumed, a line each."""
+    return "\n".join(read_recording(tracking, config, subject, SubjectEntry(), assets=head).notes)
 
 
 def template_only(path: Path) -> HeadAssets:

@@ -41,13 +41,14 @@ def scale_notes(recording: Recording, width: int | None) -> list[str]:
     ]
 
 
-def edition_notes(folder: Path, layout: str, edition: Edition) -> list[str]:
+def edition_notes(folder: Path, layout: str, edition: Edition, certain: bool) -> list[str]:
     """Which edition of FLAME the parameters are taken to be of: that of `flame.assets`.
 
     Args:
         folder: of the tracking, for the message.
         layout: as `osgap.capture.tracking.layouts.layout_of` calls it.
         edition: of the head model.
+        certain: whether its name is known by a published checksum, and not by the file's name alone.
 
     Raises:
         UserError: when the tracking's own files say that they are of another one.
@@ -57,7 +58,7 @@ def edition_notes(folder: Path, layout: str, edition: Edition) -> list[str]:
         return [f"the head model is {edition}"]
     if documented is None:
         return [f"the tracking does not say which edition of FLAME it was made with; it is taken to be {edition}"]
-    if layout == "benchmark" and edition.name == "FLAME 2020":
+    if layout == "benchmark" and certain and edition.name == "FLAME 2020":
         raise UserError(
             f"{folder}: was tracked with {documented} (its files' names say so), but flame.assets is {edition}, on "
             f"which its coefficients make other faces. Set flame.assets to {documented}."

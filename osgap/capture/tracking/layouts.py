@@ -127,10 +127,12 @@ def read_recording(
         recording = replace(recording, tables=[*recording.tables, *files])
     notes = [*recording.notes, *one_camera_notes(recording), *scale_notes(recording, config.width)]
     if head is not None and assets is not None:
-        from osgap.head.editions import edition_of
+        from osgap.head.editions import Edition
+        from osgap.head.releases import identify
 
-        edition = edition_of(head, assets)
-        notes += edition_notes(folder, layout, edition)
+        release = identify(assets)
+        edition = Edition(head.edition_id, release.name)
+        notes += edition_notes(folder, layout, edition, certain=release.model_known)
         recording = replace(recording, edition=edition)
     return replace(recording, notes=tuple(notes))
 
