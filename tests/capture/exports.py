@@ -174,10 +174,11 @@ def import_export(tracking: Path, output: Path, subject: str = "030", **inputs: 
 
 
 def noted(
-    tracking: Path, head: HeadAssets | None = None, config: CaptureConfig = CaptureConfig(), subject: str = "030"
+    tracking: Path, head: HeadAssets | None = None, config: CaptureConfig | None = None, subject: str = "030"
 ) -> str:
     """What a reader says that it assumed, a line each."""
-    return "\n".join(read_recording(tracking, config, subject, SubjectEntry(), assets=head).notes)
+    recording = read_recording(tracking, config or CaptureConfig(), subject, SubjectEntry(), assets=head)
+    return "\n".join(recording.notes)
 
 
 def template_only(path: Path) -> HeadAssets:

@@ -246,8 +246,8 @@ def test_flame_is_read_and_its_version_said(fake_flame: Path, tmp_path: Path) ->
     found = find(examine([real(tmp_path, flame=flame_assets(fake_flame))]), "head model")
     assert found.status == "ok"
     assert re.fullmatch(
-        r"FLAME 2023 by its name, edition [0-9a-f]{16}, readable; no published checksum for its model, masks, template; "
-        r"licence, if it is that, non-commercial research only \(FLAME's academic licence, "
+        r"FLAME 2023 by its name, edition [0-9a-f]{16}, readable; no published checksum for its model, masks, "
+        r"template; licence, if it is that, non-commercial research only \(FLAME's academic licence, "
         r"flame\.is\.tue\.mpg\.de/modellicense\.html\)",
         found.found,
     ), found.found

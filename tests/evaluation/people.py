@@ -158,18 +158,20 @@ class World:
     assets: HeadAssets
     head: HeadModel
 
-    def capture(self, subject: str, seed: int, splits: dict[str, np.ndarray] | None = None) -> tuple[Path, Avatar]:
-        """Write a capture store; returns its path and the avatar that its images show."""
+    def capture(
+        self, subject: str, seed: int, splits: dict[str, np.ndarray] | None = None, count: int = len(SERIALS)
+    ) -> tuple[Path, Avatar]:
+        """Write a capture store of the first `count` cameras; returns its path and the avatar that its images show."""
         params = tracked_motion(self.head, seed)
         truth = Avatar(attributes(self.head, np.random.default_rng(seed)), self._faces, params)
-        array = cameras()
-        frames = torch.tensor([(t, c) for t in range(params.timesteps) for c in range(len(SERIALS))])
+        array = cameras()[:count]
+        frames = torch.tensor([(t, c) for t in range(params.timesteps) for c in range(count)])
         images = to_bytes(render_frames(truth, self.head, params, frames[:, 0], array[frames[:, 1]])).numpy()
         mask = _png(np.full((HEIGHT, WIDTH), 255, np.uint8))
         encoded = [(_png(image[..., ::-1]), mask) for image in images]
         capture = Capture(
             subject=subject,
-            serials=SERIALS,
+            serials=SERIALS[:count],
             world_to_camera=array.world_to_camera.numpy(),
             intrinsics=array.intrinsics.numpy(),
             width=WIDTH,
@@ -183,9 +185,11 @@ class World:
         write_store(path, capture, encoded, sum(len(a) + len(b) for a, b in encoded), PROVENANCE)
         return path, truth
 
-    def person(self, subject: str, seed: int) -> PersonFiles:
+    def person(
+        self, subject: str, seed: int, splits: dict[str, np.ndarray] | None = None, count: int = len(SERIALS)
+    ) -> PersonFiles:
         """A capture and an avatar of every method, from a grey ball to the truth."""
-        capture, truth = self.capture(subject, seed)
+        capture, truth = self.capture(subject, seed, splits, count)
         grey = attributes(self.head, None)
         mean = self.folder / "prior" / "mean_uv.npz"
         save_uv_gt(mean, grey.to_uv(bind_texels(self.head.uvs, self.head.uv_faces, UV_SIZE)))
