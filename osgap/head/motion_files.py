@@ -125,8 +125,8 @@ def drive(own: FlameParams, own_file: Path, motion: Path, head: HeadModel) -> Fl
     """
     edition = recorded(read_provenance(own_file))
     check_head(head, edition, own_file)
-    check_motion(recorded(read_provenance(motion)), edition, motion)
     found = read_motion(motion, head.vertex_count)
+    check_motion(recorded(read_provenance(motion)), edition, motion)
     for note in found.notes:
         _log.warning("%s: %s", motion, note)
     return own.driven_by(found.params)

@@ -88,8 +88,8 @@ def run(
         )
     head = load_head(inputs.head)
     check_head(head, store.edition, inputs.capture)
-    check_head(head, recorded(read_provenance(folder / FLAME_PARAM)), folder / FLAME_PARAM)
     given = load_foreign_avatar(folder, config.color, len(head.faces), head.vertex_count)
+    check_head(head, recorded(read_provenance(folder / FLAME_PARAM)), folder / FLAME_PARAM)
     source = binding_of(given.faces, head, uv_size, folder / POINT_CLOUD)
     binding = bind_texels(head.uvs, head.uv_faces, uv_size)
     if source.size != uv_size:
