@@ -297,7 +297,7 @@ def test_tracking_of_another_edition_is_refused() -> None:
         edition_notes(folder, "benchmark", other, certain=True)
     # The name of a file is no proof: FLAME's editions have been called generic_model.pkl, all of them.
     assert "if that is not so, expressions are wrong" in edition_notes(folder, "benchmark", other, certain=False)[0]
-    assert edition_notes(folder, "benchmark", own, certain=True) == ["the head model is FLAME 2023 (bbbbbbbbbbbbbbbb)"]
+    assert edition_notes(folder, "benchmark", own, certain=True) == [f"parameters are taken to be of {own}"]
     assert "FLAME 2020, but it is taken to be FLAME 2023" in edition_notes(folder, "imavatar", own, certain=True)[0]
     assert "does not say which edition" in edition_notes(folder, "vhap", own, certain=True)[0]
 

@@ -100,7 +100,7 @@ def test_what_the_tracker_lacks_is_said(small_head: HeadModel, assets: HeadAsset
     assert "neither neck_pose nor static_offset" in said
     assert "the last 1 of 5 timesteps are for testing" in said
     assert "one camera, which no split holds out: novel views are not measured; self-reenactment is, on 1 time" in said
-    assert "the head model is a head model that is not FLAME's (48 vertices" in said
+    assert "parameters are taken to be of a head model that is not FLAME's (48 vertices" in said
 
 
 def test_instas_split_holds(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:

@@ -853,7 +853,7 @@ def test_the_edition_of_the_head_model_is_recorded(
     export = exporter.single(splits=True)
     edition = CaptureStore(do_import(export.folder, head=assets)).edition
     assert edition == Edition(load_head(assets).edition_id, edition.name if edition else "")
-    assert noted(export.folder, assets) == f"the head model is {edition}"
+    assert noted(export.folder, assets) == f"parameters are taken to be of {edition}"
     assert CaptureStore(do_import(export.folder)).edition is None
 
 

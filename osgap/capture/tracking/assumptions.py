@@ -55,7 +55,7 @@ def edition_notes(folder: Path, layout: str, edition: Edition, certain: bool) ->
     """
     documented = _DOCUMENTED.get(layout)
     if not edition.name.startswith("FLAME") or documented == edition.name:
-        return [f"the head model is {edition}"]
+        return [f"parameters are taken to be of {edition}"]
     if documented is None:
         return [f"the tracking does not say which edition of FLAME it was made with; it is taken to be {edition}"]
     if layout == "benchmark" and certain and edition.name == "FLAME 2020":
