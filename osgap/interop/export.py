@@ -18,7 +18,7 @@ from osgap import __version__
 from osgap.fit.summary import SUMMARY, read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
-from osgap.head.editions import KEY
+from osgap.head.editions import KEY, check_head, recorded
 from osgap.head.model import HeadModel
 from osgap.head.motion_files import drive
 from osgap.head.params import FlameParams
@@ -209,6 +209,7 @@ def export_maps(
 def _open(folder: Path, assets: HeadAssets, color: ColorSpace, motion: Path | None = None) -> _Opened:
     head = load_head(assets)
     avatar = load_foreign_avatar(folder, color, len(head.faces), head.vertex_count)
+    check_head(head, recorded(read_provenance(folder / FLAME_PARAM)), folder / FLAME_PARAM)
     files = {"point_cloud": folder / POINT_CLOUD, "flame_param": folder / FLAME_PARAM}
     files |= {"head_model": assets.model, "head_masks": assets.masks, "head_template": assets.template}
     files |= {} if motion is None else {"motion": motion}

@@ -17,6 +17,7 @@ import torch
 from osgap.capture.store_writing import Capture, write_store
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import Edition
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
@@ -159,7 +160,12 @@ class World:
     head: HeadModel
 
     def capture(
-        self, subject: str, seed: int, splits: dict[str, np.ndarray] | None = None, count: int = len(SERIALS)
+        self,
+        subject: str,
+        seed: int,
+        splits: dict[str, np.ndarray] | None = None,
+        count: int = len(SERIALS),
+        edition: Edition | None = None,
     ) -> tuple[Path, Avatar]:
         """Write a capture store of the first `count` cameras; returns its path and the avatar that its images show."""
         params = tracked_motion(self.head, seed)
@@ -179,6 +185,7 @@ class World:
             timesteps=[(name, i) for name, count in SEQUENCES.items() for i in range(count)],
             params=params,
             splits=default_splits() if splits is None else splits,
+            edition=edition,
         )
         path = self.folder / "captures" / f"{subject}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)

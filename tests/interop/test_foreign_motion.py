@@ -52,4 +52,7 @@ def test_editions_go_with_exports(ball: Ball, tmp_path: Path) -> None:
     save_flame_param(tmp_path / "motion.npz", avatar.params, other.record)
     with pytest.raises(UserError, match=r"motion\.npz: the motion was tracked with FLAME 2020"):
         export_splats(tmp_path / "avatar", tmp_path / "a.ply", ball.assets, motion=tmp_path / "motion.npz")
+    avatar.save(tmp_path / "avatar", {"stage": "fit", **other.record})
+    with pytest.raises(UserError, match=r"flame_param\.npz: was made with FLAME 2020"):
+        export_splats(tmp_path / "avatar", tmp_path / "a.ply", ball.assets)
     assert not (tmp_path / "a.ply").exists()
