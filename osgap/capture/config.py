@@ -92,8 +92,9 @@ class CaptureConfig(Section):
     """Width of the stored frames [pixels]; height and intrinsics follow. Default is the source's own: the tracking
     export's, or the benchmark videos'."""
     tracking: str | None = Field(default=None, json_schema_extra=PLACE)
-    """Folder of a subject's FLAME tracking: an export in VHAP's layout (as GaussianAvatars released them, too), or a
-    participant's folder of NeRSemble's benchmark. `{subject}` and `{participant}` are replaced
+    """Folder of a subject's FLAME tracking: an export in VHAP's layout (as GaussianAvatars released them, too), a
+    participant's folder of NeRSemble's benchmark, metrical-tracker's output (INSTA, RGBAvatar), or IMavatar's data (see
+    `docs/data.md`). `{subject}` and `{participant}` are replaced
     (`{participant:03d}` pads), and `*`, `?` and `[…]` may stand for the rest of the name if exactly one folder fits:
     `data/tracking/UNION10_{subject}_*`."""
     held_out_camera: str = "222200037"

@@ -1,6 +1,7 @@
 """The capture store: everything that later stages need of one person's capture, in one HDF5 file.
 
-    /                    attributes: format, version, subject, width, height, provenance
+    /                    attributes: format, version, subject, width, height, provenance; of the head model that it was
+                         tracked with, where that is known: head_model (id and name, as JSON)
     /sequences           [S] names
     /cameras/            serial [C], world_to_camera [C, 4, 4] (OpenCV axes), intrinsics [C, 3, 3] (pixels)
     /timesteps/          sequence [T] (row of /sequences), index [T] (number in the sequence); training first
@@ -16,6 +17,7 @@ serves any number of processes and threads, on network file systems too.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ import h5py
 import numpy as np
 
 from osgap.capture.encoded import decode_frame, decode_mask
+from osgap.head.editions import KEY, Edition, recorded
 from osgap.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class _Tables:
     """What a reader keeps in memory."""
 
     subject: str
+    edition: Edition | None
     width: int
     height: int
     serials: list[str]
@@ -91,6 +95,11 @@ class CaptureStore:
     def subject(self) -> str:
         """Whose capture it is."""
         return self._tables.subject
+
+    @property
+    def edition(self) -> Edition | None:
+        """Edition of the head model that the parameters are of; None where the store does not tell."""
+        return self._tables.edition
 
     @property
     def serials(self) -> list[str]:
@@ -263,6 +272,7 @@ class CaptureStore:
         start = data.id.get_offset() or 0
         return _Tables(
             subject=str(file.attrs["subject"]),
+            edition=recorded({KEY: json.loads(file.attrs[KEY])}) if KEY in file.attrs else None,
             width=int(file.attrs["width"]),
             height=int(file.attrs["height"]),
             serials=[name.decode() for name in file["cameras/serial"][()]],

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from osgap.capture.store import FLAME_ARRAYS, FORMAT, SPLITS, VERSION
+from osgap.head.editions import KEY, Edition
 from osgap.runtime.artifacts import PROVENANCE_KEY, atomic_path
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
@@ -48,6 +49,8 @@ class Capture:
     """Of all `T` timesteps."""
     splits: dict[str, np.ndarray]
     """`train`, `val`, `test`: `[M, 2]` (timestep, camera)."""
+    edition: Edition | None = None
+    """Of the head model that the parameters are of, where that is known."""
 
 
 def write_store(
@@ -96,6 +99,8 @@ def write_store(
         file.attrs["version"] = VERSION
         file.attrs["subject"] = capture.subject
         file.attrs["width"], file.attrs["height"] = capture.width, capture.height
+        if capture.edition is not None:
+            file.attrs[KEY] = json.dumps(capture.edition.record[KEY], sort_keys=True)
         for name, array in tables.items():
             file.create_dataset(name, data=array)
         digests = {

@@ -83,19 +83,18 @@ def _head(pipeline: Pipeline) -> Finding:
     from osgap.head.releases import identify
 
     try:
-        load_head(assets)
+        edition = load_head(assets).edition_id
         release = identify(assets)
     except UserError as error:
         return _finding(name, "missing", str(error), "Put the publisher's unmodified file there.")
     if not release.is_flame:
-        return _finding(name, "ok", f"readable; {release.name}")
-    found = f"{release.name}, readable"
-    if not release.model_known:
-        found = f"{release.name} by its name, readable"
+        return _finding(name, "ok", f"readable; {release.name}, edition {edition}; licence: {release.licence}")
+    found = f"{release.name}{'' if release.model_known else ' by its name'}, edition {edition}, readable"
     if release.unknown_files:
         found += f"; no published checksum for its {', '.join(release.unknown_files)}"
     else:
         found += "; checksums as published"
+    found += f"; licence{':' if release.model_known else ', if it is that,'} {release.licence}"
     if "no_jaw" in assets.model.name.lower() and not release.model_known:
         return _finding(name, "warning", found, "Take flame2023.pkl: tracking exports move the jaw, which this cannot.")
     return _finding(name, "ok", found)

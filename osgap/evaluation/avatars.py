@@ -6,10 +6,12 @@ from pathlib import Path
 
 from osgap.capture.store import CaptureStore
 from osgap.evaluation.methods import METHODS
+from osgap.head.editions import check_head, recorded
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
 from osgap.prior.mean import mean_avatar
+from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.uv_maps import load_uv_gt
@@ -39,7 +41,8 @@ def load_avatar(method: str, path: Path, head: HeadModel, tracked: FlameParams) 
         tracked: the person's parameters; the mean avatar, which is nobody's, takes its identity from them.
 
     Raises:
-        UserError: when the method is unknown or a file is missing or damaged.
+        UserError: when the method is unknown, a file is missing or damaged, or the avatar was made with another edition
+            of the head model.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}; the methods are {', '.join(METHODS)}")
@@ -48,6 +51,7 @@ def load_avatar(method: str, path: Path, head: HeadModel, tracked: FlameParams) 
         return mean_avatar(maps, bind_texels(head.uvs, head.uv_faces, maps.shape[0]), tracked)
     avatar = Avatar.load(path)
     head.check_fits(avatar.params, path / FLAME_PARAM)
+    check_head(head, recorded(read_provenance(path / FLAME_PARAM)), path / FLAME_PARAM)
     last = int(avatar.faces.max())
     if last >= len(head.faces):
         raise UserError(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from osgap.capture.store import CaptureStore
+from osgap.head.editions import check_motion
 from osgap.head.params import FlameParams
 from osgap.runtime.errors import UserError
 from osgap.splat.avatar import Avatar
@@ -87,12 +88,20 @@ def _check_unseen(store: CaptureStore, split: EvaluationSplit, frames: np.ndarra
         )
 
 
+def measurable(store: CaptureStore, split: EvaluationSplit) -> bool:
+    """Whether a capture can have such a split at all: of one camera there are no novel views."""
+    return split is not NOVEL_VIEW or len(store.serials) > 1
+
+
 def held_out_camera(store: CaptureStore) -> int:
-    """Index of the camera that the training does not see (the first, should there be several).
+    """Index of the camera that the training does not see (the first, should there be several). Of a capture of one
+    camera it is that one, whose held-out timesteps are all that the training does not see.
 
     Raises:
-        UserError: when the store has no held-out camera.
+        UserError: when the store has several cameras, and none is held out.
     """
+    if len(store.serials) == 1:
+        return 0
     cameras = _of_store(store, "val")[:, 1]
     if not len(cameras):
         raise UserError(
@@ -155,10 +164,11 @@ def cross_motion(avatar: Avatar, store: CaptureStore, driver: CaptureStore, time
         timesteps: `[U]` of the driver.
 
     Raises:
-        UserError: when the driver is the same person.
+        UserError: when the driver is the same person, or was tracked with another edition of the head model.
     """
     if driver.subject == store.subject:
         raise UserError(f"cross-reenactment: {driver.subject} cannot drive their own avatar; name another driver")
+    check_motion(driver.edition, store.edition, driver.path)
     driven = driver.params.select(timesteps)
     shift = store.params.translation.mean(dim=0) - driver.params.translation.mean(dim=0)
     return avatar.params.driven_by(driven.replace(translation=driven.translation + shift))

@@ -25,6 +25,7 @@ from osgap.evaluation.splits import (
     EvaluationSplit,
     frame_name,
     frames_digest,
+    measurable,
     motion,
     select,
 )
@@ -107,7 +108,7 @@ def run(
     }
     provenance = _provenance(config, inputs, subject=subject, seed=seed, method=method, source=source).as_dict()
     write_json(outputs.metrics, result, provenance)
-    psnr = {name: f"{split['mean']['psnr']:.2f} dB" for name, split in result["splits"].items()}
+    psnr = {name: f"{s['mean']['psnr']:.2f} dB" if s["frames"] else "none" for name, s in result["splits"].items()}
     logging.getLogger(__name__).info("%s of %s: PSNR %s", method, subject, psnr)
 
 
@@ -139,6 +140,21 @@ def _coverage(avatar: Avatar, head: HeadModel, store: CaptureStore, method: str)
     return avatar_coverage(avatar.to(head.device), head, params, store.cameras.to(head.device))
 
 
+def _unmeasured(split: EvaluationSplit) -> dict[str, Any]:
+    """What stands for a split that a capture of one camera does not have."""
+    return {
+        "description": split.description,
+        "split": split.store_split,
+        "frames": 0,
+        "frames_digest": None,
+        "cameras": [],
+        "sequences": [],
+        "mean": average({}),
+        "per_camera": {},
+        "per_sequence": {},
+    }
+
+
 def _measure_split(
     avatar: Avatar,
     head: HeadModel,
@@ -148,6 +164,8 @@ def _measure_split(
     networks: Mapping[Net, nn.Module],
 ) -> dict[str, Any]:
     """Metrics of one split, with everything that says what was measured; on the device of the head."""
+    if not measurable(store, split):
+        return _unmeasured(split)
     frames = select(store, split)
     timesteps, rows = np.unique(frames[:, 0], return_inverse=True)
     cameras = store.cameras[torch.from_numpy(frames[:, 1])].to(head.device)

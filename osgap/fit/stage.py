@@ -24,6 +24,7 @@ from osgap.fit.optimise import Fit, Subject, optimise
 from osgap.fit.summary import write_summary
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import check_head, edition_of
 from osgap.head.model import HeadModel
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.runtime.artifacts import write_png
@@ -106,8 +107,7 @@ def _fit(
         )
     if not len(splits["train"]):
         raise UserError(f"{inputs.capture}: has no training frames. Import a tracking that lists some.")
-    head = load_head(inputs.head)
-    head.check_fits(store.params, inputs.capture)
+    head = _head_of(store, inputs)
     binding = bind_texels(head.uvs, head.uv_faces, config.uv_size).to(device)
     head, cameras = head.to(device), store.cameras.to(device)
     start = time.perf_counter()
@@ -122,7 +122,7 @@ def _fit(
     frames = preview_frames(cameras, splits["val"], splits["test"])
     measured = time.perf_counter()
     source = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
-    avatar.save(outputs.avatar, source)
+    avatar.save(outputs.avatar, source | edition_of(head, inputs.head).record)
     write_png(outputs.preview, preview(avatar, head, store, cameras, frames), source)
     write_summary(
         outputs.metrics,
@@ -148,6 +148,14 @@ def _fit(
         optimised - start,
         measured - optimised,
     )
+
+
+def _head_of(store: CaptureStore, inputs: FitInputs) -> HeadModel:
+    """The head model, which must be the one that the person was tracked with."""
+    head = load_head(inputs.head)
+    head.check_fits(store.params, inputs.capture)
+    check_head(head, store.edition, inputs.capture)
+    return head
 
 
 def subject_of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from osgap.head.params import N_EXPR, N_SHAPE, FlameParams, Timesteps
+from osgap.head.teeth import FLAME_VERTICES
 from osgap.runtime.errors import UserError
 
 _TINY_ANGLE_SQUARED = 1e-16  # keeps the axis of a zero rotation, and its gradient, finite
@@ -61,6 +63,17 @@ class HeadModel:
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.v_template.device
+
+    @cached_property
+    def edition_id(self) -> str:
+        """Short digest of the template and all directions, as they are without FLAME's teeth; equal models have equal
+        ones, whatever their files' bytes. See `osgap.head.editions`."""
+        count = FLAME_VERTICES if self.is_flame else self.vertex_count
+        posedirs = self.posedirs.unflatten(1, (-1, 3))[:, :count]
+        digest = hashlib.sha256()
+        for tensor in (self.v_template[:count], self.shapedirs[:count], posedirs):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> HeadModel:
         """The model on `device`."""

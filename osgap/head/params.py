@@ -7,6 +7,7 @@ GaussianAvatars and VHAP; the tables below are the only place that lists them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osgap.head.coefficients import fitted
 from osgap.head.teeth import FLAME_VERTICES, TEETH_VERTICES
 from osgap.runtime.artifacts import read_npz, write_npz
 from osgap.runtime.errors import UserError
+from osgap.runtime.notes import Notes
 
 N_SHAPE = 300
 N_EXPR = 100
@@ -32,6 +35,8 @@ MOTION_WIDTHS: Mapping[str, int] = {
     "translation": 3,
 }
 """Parameters with one row per timestep: name -> width of the row. In files: `(T, width)` float32."""
+
+_log = logging.getLogger(__name__)
 
 Timesteps = int | slice | Sequence[int] | np.ndarray | Tensor
 
@@ -129,8 +134,12 @@ def full_static_offset(offset: np.ndarray | None, vertex_count: int, source: Pat
     return full
 
 
-def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
+def read_flame_arrays(path: Path | str, notes: Notes | None = None) -> dict[str, np.ndarray]:
     """The arrays of a FLAME parameter file (one timestep or many), checked: shapes, float type, no NaN.
+
+    Args:
+        path: the file.
+        notes: takes note of coefficients that are not given. Default is to log it.
 
     Returns:
         Every key of `MOTION_WIDTHS` as `(T, width)` float32, `shape` as `(300,)` float32, and `static_offset`
@@ -148,16 +157,15 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
             f"{path}: FLAME parameters lack {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none of them'}. "
             f"Expected are {', '.join(wanted[:-1])}. Add what is missing."
         )
-    for name, array in arrays.items():
-        if array.dtype.kind not in "fiu":
-            raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Make it anew.")
-        with np.errstate(over="ignore"):  # a double may be finite, and too large all the same
-            arrays[name] = array.astype(np.float32)
-        if not np.isfinite(arrays[name]).all():
-            where = np.argwhere(~np.isfinite(arrays[name]))[0].tolist()
-            raise UserError(f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Track anew.")
-    if arrays["shape"].shape == (1, N_SHAPE):
+    arrays = {name: as_numbers(array, name, path) for name, array in arrays.items()}
+    if arrays["shape"].ndim == 2 and len(arrays["shape"]) == 1:
         arrays["shape"] = arrays["shape"][0]
+    own = Notes() if notes is None else notes
+    for name, width, ndim in (("shape", N_SHAPE, 1), ("expr", N_EXPR, 2)):
+        if arrays[name].ndim == ndim:
+            arrays[name] = fitted(arrays[name], width, name, path, own)
+    if notes is None:
+        own.log(_log, path)
 
     count = len(arrays["expr"]) if arrays["expr"].ndim else 0
     expected: dict[str, tuple[int, ...]] = {"shape": (N_SHAPE,)}
@@ -169,6 +177,22 @@ def read_flame_arrays(path: Path | str) -> dict[str, np.ndarray]:
                 f"{' (the number of timesteps is taken from expr)' if name in MOTION_WIDTHS else ''}. Save it so."
             )
     return arrays
+
+
+def as_numbers(array: np.ndarray, name: str, path: Path | str) -> np.ndarray:
+    """An array of a file as float32.
+
+    Raises:
+        UserError: naming file and array, when it holds no numbers, or some that are not finite.
+    """
+    if array.dtype.kind not in "fiu":
+        raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Make it anew.")
+    with np.errstate(over="ignore"):  # a double may be finite, and too large all the same
+        numbers = array.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        where = np.argwhere(~np.isfinite(numbers))[0].tolist()
+        raise UserError(f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Track anew.")
+    return numbers
 
 
 def load_flame_param(path: Path | str, vertex_count: int | None = None) -> FlameParams:

@@ -11,12 +11,16 @@ from osgap.head.obj import read_template
 from osgap.head.teeth import has_flame_topology
 from osgap.runtime.errors import UserError
 
-# Of FLAME 2023's files no published checksum was found (public repositories were searched in 2026).
 _PUBLISHED: dict[str, str] = {
     # generic_model.pkl of FLAME2020.zip, 53,023,716 bytes. SHA-256: pinned with the same value by ten unrelated public
     # repositories that load SMIRK, DECA or MICA; MD5: VamosC/CapHuman, tools/setup.sh.
     "efcd14cc4a69f3a3d9af8ded80146b5b6b50df3bd74cf69108213b144eba725b": "FLAME 2020",
     "cfc3b95159b2a8981ebc347170202ba5": "FLAME 2020",
+    # flame2023.pkl (with jaw rotation), 53,023,716 bytes. SHA-256: pinned with the same value by two unrelated public
+    # projects, one of them as an asset of LAM.
+    "8fb1af0db1abb51053ead8fd1f2624a63d01c9602f4a4fb4ea23bd2c82017fa0": "FLAME 2023",
+    # flame2023_Open.pkl of FLAME2023Open.zip. SHA-256: told with the same value by three unrelated public projects.
+    "e75a0990728ba038c7da2a420ae4396f7ddd7781366c13026066c5b24f127623": "FLAME 2023 Open",
     # FLAME_masks.pkl of FLAME's vertex masks. SHA-256: pinned with the same value by several public repositories, in
     # one of them beside the file above, as part of SMIRK's assets.
     "ccefbe1ac0774ff78c68caf2c627b4abc067a6555ebeb0be5d5b0812366ab492": "FLAME's vertex masks",
@@ -25,6 +29,17 @@ _PUBLISHED: dict[str, str] = {
     "ddc6d31590f871ebe1844b063b2f8042": "FLAME's template",
     "dd5bfbce75adb99b1963f43bca7ec3557bd4a7321f8fc515f4100599e80d99f2": "FLAME's template",
 }
+
+
+_TERMS = "flame.is.tue.mpg.de/modellicense.html"
+_ACADEMIC = f"non-commercial research only (FLAME's academic licence, {_TERMS})"
+_LICENCES: dict[str, str] = {
+    "FLAME 2020": _ACADEMIC,
+    "FLAME 2023": _ACADEMIC,
+    "FLAME 2023 without jaw rotation": _ACADEMIC,
+    "FLAME 2023 Open": f"CC BY 4.0, commercial use included; see the model's terms for what is barred ({_TERMS})",
+}
+_MODELS = frozenset(_PUBLISHED.values()) & frozenset(_LICENCES)
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,13 @@ class Release:
     template_known: bool
 
     @property
+    def licence(self) -> str:
+        """What the model may be used for, as its makers' page of licences says; as sure as the name is."""
+        if not self.is_flame:
+            return "its makers' own"
+        return _LICENCES.get(self.name, f"not known; FLAME's are at {_TERMS}")
+
+    @property
     def unknown_files(self) -> list[str]:
         """Keys of `flame.assets` whose files have no published checksum."""
         known = {"model": self.model_known, "masks": self.masks_known, "template": self.template_known}
@@ -50,7 +72,7 @@ class Release:
 def identify(assets: HeadAssets) -> Release:
     """Which release the files are of: by the model's checksum, else by its name if the topology is FLAME's.
 
-    An unknown checksum is no error: FLAME 2023's are not published.
+    An unknown checksum is no error: not all files have a published one.
 
     Raises:
         UserError: when a file cannot be read, or the template is no OBJ.
@@ -61,13 +83,13 @@ def identify(assets: HeadAssets) -> Release:
     if not is_flame:
         name = f"a head model that is not FLAME's ({template.vertex_count} vertices, {len(template.faces)} triangles)"
     else:
-        name = by_checksum or _by_file_name(assets.model)
+        name = by_checksum if by_checksum in _MODELS else _by_file_name(assets.model)
     obj = _content(assets.template)
     unix = obj.replace(b"\r\n", b"\n")
     return Release(
         name=name,
         is_flame=is_flame,
-        model_known=by_checksum == "FLAME 2020",
+        model_known=by_checksum in _MODELS,
         masks_known=_published(_content(assets.masks)) == "FLAME's vertex masks",
         # VHAP has it with other line ends.
         template_known="FLAME's template" in map(_published, (obj, unix, unix.replace(b"\n", b"\r\n"))),
@@ -79,7 +101,7 @@ def _by_file_name(path: Path) -> str:
     if "no_jaw" in name:
         return "FLAME 2023 without jaw rotation"
     if "2023" in name:
-        return "FLAME 2023"
+        return "FLAME 2023 Open" if "open" in name else "FLAME 2023"
     return "FLAME 2020" if name == "generic_model.pkl" or "2020" in name else "FLAME of an unknown release"
 
 

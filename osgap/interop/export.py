@@ -19,8 +19,10 @@ from osgap import __version__
 from osgap.fit.summary import SUMMARY, read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import KEY, check_head, recorded
 from osgap.head.model import HeadModel
-from osgap.head.params import FlameParams, load_flame_param
+from osgap.head.motion_files import drive
+from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding
 from osgap.interop.axes import Up
 from osgap.interop.config import ColorSpace
@@ -59,6 +61,7 @@ class _Opened:
             "config": options,
             "inputs": {name: file_digest(path) for name, path in self.files.items()},
             "versions": {"osgap": __version__},
+            KEY: source.get(KEY),
         }
 
     def spare(self, outputs: Iterable[Path]) -> None:
@@ -207,7 +210,9 @@ def export_maps(
 def _open(folder: Path, assets: HeadAssets, color: ColorSpace, motion: Path | None = None) -> _Opened:
     head = load_head(assets)
     avatar = load_foreign_avatar(folder, color, len(head.faces), head.vertex_count)
-    files = {"point_cloud": folder / POINT_CLOUD, "flame_param": flame_param_file(folder)}
+    parameters = flame_param_file(folder)
+    check_head(head, recorded(read_provenance(parameters)), parameters)
+    files = {"point_cloud": folder / POINT_CLOUD, "flame_param": parameters}
     files |= {"head_model": assets.model, "head_masks": assets.masks, "head_template": assets.template}
     files |= {} if motion is None else {"motion": motion}
     if avatar.params.timesteps == 0:
@@ -219,7 +224,7 @@ def _motion(opened: _Opened, frames: str) -> tuple[FlameParams, list[int]]:
     params, source = opened.avatar.params, opened.files["flame_param"]
     if "motion" in opened.files:
         source = opened.files["motion"]
-        params = params.driven_by(load_flame_param(source, opened.head.vertex_count))
+        params = drive(params, opened.files["flame_param"], source, opened.head)
     return params, parse_frames(frames, params.timesteps, source)
 
 

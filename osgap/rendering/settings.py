@@ -11,12 +11,14 @@ class Motion:
     """What the avatar does."""
 
     motion: Path | None = None
-    """Whose motion the avatar is given: a flame_param.npz, an avatar's folder or a capture store (.h5). Default is the
-    avatar's own."""
+    """Whose motion the avatar is given: a flame_param.npz, a .npz with DECA's, EMOCA's or SMIRK's names (docs/data.md),
+    an avatar's folder or a capture store (.h5). Default is the avatar's own."""
     sequence: str | None = None
     """Sequence of the capture store that `--motion` names, such as EXP-2. Default is all of them."""
     timesteps: str = "all"
     """Which timesteps, one per frame: all, a slice such as 0:100:2, or a list such as 3,7,9. One is held."""
+    across_editions: bool = False
+    """Take motion that was tracked with another edition of FLAME as it is, though its expressions mean other faces."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from osgap import __version__
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import check_head, recorded
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.interop.viewers import flame_param_file, load_foreign_avatar
@@ -167,7 +168,9 @@ def _params(avatar: Avatar, folder: Path, head: HeadModel, motion: Motion) -> Fl
     """The motion's timesteps that are played, on the avatar's identity."""
     if not avatar.params.timesteps:
         raise UserError(f"{flame_param_file(folder)}: has no timestep. Use the parameters that came with the avatar.")
-    params = load_motion(avatar.params, motion.motion, motion.sequence, head)
+    edition = recorded(read_provenance(flame_param_file(folder)))
+    check_head(head, edition, flame_param_file(folder))
+    params = load_motion(avatar.params, motion.motion, motion.sequence, head, edition, motion.across_editions)
     source = flame_param_file(folder) if motion.motion is None else motion.motion
     return params.select(parse_timesteps(motion.timesteps, params.timesteps, source))
 

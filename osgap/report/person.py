@@ -19,6 +19,7 @@ from osgap.evaluation.splits import (
     EvaluationSplit,
     held_out_camera,
     held_out_frames,
+    measurable,
     most_different,
     motion,
     select,
@@ -105,7 +106,9 @@ class Person:
         return list(to_bytes(images).cpu().numpy())
 
     def novel_view(self) -> np.ndarray:
-        """`[1, 2]` a frame of the held-out camera."""
+        """`[1, 2]` a frame of the held-out camera; `[0, 2]` of a capture of one camera."""
+        if not measurable(self.store, NOVEL_VIEW):
+            return np.empty((0, 2), np.int64)
         frames = select(self.store, NOVEL_VIEW)
         return frames[[len(frames) // 2]]
 

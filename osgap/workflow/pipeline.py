@@ -246,7 +246,7 @@ class Pipeline:
 
     def tracking_files(self, subject: str) -> list[Path]:
         """What an import depends on: the tracking's tables (a change there means that the tracking was made anew)."""
-        from osgap.capture.tracking.stage import tracking_files
+        from osgap.capture.tracking.layouts import tracking_files
 
         if self.makes(self.tracking_pattern(subject)):
             return [self.layout.synthetic_person(subject)]

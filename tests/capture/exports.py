@@ -14,6 +14,7 @@ import numpy as np
 from nersemble_data.constants import ASSETS, SEQUENCE_NAMES, SERIALS
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.capture.tracking.layouts import read_recording
 from osgap.capture.tracking.stage import ImportInputs, ImportOutputs, run
 from osgap.head.config import HeadAssets
 
@@ -170,6 +171,14 @@ def import_export(tracking: Path, output: Path, subject: str = "030", **inputs: 
     entry, config = inputs.pop("entry", SubjectEntry()), inputs.pop("config", CaptureConfig())
     run(config, ImportInputs(tracking, **inputs), ImportOutputs(output), subject=subject, seed=0, entry=entry)
     return output
+
+
+def noted(
+    tracking: Path, head: HeadAssets | None = None, config: CaptureConfig | None = None, subject: str = "030"
+) -> str:
+    """What a reader says that it assumed, a line each."""
+    recording = read_recording(tracking, config or CaptureConfig(), subject, SubjectEntry(), assets=head)
+    return "\n".join(recording.notes)
 
 
 def template_only(path: Path) -> HeadAssets:

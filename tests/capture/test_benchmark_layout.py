@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import shutil
 from collections.abc import Callable
@@ -16,11 +15,14 @@ import torch
 from nersemble_data.constants import SERIALS
 from scipy.spatial.transform import Rotation
 
-from capture.exports import HEIGHT, WIDTH, Benchmark, import_export, make_benchmark, write_pictures
+from capture.exports import HEIGHT, WIDTH, Benchmark, import_export, make_benchmark, noted, write_pictures
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.store import CaptureStore
-from osgap.capture.tracking.stage import check_tracking, tracking_files
+from osgap.capture.tracking.assumptions import edition_notes
+from osgap.capture.tracking.layouts import tracking_files
+from osgap.capture.tracking.stage import check_tracking
 from osgap.head.config import HeadAssets
+from osgap.head.editions import Edition
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.runtime.artifacts import read_provenance
@@ -43,9 +45,14 @@ def made(original: Benchmark, tmp_path: Path) -> Benchmark:
 
 
 @pytest.fixture
-def do_import(tmp_path: Path, small_files: Any) -> Callable[..., CaptureStore]:
+def assets(tmp_path: Path, small_files: Any) -> HeadAssets:
+    found: HeadAssets = small_files.write(tmp_path)
+    return found
+
+
+@pytest.fixture
+def do_import(tmp_path: Path, assets: HeadAssets) -> Callable[..., CaptureStore]:
     """Run the stage with a small head model."""
-    assets: HeadAssets = small_files.write(tmp_path)
 
     def call(folder: Path, **inputs: Any) -> CaptureStore:
         return CaptureStore(import_export(folder, tmp_path / "out" / "017.h5", "017", **{"head": assets, **inputs}))
@@ -162,13 +169,11 @@ def test_one_camera(made: Benchmark, do_import: Callable[..., CaptureStore]) -> 
 
 
 def test_cameras_that_lack_a_sequence_are_left_out(
-    made: Benchmark, do_import: Callable[..., CaptureStore], caplog: pytest.LogCaptureFixture
+    made: Benchmark, do_import: Callable[..., CaptureStore], assets: HeadAssets
 ) -> None:
     made.video(NAMES[1], "222200042").unlink()
-    with caplog.at_level(logging.INFO):
-        store = do_import(made.folder)
-    assert set(store.serials) == {"222200037", "221501007"}
-    assert "left out: 222200042" in caplog.text
+    assert set(do_import(made.folder).serials) == {"222200037", "221501007"}
+    assert f"cameras that only {NAMES[0]} has are left out: 222200042" in noted(made.folder, assets)
 
 
 @pytest.mark.parametrize(
@@ -192,14 +197,12 @@ def test_the_last_camera_is_held_out_where_the_frontal_one_is_missing(
 
 
 def test_sequences_without_images_are_left_out(
-    made: Benchmark, do_import: Callable[..., CaptureStore], caplog: pytest.LogCaptureFixture
+    made: Benchmark, do_import: Callable[..., CaptureStore], assets: HeadAssets
 ) -> None:
     shutil.rmtree(made.sequence(NAMES[0]) / "images")
     shutil.rmtree(made.sequence(NAMES[0]) / "alpha_maps")
-    with caplog.at_level(logging.INFO):
-        store = do_import(made.folder)
-    assert {name for name, _ in store.timesteps} == {NAMES[1]}
-    assert f"{NAMES[0]} is left out (no images/cam_*.mp4)" in caplog.text
+    assert {name for name, _ in do_import(made.folder).timesteps} == {NAMES[1]}
+    assert f"{NAMES[0]} is left out (no images/cam_*.mp4)" in noted(made.folder, assets)
 
 
 def test_the_config_chooses_sequences(made: Benchmark, do_import: Callable[..., CaptureStore]) -> None:
@@ -245,7 +248,7 @@ def test_rows_in_any_order_and_frames_with_gaps(made: Benchmark, do_import: Call
 
 
 def test_the_rotation_in_every_form(
-    made: Benchmark, do_import: Callable[..., CaptureStore], caplog: pytest.LogCaptureFixture
+    made: Benchmark, do_import: Callable[..., CaptureStore], assets: HeadAssets
 ) -> None:
     folder, name = made.sequence(NAMES[0]), NAMES[0]
     matrices = made.tracks[name]["rotation_matrices"]
@@ -254,29 +257,30 @@ def test_the_rotation_in_every_form(
     def rotation() -> np.ndarray:
         return do_import(folder).params.rotation.numpy()
 
-    caplog.set_level(logging.INFO)
     np.testing.assert_allclose(rotation(), expected, atol=1e-6)
-    assert "axis-angle" not in caplog.text
+    assert "axis-angle" not in noted(folder, assets)
     made.set_track(name, rotation_matrices=None)
     np.testing.assert_allclose(rotation(), expected, atol=1e-6)
     made.set_track(name, rotation_matrices=matrices, rotation=None)
     np.testing.assert_allclose(rotation(), expected, atol=1e-6)
     made.set_track(name, rotation=expected)
     np.testing.assert_allclose(rotation(), expected, atol=1e-6)
-    assert f"{made.track(name)}: rotation holds axis-angle vectors" in caplog.text
+    assert f"{made.track(name).name}: rotation holds axis-angle vectors" in noted(folder, assets)
 
 
 def test_older_and_shorter_tracking_files(
-    made: Benchmark, do_import: Callable[..., CaptureStore], caplog: pytest.LogCaptureFixture
+    made: Benchmark, do_import: Callable[..., CaptureStore], assets: HeadAssets
 ) -> None:
     name = NAMES[0]
     made.set_track(name, frames=None, scale=None, shape=made.tracks[name]["shape"][0])
     made.track(name).rename(made.track(name).with_name("flame2023_tracking.npz"))
-    with caplog.at_level(logging.INFO):
-        store = do_import(made.sequence(name))
+    store = do_import(made.sequence(name))
     assert store.timesteps == [(name, row) for row in range(3)]
-    assert "rows are taken to be frames 0 to 2" in caplog.text
-    assert "says nothing of scale" in caplog.text
+    said = noted(made.sequence(name), assets)
+    assert "the benchmark's first version (flame2023_tracking.npz), for want of flame2023_tracking_v2.npz" in said
+    assert "rows are taken to be frames 0 to 2" in said
+    assert "says nothing of scale" in said
+    assert "the benchmark has no static_offset; it is taken to be 0" in said
     camera = store.serials.index("222200037")
     np.testing.assert_allclose(store.cameras.world_to_camera[camera].numpy(), made.world_to_camera[0], rtol=1e-5)
 
@@ -286,14 +290,25 @@ def test_the_second_version_is_preferred(made: Benchmark, do_import: Callable[..
     assert do_import(made.sequence(NAMES[0])).timesteps
 
 
-def test_another_shape_is_said(
-    made: Benchmark, do_import: Callable[..., CaptureStore], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tracking_of_another_edition_is_refused() -> None:
+    folder = Path("017")
+    other, own = Edition("a" * 16, "FLAME 2020"), Edition("b" * 16, "FLAME 2023")
+    with pytest.raises(UserError, match=r"tracked with FLAME 2023 .* is FLAME 2020 \(aaaa.*Set flame\.assets"):
+        edition_notes(folder, "benchmark", other, certain=True)
+    # The name of a file is no proof: FLAME's editions have been called generic_model.pkl, all of them.
+    assert "if that is not so, expressions are wrong" in edition_notes(folder, "benchmark", other, certain=False)[0]
+    assert edition_notes(folder, "benchmark", own, certain=True) == [f"parameters are taken to be of {own}"]
+    assert "FLAME 2020, but it is taken to be FLAME 2023" in edition_notes(folder, "imavatar", own, certain=True)[0]
+    assert "does not say which edition" in edition_notes(folder, "vhap", own, certain=True)[0]
+
+
+def test_another_shape_is_said(made: Benchmark, do_import: Callable[..., CaptureStore], assets: HeadAssets) -> None:
     first = made.tracks[NAMES[0]]["shape"]
     made.set_track(NAMES[1], shape=first + 0.01)
     store = do_import(made.folder)
     np.testing.assert_allclose(store.params.shape.numpy(), first[0], rtol=1e-6)
-    assert f"{made.track(NAMES[1])}: its shape differs from that of {made.track(NAMES[0])}" in caplog.text
+    said = noted(made.folder, assets)
+    assert f"the shape of {NAMES[1]} differs by up to 0.01 from that of {NAMES[0]}, which is used" in said
 
 
 def test_two_imports_are_the_same_bytes(made: Benchmark, do_import: Callable[..., CaptureStore]) -> None:

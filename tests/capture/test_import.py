@@ -25,6 +25,7 @@ from capture.exports import (
     Exporter,
     TrackingExport,
     import_export,
+    noted,
     template_only,
     write_transforms,
 )
@@ -34,6 +35,7 @@ from osgap.capture.tracking.recording import HELD_OUT_INDEX
 from osgap.capture.tracking.stage import check_tracking, find_tracking
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import Edition
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 
@@ -361,9 +363,8 @@ def with_the_fewest_keys(export: TrackingExport, **shared: Any) -> None:
 
 @pytest.mark.parametrize("vertices", [None, 5023, 5143])
 def test_the_release_with_frames_in_its_own_folder(
-    make_exporter: Callable[..., Exporter], do_import: Importer, caplog: pytest.LogCaptureFixture, vertices: int | None
+    make_exporter: Callable[..., Exporter], do_import: Importer, vertices: int | None
 ) -> None:
-    caplog.set_level("INFO")
     exporter = make_exporter([f"{i}" for i in range(16)])
     exporter.offset = np.full((1, vertices or 1, 3), 0.01, np.float32)
     export = exporter.single(RELEASE, timesteps=3)
@@ -375,7 +376,6 @@ def test_the_release_with_frames_in_its_own_folder(
     # Number 8 is the frontal camera, 222200037, in NeRSemble's own order.
     assert store.serials == list(SERIALS)
     assert store.serials[8] == "222200037"
-    assert "cameras 0 to 15 are taken to be NeRSemble's" in caplog.text
     assert store.split("val").tolist() == [[t, 8] for t in range(3)]
     assert store.timesteps == [(RELEASE, t) for t in range(3)]
     assert (store.cameras.width, store.cameras.height) == (WIDTH, HEIGHT)
@@ -387,6 +387,16 @@ def test_the_release_with_frames_in_its_own_folder(
     offset = store.params.static_offset.numpy()
     assert offset.shape == (5143, 3)
     assert (offset[:vertices] == np.float32(0.01)).all() if vertices else not offset.any()
+    said = noted(export.folder, subject="306").splitlines()
+    assert f"the transforms have no w and h; {WIDTH}x{HEIGHT} pixels is what the first image or mask has" in said
+    assert "the transforms have no principal point (cx, cy); it is taken to be the image's middle" in said
+    assert "no serials (camera_id); cameras 0 to 15 are taken to be NeRSemble's, 8 = 222200037" in said
+    assert ("no static_offset is given; it is taken to be 0" in said) == (vertices is None)
+    # Half a metre along each axis.
+    assert "dynamic_offset, which reaches 866 mm, is left out: avatars have none per timestep" in said
+    assert "no split is given: by VHAP's rule the last 0 of 3 timesteps are for testing" in said
+    assert "no split is given: camera 222200037 (capture.held_out_camera) is for validation" in said
+    assert len(said) == len(set(said))
 
 
 def test_the_release_with_sequences_beside_it(make_exporter: Callable[..., Exporter], do_import: Importer) -> None:
@@ -779,14 +789,72 @@ def test_an_offset_of_another_head_is_refused(exporter: Exporter, do_import: Imp
         do_import(exporter.single().folder, head=template_only(tmp_path / "head.obj"))
 
 
-def test_another_shape_in_one_timestep_is_said(
-    exporter: Exporter, do_import: Importer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_shape_in_one_timestep_is_said(exporter: Exporter, do_import: Importer) -> None:
     export = exporter.single()
     export.set_flame(3, shape=np.zeros(300, np.float32))
     store = CaptureStore(do_import(export.folder))
     assert (store.params.shape.numpy() == exporter.shape).all()
-    assert "1 of 5 timesteps have another shape" in caplog.text
+    assert "1 of 5 timesteps have another shape" in noted(export.folder)
+
+
+def test_an_export_that_says_everything_leaves_nothing_to_assume(exporter: Exporter) -> None:
+    assert noted(exporter.single(splits=True).folder) == ""
+
+
+def test_what_is_scaled_is_said(exporter: Exporter) -> None:
+    export = exporter.single(splits=True)
+    assert noted(export.folder, config=CaptureConfig(width=WIDTH)) == ""
+    said = noted(export.folder, config=CaptureConfig(width=40))
+    assert said == (
+        f"frames are scaled from {WIDTH}x{HEIGHT} to 40x56 pixels (capture.width), and intrinsics with them"
+    )
+    angles = [2 * math.atan(WIDTH / (2 * 1.05 * frame["fl_x"])) for frame in export.frames]
+    export.edit(lambda frames: [f.update(camera_angle_x=angle) for f, angle in zip(frames, angles, strict=True)])
+    for name in ("train", "val", "test"):
+        (export.folder / f"transforms_{name}.json").unlink()
+    said = noted(export.folder)
+    assert f"are scaled by 1.05, so that the angle fits images of {WIDTH}x{HEIGHT} pixels" in said
+
+
+def test_fewer_coefficients_are_padded_and_said(exporter: Exporter, do_import: Importer) -> None:
+    export = exporter.single(splits=True)
+    for timestep, arrays in enumerate(export.flame):
+        export.set_flame(timestep, shape=arrays["shape"][:100], expr=arrays["expr"][:, :50])
+    store = CaptureStore(do_import(export.folder))
+    assert (store.params.shape[:100].numpy() == exporter.shape[:100]).all()
+    assert not store.params.shape[100:].any()
+    assert (store.params.expr[2, :50].numpy() == export.flame[2]["expr"][0, :50]).all()
+    assert not store.params.expr[:, 50:].any()
+    assert noted(export.folder).splitlines() == [
+        "100 of 300 identity coefficients are given; the others are taken to be 0",
+        "50 of 100 expression coefficients are given; the others are taken to be 0",
+    ]
+
+
+def test_a_video_has_one_camera(make_exporter: Callable[..., Exporter], do_import: Importer) -> None:
+    export = make_exporter(["0"]).single("obama", timesteps=10)
+    store = CaptureStore(do_import(export.folder))
+    assert store.split("train").tolist() == [[t, 0] for t in range(7)]
+    assert store.split("val").tolist() == []
+    assert store.split("test").tolist() == [[t, 0] for t in range(7, 10)]
+    said = noted(export.folder).splitlines()
+    assert (
+        "there is one camera, which no split holds out: novel views are not measured; self-reenactment is, on 3 "
+        in (said[-1])
+    )
+    assert not any("for validation" in line for line in said)
+
+
+def test_the_edition_of_the_head_model_is_recorded(
+    exporter: Exporter, do_import: Importer, small_files: Any, tmp_path: Path
+) -> None:
+    assets = small_files.write(tmp_path)
+    exporter.offset = np.zeros((1, 48, 3), np.float32)
+    export = exporter.single(splits=True)
+    edition = CaptureStore(do_import(export.folder, head=assets)).edition
+    assert edition == Edition(load_head(assets).edition_id, edition.name if edition else "")
+    assert noted(export.folder, assets) == f"parameters are taken to be of {edition}"
+    assert CaptureStore(do_import(export.folder)).edition is None
 
 
 # finding the export ------------------------------------------------------------------------------------------

@@ -422,8 +422,8 @@ BROKEN = {
     "parameters are infinite": Case(flame_value("translation", (0, 2), np.inf), FLAME, r"translation\[0, 2\] is inf"),
     "parameters are huge": Case(flame_value("rotation", (0, 2), 4e5), FLAME, "rotation reaches 4e.05"),
     "parameters are too large for single precision": Case(flame(expr=np.full((1, 100), 1e300)), FLAME, "expr"),
-    "parameters of 50 expressions": Case(
-        flame(expr=np.zeros((1, 50), np.float32)), FLAME, r"expr has shape \(1, 50\), expected \(1, 100\)"
+    "parameters of 101 expressions": Case(
+        flame(expr=np.ones((1, 101), np.float32)), FLAME, "expr has 101 expression coefficients"
     ),
     "parameters without a time axis": Case(
         flame(rotation=np.zeros(3, np.float32)), FLAME, r"rotation has shape \(3,\), expected \(1, 3\)"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -244,7 +245,21 @@ def flame_assets(folder: Path, model: str = "flame2023.pkl") -> dict[str, Any]:
 def test_flame_is_read_and_its_version_said(fake_flame: Path, tmp_path: Path) -> None:
     found = find(examine([real(tmp_path, flame=flame_assets(fake_flame))]), "head model")
     assert found.status == "ok"
-    assert found.found == ("FLAME 2023 by its name, readable; no published checksum for its model, masks, template")
+    assert re.fullmatch(
+        r"FLAME 2023 by its name, edition [0-9a-f]{16}, readable; no published checksum for its model, masks, "
+        r"template; licence, if it is that, non-commercial research only \(FLAME's academic licence, "
+        r"flame\.is\.tue\.mpg\.de/modellicense\.html\)",
+        found.found,
+    ), found.found
+
+
+def test_the_open_edition_has_another_licence(fake_flame: Path, tmp_path: Path) -> None:
+    for file in fake_flame.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "flame2023.pkl").rename(tmp_path / "flame2023_Open.pkl")
+    found = find(examine([real(tmp_path, flame=flame_assets(tmp_path, "flame2023_Open.pkl"))]), "head model")
+    assert found.found.startswith("FLAME 2023 Open by its name")
+    assert "CC BY 4.0" in found.found
 
 
 def test_flame_without_a_jaw_is_a_warning(fake_flame: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from osgap.capture.store_writing import Capture, write_store
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import Edition
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import bind_texels
@@ -158,18 +159,25 @@ class World:
     assets: HeadAssets
     head: HeadModel
 
-    def capture(self, subject: str, seed: int, splits: dict[str, np.ndarray] | None = None) -> tuple[Path, Avatar]:
-        """Write a capture store; returns its path and the avatar that its images show."""
+    def capture(
+        self,
+        subject: str,
+        seed: int,
+        splits: dict[str, np.ndarray] | None = None,
+        count: int = len(SERIALS),
+        edition: Edition | None = None,
+    ) -> tuple[Path, Avatar]:
+        """Write a capture store of the first `count` cameras; returns its path and the avatar that its images show."""
         params = tracked_motion(self.head, seed)
         truth = Avatar(attributes(self.head, np.random.default_rng(seed)), self._faces, params)
-        array = cameras()
-        frames = torch.tensor([(t, c) for t in range(params.timesteps) for c in range(len(SERIALS))])
+        array = cameras()[:count]
+        frames = torch.tensor([(t, c) for t in range(params.timesteps) for c in range(count)])
         images = to_bytes(render_frames(truth, self.head, params, frames[:, 0], array[frames[:, 1]])).numpy()
         mask = _png(np.full((HEIGHT, WIDTH), 255, np.uint8))
         encoded = [(_png(image[..., ::-1]), mask) for image in images]
         capture = Capture(
             subject=subject,
-            serials=SERIALS,
+            serials=SERIALS[:count],
             world_to_camera=array.world_to_camera.numpy(),
             intrinsics=array.intrinsics.numpy(),
             width=WIDTH,
@@ -177,15 +185,18 @@ class World:
             timesteps=[(name, i) for name, count in SEQUENCES.items() for i in range(count)],
             params=params,
             splits=default_splits() if splits is None else splits,
+            edition=edition,
         )
         path = self.folder / "captures" / f"{subject}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_store(path, capture, encoded, sum(len(a) + len(b) for a, b in encoded), PROVENANCE)
         return path, truth
 
-    def person(self, subject: str, seed: int) -> PersonFiles:
+    def person(
+        self, subject: str, seed: int, splits: dict[str, np.ndarray] | None = None, count: int = len(SERIALS)
+    ) -> PersonFiles:
         """A capture and an avatar of every method, from a grey ball to the truth."""
-        capture, truth = self.capture(subject, seed)
+        capture, truth = self.capture(subject, seed, splits, count)
         grey = attributes(self.head, None)
         mean = self.folder / "prior" / "mean_uv.npz"
         save_uv_gt(mean, grey.to_uv(bind_texels(self.head.uvs, self.head.uv_faces, UV_SIZE)))

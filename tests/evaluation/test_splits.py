@@ -21,6 +21,7 @@ from osgap.evaluation.splits import (
     motion,
     select,
 )
+from osgap.head.editions import Edition
 from osgap.prior.photo import load_photo
 from osgap.report.person import PersonFiles
 from osgap.runtime.errors import UserError
@@ -87,6 +88,17 @@ def test_held_out_frames_need_the_camera(world: World, anna: PersonFiles) -> Non
     path, _ = world.capture("blind2", 5, splits)
     with pytest.raises(UserError, match="no held-out camera"):
         held_out_camera(CaptureStore(path))
+
+
+def test_nobody_drives_an_avatar_of_another_edition(world: World) -> None:
+    own, other = Edition("0" * 16, "FLAME 2023"), Edition("1" * 16, "FLAME 2020")
+    paths = {edition: world.capture(f"of {edition}", 5, edition=edition) for edition in (own, other, None)}
+    stores = {edition: CaptureStore(path) for edition, (path, _) in paths.items()}
+    assert [store.edition for store in stores.values()] == [own, other, None]
+    avatar = paths[own][1]
+    assert cross_motion(avatar, stores[own], stores[None], np.arange(2)).timesteps == 2
+    with pytest.raises(UserError, match=r"of FLAME 2020.*the motion was tracked with FLAME 2020 .*with FLAME 2023"):
+        cross_motion(avatar, stores[own], stores[other], np.arange(2))
 
 
 def test_frames_have_names_that_a_reader_knows(anna: PersonFiles) -> None:

@@ -23,6 +23,7 @@ from osgap.head.params import (
 )
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
+from osgap.runtime.notes import Notes
 
 
 def make(timesteps: int = 3, vertices: int = 5, seed: int = 0) -> FlameParams:
@@ -99,8 +100,13 @@ def arrays(**changes: object) -> dict[str, np.ndarray]:
     [
         ({"jaw_pose": None, "shape": None}, ["lack shape, jaw_pose", "found expr, eyes_pose"]),
         ({"jaw_pose": np.zeros((3, 3), np.float32)}, ["jaw_pose has shape (3, 3), expected (2, 3)", "taken from expr"]),
-        ({"expr": np.zeros((2, 50), np.float32)}, ["expr has shape (2, 50), expected (2, 100)"]),
-        ({"shape": np.zeros(100, np.float32)}, ["shape has shape (100,), expected (300,)"]),
+        ({"expr": np.zeros(100, np.float32)}, ["expr has shape (100,), expected (100, 100)"]),
+        (
+            {"expr": np.ones((2, 101), np.float32)},
+            ["expr has 101 expression coefficients", "first 100 reach 1"],
+        ),
+        ({"shape": np.ones(400, np.float32)}, ["shape has 400 identity coefficients", "Track with at most 300"]),
+        ({"shape": np.zeros((2, 300), np.float32)}, ["shape has shape (2, 300), expected (300,)"]),
         ({"eyes_pose": np.array(["a", "b"])}, ["eyes_pose has type <U1"]),
         ({"translation": np.array([[0, 0, 0], [0, np.nan, 0]], np.float32)}, ["translation[1, 1] is nan"]),
         ({"static_offset": np.full((1, 5, 3), np.inf, np.float32)}, ["static_offset[0, 0, 0] is inf"]),
@@ -115,6 +121,19 @@ def test_broken_files_are_named(tmp_path: Path, changes: dict[str, object], mess
     assert str(path) in str(caught.value)
     for message in messages:
         assert message in str(caught.value)
+
+
+def test_fewer_coefficients_are_padded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "flame_param.npz"
+    np.savez(path, **arrays(shape=np.ones((1, 100)), expr=np.ones((2, 50))))  # type: ignore[arg-type]
+    params = load_flame_param(path)
+    assert params.shape.tolist() == [1.0] * 100 + [0.0] * 200
+    assert params.expr.tolist() == [[1.0] * 50 + [0.0] * 50] * 2
+    assert f"{path}: 100 of 300 identity coefficients are given" in caplog.text
+    assert f"{path}: 50 of 100 expression coefficients are given" in caplog.text
+    notes = Notes()
+    read_flame_arrays(path, notes)
+    assert len(list(notes)) == 2
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:

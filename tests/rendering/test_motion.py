@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from osgap.capture.store import CaptureStore
 from osgap.evaluation.splits import cross_motion
+from osgap.head.editions import Edition
 from osgap.head.params import save_flame_param
 from osgap.rendering.motion import load_motion, parse_timesteps, played
 from osgap.runtime.errors import UserError
@@ -97,6 +99,34 @@ def test_a_folder_of_osgaps_training_is_a_motion(world: World) -> None:
     expected = load_motion(own, bert.folder, None, world.head)
     (bert.folder / "flame_param.npz").rename(bert.folder / "flame_param_024.npz")
     assert torch.equal(load_motion(own, bert.folder, None, world.head).expr, expected.expr)
+
+
+def test_other_trackers_motion_drives_as_vhaps(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """DECA's names and VHAP's move the head to the same vertices; without a shape it is somebody else's."""
+    own, theirs = world.anna.avatar.params, world.bert.avatar.params
+    zeros = {name: torch.zeros_like(getattr(theirs, name)) for name in ("neck_pose", "eyes_pose", "translation")}
+    save_flame_param(tmp_path / "vhap.npz", theirs.replace(**zeros))
+    pose = torch.cat([theirs.rotation, theirs.jaw_pose], dim=1)
+    np.savez(tmp_path / "deca.npz", exp=theirs.expr, pose=pose)
+    a = load_motion(own, tmp_path / "vhap.npz", None, world.head)
+    b = load_motion(own, tmp_path / "deca.npz", None, world.head)
+    torch.testing.assert_close(world.head.vertices(a), world.head.vertices(b))
+    torch.testing.assert_close(b.translation.mean(dim=0), own.translation.mean(dim=0))
+    assert "no translation is given; it is taken to be 0" in caplog.text
+    np.savez(tmp_path / "own.npz", **{name: value.numpy() for name, value in own.motion.items()})  # type: ignore[arg-type]
+    same = load_motion(own, tmp_path / "own.npz", None, world.head)
+    torch.testing.assert_close(same.translation, own.translation)  # about its own mean
+
+
+def test_motion_of_another_edition_needs_to_be_wished(world: World, tmp_path: Path) -> None:
+    own, theirs = world.anna.avatar.params, world.bert.avatar.params
+    mine, other = Edition(world.head.edition_id, "FLAME 2023"), Edition("0" * 16, "FLAME 2020")
+    save_flame_param(tmp_path / "motion.npz", theirs, other.record)
+    with pytest.raises(UserError, match=r"motion\.npz: the motion was tracked with FLAME 2020 \(0000"):
+        load_motion(own, tmp_path / "motion.npz", None, world.head, mine)
+    played_anyway = load_motion(own, tmp_path / "motion.npz", None, world.head, mine, across_editions=True)
+    assert torch.equal(played_anyway.expr, theirs.expr)
+    assert torch.equal(load_motion(own, tmp_path / "motion.npz", None, world.head).expr, theirs.expr)
 
 
 def test_the_same_persons_motion_is_not_moved(world: World) -> None:

@@ -68,7 +68,7 @@ def encoded_frames(recording: Recording, width: int, height: int, description: s
     frames, person = recording.frames, Event()
     if isinstance(frames, Pictures):
         order = list(np.ndindex(len(recording.timesteps), len(recording.serials)))
-        verbatim = (width, height) == (recording.width, recording.height)
+        verbatim = (width, height) == (recording.width, recording.height) and not frames.background
         pairs = [(frames.images[t][c], frames.masks[t][c]) for t, c in order]
         size = sum(_file_size(path) for pair in pairs for path in pair if path) if verbatim else None
         tasks: Iterator[Callable[[], Encoded]] = (
@@ -107,7 +107,10 @@ def _file_size(path: Path) -> int:
 def _of_files(
     image: Path, mask: Path | None, recording: Recording, size: tuple[int, int] | None, person: Event
 ) -> Encoded:
-    """A frame that is an image file and a mask file, or an image with alpha; `size` None: as they are."""
+    """A frame that is an image file and a mask file, or an image with alpha; `size` None: as they are.
+
+    Where images show the room, the mask cuts the person out.
+    """
     content = read_file(image)
     header = check_frame(content, str(image), recording.width, recording.height)
     if mask is None and header.color != "rgba":
@@ -120,6 +123,8 @@ def _of_files(
     if size is None:
         return content, mask_content
     pixels = decode_frame(content, str(image))
+    if mask and isinstance(recording.frames, Pictures) and recording.frames.background:
+        pixels = on_white(pixels, alpha)
     return encode_png(_resized(pixels, size)), encode_png(_resized(alpha, size))
 
 

@@ -1,8 +1,8 @@
 """A tracked capture as every tracking layout is read: cameras, timesteps, FLAME parameters, split, and where the
 frames are.
 
-`osgap.capture.tracking.vhap.export` and `osgap.capture.tracking.nersemble_benchmark.reader` make recordings,
-`osgap.capture.tracking.stage` writes them to a store.
+`osgap.capture.tracking.layouts` has the readers that make recordings, `osgap.capture.tracking.stage` writes them to a
+store.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from osgap.capture.store import SPLITS
 from osgap.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from osgap.head.editions import Edition
     from osgap.head.params import FlameParams
 
 TRAIN_FRACTION = 0.7
@@ -53,6 +55,8 @@ class Pictures:
     images: list[list[Path]]
     masks: list[list[Path | None]]
     """None where there is no mask file, so that the image must have alpha."""
+    background: bool = False
+    """Whether images with a mask file show the room as well, so that the masks are to cut them out."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Recording:
     frames: Pictures | list[Footage]
     notes: tuple[str, ...] = ()
     """What a reader assumed where the files do not say, or left out: a sentence each, for the log and the report."""
+    edition: Edition | None = None
+    """Of the head model that `params` are of; None where no head model was given."""
 
 
 def tested(lengths: Sequence[int], subject: str) -> list[np.ndarray]:
@@ -116,6 +122,33 @@ def tested(lengths: Sequence[int], subject: str) -> list[np.ndarray]:
     for start in range(0, len(lengths), UNION_GROUP):
         drawn.add(start + generator.randint(0, min(UNION_GROUP, len(lengths) - start) - 1))
     return [np.full(length, number in drawn) for number, length in enumerate(lengths)]
+
+
+def split_frames(flags: Sequence[bool], cameras: int, held_out: int) -> dict[str, np.ndarray]:
+    """Frames `[M, 2]` (timestep, camera) of each split; `flags` of the `T` timesteps says which are tested. The only
+    camera is never held out, so that `val` is empty then."""
+    splits: dict[str, list[tuple[int, int]]] = {name: [] for name in SPLITS}
+    for timestep, flag in enumerate(flags):
+        for camera in range(cameras):
+            held = camera == held_out and cameras > 1
+            splits["test" if flag else "val" if held else "train"].append((timestep, camera))
+    return {name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in splits.items()}
+
+
+def split_note(names: Sequence[str], flags: Sequence[np.ndarray]) -> str:
+    """What `tested` has chosen, of sequences of these names."""
+    if len(names) == 1:
+        count, total = int(flags[0].sum()), len(flags[0])
+        return f"no split is given: by VHAP's rule the last {count} of {total} timesteps are for testing"
+    chosen = [name for name, flag in zip(names, flags, strict=True) if flag.all()]
+    return f"no split is given: by VHAP's rule {', '.join(chosen)} of {len(names)} sequences is for testing"
+
+
+def held_out_note(wished: str, serial: str) -> str:
+    """Which camera is for validation, where the files do not say."""
+    if serial == wished:
+        return f"no split is given: camera {serial} (capture.held_out_camera) is for validation"
+    return f"no split is given: camera {serial} is for validation, as there is no {wished} (capture.held_out_camera)"
 
 
 def plausible(arrays: Mapping[str, np.ndarray], path: Path) -> None:

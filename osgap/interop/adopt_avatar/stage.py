@@ -20,6 +20,7 @@ from osgap.fit.measure import measure, preview, preview_frames
 from osgap.fit.summary import write_summary
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import check_head, edition_of, recorded
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
@@ -27,7 +28,7 @@ from osgap.interop.config import InteropConfig
 from osgap.interop.resample import resample_maps
 from osgap.interop.texel_layout import USUAL_SIZES, find_layout
 from osgap.interop.viewers import flame_param_file, load_foreign_avatar
-from osgap.runtime.artifacts import write_png
+from osgap.runtime.artifacts import read_provenance, write_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes
@@ -87,7 +88,10 @@ def run(
             f"{inputs.capture}: holds subject {store.subject}, but {subject} is to be adopted. Import {subject} again."
         )
     head = load_head(inputs.head)
+    check_head(head, store.edition, inputs.capture)
     given = load_foreign_avatar(folder, config.color, len(head.faces), head.vertex_count)
+    parameters = flame_param_file(folder)
+    check_head(head, recorded(read_provenance(parameters)), parameters)
     source = binding_of(given.faces, head, uv_size, folder / POINT_CLOUD)
     binding = bind_texels(head.uvs, head.uv_faces, uv_size)
     if source.size != uv_size:
@@ -109,7 +113,7 @@ def run(
         inputs=files,
         seed=seed,
     ).as_dict()
-    avatar.save(outputs.avatar, provenance)
+    avatar.save(outputs.avatar, provenance | edition_of(head, inputs.head).record)
     write_png(outputs.preview, preview(avatar, head, store, store.cameras, frames), provenance)
     motion = "own" if kept else "tracked"
     adopted = {"uv_size": source.size, "timesteps": given.params.timesteps, "motion": motion}

@@ -16,6 +16,7 @@ from osgap.capture.config import SourceFrame
 from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import check_head, edition_of
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding, bind_texels
@@ -151,6 +152,7 @@ def _make(
     stamp = provenance.resumed_from(checkpoints.codes, checkpoints.versions).as_dict()
     moved = personal.params()
     maps = {"mean": model.decoder.mean, "prior": first, "result": close(personal.maps(), moved)}
+    stamp |= edition_of(head, inputs.head).record
     _write(outputs, personal, maps, photos, moved.select(frames.first).to("cpu"), binding, shown.record(), stamp)
     _log.info(
         "%s: %s of %s on %s, first camera %s, timestep %d of %s; loading %.1f s, optimising %.1f s, writing %.1f s",
@@ -254,6 +256,7 @@ def _head(inputs: OneShotInputs, model: GaussianPrior, photo: SourcePhoto) -> tu
     """The head, which must be the person's and the prior's, and the texels of the prior's maps on it."""
     head = load_head(inputs.head)
     head.check_fits(photo.params, inputs.capture)
+    check_head(head, CaptureStore(inputs.capture).edition, inputs.capture)
     binding = bind_texels(head.uvs, head.uv_faces, model.uv_size)
     if not torch.equal(binding.mask, model.decoder.mask):
         raise UserError(

@@ -115,7 +115,8 @@ def person_figure(config: ReportConfig, person: Person) -> np.ndarray:
     for method in person.avatars:
         pictures = person.render(method, known, NOVEL_VIEW) + person.render(method, unseen, SELF_REENACTMENT)
         rows.append((METHOD_NAMES[method], _enlarged(pictures, config.figure_scale)))
-    columns = ["source photograph", "held-out camera", "held-out sequence, left", "held-out sequence, right"]
+    columns = ["source photograph", *["held-out camera"] * (len(known) - 1)]
+    columns += ["held-out sequence, left", "held-out sequence, right"]
     columns += ["held-out sequence"] * (len(frames) - len(columns))
     return _labelled_grid(rows, columns)
 

@@ -157,8 +157,14 @@ def described(results: Results, split: str, same: str) -> str:
     Args:
         same: what all is measured on the same frames: "method".
     """
-    method, subjects = methods_of(results)[0], subjects_of(results)
-    measured = [results[method, subject]["splits"][split] for subject in subjects]
+    method = methods_of(results)[0]
+    everybody = {subject: results[method, subject]["splits"][split] for subject in subjects_of(results)}
+    unmeasured = [subject for subject, m in everybody.items() if not m["frames"]]
+    subjects = [subject for subject in everybody if subject not in unmeasured]
+    measured = [everybody[subject] for subject in subjects]
+    left_out = f" Not measured, as their captures are of one camera: {', '.join(unmeasured)}." if unmeasured else ""
+    if not measured:
+        return f"{_SPLIT_NAMES[split]}:{left_out}"
     serials = sorted({serial for m in measured for serial in m["cameras"]})
     sequences = sorted({sequence for m in measured for sequence in m["sequences"]})
     counts = ", ".join(f"{s}: {m['frames']}" for s, m in zip(subjects, measured, strict=True))
@@ -169,5 +175,5 @@ def described(results: Results, split: str, same: str) -> str:
         f"sequence{'s' if len(sequences) > 1 else ''} {', '.join(sequences)}; "
         f"{sum(m['frames'] for m in measured)} frames of {people} ({counts}); "
         f"the same frames for every {same}; the photographs that one-shot avatars are made from are training "
-        f"frames and not among them. Means over people are means of their means."
+        f"frames and not among them. Means over people are means of their means.{left_out}"
     )

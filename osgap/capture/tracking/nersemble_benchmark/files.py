@@ -12,7 +12,6 @@ One sequence's folder is read too, with the calibration where the tree has it or
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,6 @@ from osgap.runtime.errors import UserError
 CALIBRATION = "camera_params.json"
 TRACKING = ("flame2023_tracking_v2.npz", "flame2023_tracking.npz")
 """File names of the tracking, the best first."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,8 @@ class BenchmarkFiles:
     calibration: Path
     sequences: list[TrackedSequence]
     """Those with both images and tracking."""
+    left_out: tuple[str, ...] = ()
+    """What is said of the others, a sentence each."""
 
 
 def find_calibration(folder: Path) -> Path | None:
@@ -89,9 +88,8 @@ def benchmark_files(folder: Path, wanted: Sequence[str] | None = None) -> Benchm
     if not sequences:
         found = ", ".join(f"{name} ({reason})" for name, reason in incomplete.items())
         raise UserError(f"{folder}: no sequence with both images and tracking; found {found}. Fetch the missing files.")
-    for name, reason in incomplete.items():
-        _log.info("%s: %s is left out (%s)", folder, name, reason)
-    return BenchmarkFiles(calibration, list(sequences.values()))
+    left_out = tuple(f"the sequence {name} is left out ({reason})" for name, reason in incomplete.items())
+    return BenchmarkFiles(calibration, list(sequences.values()), left_out)
 
 
 def _sequence_folders(folder: Path) -> list[Path]:

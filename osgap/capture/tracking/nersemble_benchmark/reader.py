@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +10,25 @@ import numpy as np
 from nersemble_data.constants import SERIALS
 
 from osgap.capture.nersemble import Calibration, read_calibration
-from osgap.capture.store import SPLITS
 from osgap.capture.tracking.nersemble_benchmark.files import BenchmarkFiles, TrackedSequence, benchmark_files
 from osgap.capture.tracking.nersemble_benchmark.tracks import Track, flame_params, read_track, refuse_other_scales
-from osgap.capture.tracking.recording import CENTER_RANGE, HELD_OUT_INDEX, Footage, Recording, Timestep, tested
+from osgap.capture.tracking.recording import (
+    CENTER_RANGE,
+    HELD_OUT_INDEX,
+    Footage,
+    Recording,
+    Timestep,
+    held_out_note,
+    split_frames,
+    split_note,
+    tested,
+)
 from osgap.capture.video import read_info
 from osgap.runtime.errors import UserError
+from osgap.runtime.notes import Notes
 
 if TYPE_CHECKING:
     from osgap.head.model import HeadModel
-
-_log = logging.getLogger(__name__)
 
 
 def read_benchmark(
@@ -42,11 +49,13 @@ def read_benchmark(
         UserError: naming the file: a calibration that is none, numbers that are no tracked head's, sequences that
             differ in scale, videos that are missing, damaged, or disagree with each other or the tracking.
     """
+    notes = Notes()
     files = benchmark_files(folder, wanted)
+    notes.add(*files.left_out)
     calibration = read_calibration(files.calibration)
-    tracks = [read_track(sequence.tracking) for sequence in files.sequences]
+    tracks = [read_track(sequence.tracking, notes) for sequence in files.sequences]
     refuse_other_scales(files.sequences, tracks)
-    serials = _cameras(files, calibration)
+    serials = _cameras(files, calibration, notes)
     width, height = _check_videos(files.sequences, tracks, serials)
 
     flags = tested([len(track.frames) for track in tracks], subject)
@@ -54,6 +63,9 @@ def read_benchmark(
     rows.sort(key=lambda place: bool(flags[place[0]][place[1]]))
     wished = (held_out_camera, SERIALS[HELD_OUT_INDEX])
     held_out = next((serials.index(serial) for serial in wished if serial in serials), len(serials) - 1)
+    notes.add(split_note([sequence.name for sequence in files.sequences], flags))
+    if len(serials) > 1:
+        notes.add(held_out_note(held_out_camera, serials[held_out]))
     chosen = [calibration.serials.index(serial) for serial in serials]
     world_to_camera = calibration.world_to_camera[chosen].copy()
     world_to_camera[:, :3, 3] /= tracks[0].scale
@@ -68,20 +80,11 @@ def read_benchmark(
         width=width,
         height=height,
         timesteps=[Timestep(files.sequences[s].name, int(tracks[s].frames[row])) for s, row in rows],
-        params=flame_params(files.sequences, tracks, rows, head),
-        splits=_splits([bool(flags[s][row]) for s, row in rows], len(serials), held_out),
+        params=flame_params(files.sequences, tracks, rows, head, notes),
+        splits=split_frames([bool(flags[s][row]) for s, row in rows], len(serials), held_out),
         frames=_footage(files.sequences, tracks, rows, serials),
+        notes=tuple(notes),
     )
-
-
-def _splits(flags: Sequence[bool], cameras: int, held_out: int) -> dict[str, np.ndarray]:
-    """Frames `[M, 2]` (timestep, camera) of each split; `flags` of the `T` timesteps says which are tested."""
-    splits: dict[str, list[tuple[int, int]]] = {name: [] for name in SPLITS}
-    for timestep, flag in enumerate(flags):
-        for camera in range(cameras):
-            held = camera == held_out and cameras > 1
-            splits["test" if flag else "val" if held else "train"].append((timestep, camera))
-    return {name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in splits.items()}
 
 
 def _footage(
@@ -105,7 +108,7 @@ def _footage(
     ]
 
 
-def _cameras(files: BenchmarkFiles, calibration: Calibration) -> list[str]:
+def _cameras(files: BenchmarkFiles, calibration: Calibration, notes: Notes) -> list[str]:
     """Serials with a video in every sequence, in NeRSemble's order and then by name."""
     present = [
         {path.stem.removeprefix("cam_") for path in (sequence.folder / "images").glob("cam_*.mp4")}
@@ -114,7 +117,7 @@ def _cameras(files: BenchmarkFiles, calibration: Calibration) -> list[str]:
     common = set.intersection(*present)
     for sequence, serials in zip(files.sequences, present, strict=True):
         if serials - common:
-            _log.info("%s: only here, left out: %s", sequence.folder, ", ".join(sorted(serials - common)))
+            notes.add(f"cameras that only {sequence.name} has are left out: {', '.join(sorted(serials - common))}")
     if not common:
         counts = ", ".join(
             f"{s.name} has {', '.join(sorted(p))}" for s, p in zip(files.sequences, present, strict=True)

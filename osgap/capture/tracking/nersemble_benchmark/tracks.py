@@ -7,7 +7,6 @@ leaves all projections as they are, and `R (v - J) + J + t'` is the same place f
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osgap.capture.nersemble import rigid_problem
-from osgap.capture.tracking.nersemble_benchmark.files import TrackedSequence
+from osgap.capture.tracking.monocular import root_joints
+from osgap.capture.tracking.nersemble_benchmark.files import TRACKING, TrackedSequence
 from osgap.capture.tracking.recording import plausible
 from osgap.runtime.errors import UserError
+from osgap.runtime.notes import Notes
 
 if TYPE_CHECKING:
     from osgap.head.model import HeadModel
@@ -39,8 +40,6 @@ _MOTION = {
 }
 _N_SHAPE = 300
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Track:
@@ -59,13 +58,19 @@ class Track:
     """Lengths of the cameras' world per metre of the model."""
 
 
-def read_track(path: Path) -> Track:
+def read_track(path: Path, notes: Notes) -> Track:
     """Read the tracking of one sequence.
+
+    Args:
+        path: the `.npz`.
+        notes: takes note of what the file does not say.
 
     Raises:
         UserError: naming the file and the array: what is missing, of another shape, or no tracked head's.
     """
     arrays = _read_arrays(path)
+    if path.name != TRACKING[0]:
+        notes.add(f"the tracking is the benchmark's first version ({path.name}), for want of {TRACKING[0]}")
     count = len(arrays["expression"]) if arrays["expression"].ndim else 0
     if count == 0:
         raise UserError(
@@ -83,14 +88,14 @@ def read_track(path: Path) -> Track:
             )
     motion = {name: arrays[key] for key, (name, _) in _MOTION.items()}
     plausible({"shape": arrays["shape"], **motion}, path)
-    frames = _frame_numbers(arrays, count, path)
+    frames = _frame_numbers(arrays, count, path, notes)
     order = np.argsort(frames)
     return Track(
         shape=arrays["shape"],
         motion={name: array[order] for name, array in motion.items()},
-        rotations=_rotations(arrays, path)[order],
+        rotations=_rotations(arrays, path, notes)[order],
         frames=frames[order],
-        scale=_scale(arrays, path),
+        scale=_scale(arrays, path, notes),
     )
 
 
@@ -124,9 +129,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
-def _frame_numbers(arrays: Mapping[str, np.ndarray], count: int, path: Path) -> np.ndarray:
+def _frame_numbers(arrays: Mapping[str, np.ndarray], count: int, path: Path, notes: Notes) -> np.ndarray:
     if "frames" not in arrays:
-        _log.info("%s: says nothing of frames; rows are taken to be frames 0 to %d", path, count - 1)
+        notes.add(f"{_short(path)} says nothing of frames; its rows are taken to be frames 0 to {count - 1}")
         return np.arange(count)
     frames = arrays["frames"].astype(np.int64)
     if (frames != arrays["frames"]).any() or frames.min() < 0:
@@ -137,9 +142,14 @@ def _frame_numbers(arrays: Mapping[str, np.ndarray], count: int, path: Path) -> 
     return frames
 
 
-def _scale(arrays: Mapping[str, np.ndarray], path: Path) -> float:
+def _short(path: Path) -> str:
+    """The file in its sequence's folder."""
+    return "/".join(path.parts[-3:])
+
+
+def _scale(arrays: Mapping[str, np.ndarray], path: Path, notes: Notes) -> float:
     if "scale" not in arrays:
-        _log.info("%s: says nothing of scale; 1 is taken", path)
+        notes.add(f"{_short(path)} says nothing of scale; 1 is taken")
         return 1.0
     values = arrays["scale"].ravel()
     if len(values) != 1 or not 1 / _LARGEST_SCALE < values[0] < _LARGEST_SCALE:
@@ -149,7 +159,7 @@ def _scale(arrays: Mapping[str, np.ndarray], path: Path) -> float:
     return float(values[0])
 
 
-def _rotations(arrays: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
+def _rotations(arrays: Mapping[str, np.ndarray], path: Path, notes: Notes) -> np.ndarray:
     """`[T, 3, 3]`: the matrices, which the angles (Euler, intrinsic XYZ) must confirm; or the angles."""
     from scipy.spatial.transform import Rotation
 
@@ -175,7 +185,7 @@ def _rotations(arrays: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
         told = " and ".join(f"by {difference:.2g} as {name}" for name, difference in differences.items())
         raise UserError(f"{path}: rotation and rotation_matrices disagree, {told}. Fetch the tracking again.")
     if fitting == ["axis-angle vectors"]:
-        _log.info("%s: rotation holds axis-angle vectors, not Euler angles (its matrices say so)", path)
+        notes.add(f"{_short(path)}: rotation holds axis-angle vectors, not Euler angles (its matrices say so)")
     return matrices
 
 
@@ -191,7 +201,11 @@ def refuse_other_scales(sequences: Sequence[TrackedSequence], tracks: Sequence[T
 
 
 def flame_params(
-    sequences: Sequence[TrackedSequence], tracks: Sequence[Track], rows: Sequence[tuple[int, int]], head: HeadModel
+    sequences: Sequence[TrackedSequence],
+    tracks: Sequence[Track],
+    rows: Sequence[tuple[int, int]],
+    head: HeadModel,
+    notes: Notes,
 ) -> FlameParams:
     """The tracking as this project poses heads; identity is the first sequence's."""
     import torch
@@ -203,13 +217,14 @@ def flame_params(
     for sequence, track in zip(sequences, tracks, strict=True):
         difference = float(np.abs(track.shape - shape).max())
         if difference > _IDENTITY_TOLERANCE:
-            _log.warning(
-                "%s: its shape differs from that of %s, which is used, by up to %.2g",
-                sequence.tracking, sequences[0].tracking, difference,
-            )  # fmt: skip
+            notes.add(
+                f"the shape of {sequence.name} differs by up to {difference:.2g} from that of {sequences[0].name}, "
+                f"which is used"
+            )
+    notes.add("the benchmark has no static_offset; it is taken to be 0")
     motion = {name: np.stack([tracks[s].motion[name][row] for s, row in rows]) for name, _ in _MOTION.values()}
     rotations = np.stack([tracks[s].rotations[row] for s, row in rows])
-    roots = _root_joints(head, shape, motion["expr"])
+    roots = root_joints(head, shape, motion["expr"])
     turned = np.einsum("tij,tj->ti", rotations, roots)
     motion["translation"] = motion["translation"] / tracks[0].scale + turned - roots
     motion["rotation"] = Rotation.from_matrix(rotations).as_rotvec()
@@ -218,11 +233,3 @@ def flame_params(
         static_offset=torch.zeros(head.vertex_count, 3),
         **{name: torch.from_numpy(array).float() for name, array in motion.items()},
     )
-
-
-def _root_joints(head: HeadModel, shape: np.ndarray, expr: np.ndarray) -> np.ndarray:
-    """Root joint at rest, `[T, 3]`. Joints are those of the shaped mesh, and expressions shape it too."""
-    regressor = head.joint_regressor[0].double().numpy()
-    template = regressor @ head.v_template.double().numpy()
-    directions = np.einsum("v,vcs->cs", regressor, head.shapedirs.double().numpy())
-    return template + directions[:, : head.n_shape] @ shape + expr @ directions[:, head.n_shape :].T

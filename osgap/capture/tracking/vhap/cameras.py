@@ -12,6 +12,7 @@ import numpy as np
 from osgap.capture.nersemble import rigid_problem
 from osgap.capture.tracking.recording import CENTER_RANGE
 from osgap.runtime.errors import UserError
+from osgap.runtime.notes import Notes
 
 # Two frames of one camera may differ by rounding in the JSON, not by more.
 _POSE_TOLERANCE = 1e-4
@@ -55,6 +56,7 @@ def read_camera(
     where: str,
     image_size: Callable[[], tuple[int, int]],
     advice: str = "Export the tracking anew.",
+    notes: Notes | None = None,
 ) -> ExportCamera:
     """The camera of one frame.
 
@@ -64,13 +66,17 @@ def read_camera(
         where: file and number of the frame, for messages.
         image_size: width and height, asked for where neither says them.
         advice: what to do about a frame that is wrong, for messages.
+        notes: takes note of what neither says. Default is not to.
 
     Raises:
         UserError: naming the frame and the key.
     """
+    notes = Notes() if notes is None else notes
     told = [_size(entry, shared, key, where, advice) for key in ("w", "h")]
     width, height = (told[i] or image_size()[i] for i in range(2))
-    focal, center = _pinhole(entry, shared, where, width, height, advice)
+    if None in told:
+        notes.add(f"the transforms have no w and h; {width}x{height} pixels is what the first image or mask has")
+    focal, center = _pinhole(entry, shared, where, width, height, advice, notes)
     try:
         pose = np.array(entry.get("transform_matrix"), np.float64)
     except (TypeError, ValueError):
@@ -84,7 +90,13 @@ def read_camera(
 
 
 def _pinhole(
-    entry: Mapping[str, Any], shared: Mapping[str, Any], where: str, width: int, height: int, advice: str
+    entry: Mapping[str, Any],
+    shared: Mapping[str, Any],
+    where: str,
+    width: int,
+    height: int,
+    advice: str,
+    notes: Notes,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Focal lengths and principal point in pixels of an image of that size.
 
@@ -102,6 +114,10 @@ def _pinhole(
         fitting = width / (2 * math.tan(angle / 2))
         if focal_x is not None and focal_x > 0 and abs(fitting / focal_x - 1) > _SCALE_TOLERANCE:
             scale = fitting / focal_x
+            notes.add(
+                f"fl_x and camera_angle_x disagree: intrinsics are scaled by {scale:.4g}, so that the angle fits "
+                f"images of {width}x{height} pixels"
+            )
         focal_x = fitting if focal_x is None else focal_x
     assert focal_x is not None
     focal = (scale * focal_x, scale * (focal_x if focal_y is None else focal_y))
@@ -111,6 +127,8 @@ def _pinhole(
         width / 2 if center_x is None else scale * center_x,
         height / 2 if center_y is None else scale * center_y,
     )
+    if center_x is None or center_y is None:
+        notes.add("the transforms have no principal point (cx, cy); it is taken to be the image's middle")
     low, high = CENTER_RANGE
     if not (low * width <= center[0] <= high * width and low * height <= center[1] <= high * height):
         scaled = f" (scaled by {scale:.3g}, because fl_x and camera_angle_x disagree)" if scale != 1 else ""

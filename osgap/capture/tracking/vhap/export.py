@@ -41,6 +41,7 @@ from osgap.capture.tracking.vhap.order import (
 )
 from osgap.capture.tracking.vhap.transforms import TransformsReader
 from osgap.runtime.errors import UserError
+from osgap.runtime.notes import Notes
 
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -83,7 +84,8 @@ def read_export(folder: Path, subject: str, held_out_camera: str, vertex_count: 
             frames that stand twice, paths that lead out of the export; parameters as in `read_flame`.
     """
     everything, split_files = transforms_files(folder)
-    reader = TransformsReader(folder.resolve())
+    notes = Notes()
+    reader = TransformsReader(folder.resolve(), notes)
     complete = reader.read(everything) if everything else []
     listed = {name: reader.read(path) for name, path in split_files.items()}
     frames = [frame for name in listed for frame in listed[name]] if listed else complete
@@ -99,12 +101,12 @@ def read_export(folder: Path, subject: str, held_out_camera: str, vertex_count: 
         compare_tables(complete, frames, everything, union=frames[0].base != reader.root)
     cameras = camera_order(frames)
     refuse_missing_cameras(table, cameras)
-    serials = camera_serials(frames, cameras, reader.root)
+    serials = camera_serials(frames, cameras, reader.root, notes)
     if listed:
         split_of = {id(frame): name for name in listed for frame in listed[name]}
     else:
-        held_out = choose_held_out(frames, dict(zip(serials, cameras, strict=True)), held_out_camera)
-        split_of = split_by_rule(table, cameras, subject, held_out)
+        held_out = choose_held_out(frames, dict(zip(serials, cameras, strict=True)), held_out_camera, notes)
+        split_of = split_by_rule(table, cameras, subject, held_out, notes)
     moments = timestep_order(table, split_of)
     first = {camera: next(frame for frame in frames if frame.serial == camera) for camera in cameras}
     splits: dict[str, list[tuple[int, int]]] = {name: [] for name in SPLITS}
@@ -119,11 +121,12 @@ def read_export(folder: Path, subject: str, held_out_camera: str, vertex_count: 
         intrinsics=np.stack([first[c].camera.matrix for c in cameras]),
         width=frames[0].camera.width,
         height=frames[0].camera.height,
-        timesteps=number_timesteps(moments, reader.root),
-        params=read_flame([moment.flame for moment in moments], vertex_count),
+        timesteps=number_timesteps(moments, reader.root, notes),
+        params=read_flame([moment.flame for moment in moments], vertex_count, notes),
         splits={name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in splits.items()},
         frames=Pictures(
             images=[[moment.frames[c].image for c in cameras] for moment in moments],
             masks=[[moment.frames[c].mask for c in cameras] for moment in moments],
         ),
+        notes=tuple(notes),
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from osgap.capture.tracking.recording import plausible
+from osgap.runtime.artifacts import read_npz
 from osgap.runtime.errors import UserError
+from osgap.runtime.notes import Notes
 
 if TYPE_CHECKING:
     from osgap.head.params import FlameParams
@@ -17,16 +18,15 @@ if TYPE_CHECKING:
 # Differences of identity between the timesteps of one export that are worth a word.
 _IDENTITY_TOLERANCE = 1e-4
 
-_log = logging.getLogger(__name__)
 
-
-def read_flame(files: list[Path], vertex_count: int | None) -> FlameParams:
+def read_flame(files: list[Path], vertex_count: int | None, notes: Notes) -> FlameParams:
     """Read the FLAME parameters of all timesteps; shape and static offset are the first one's (GaussianAvatars).
 
     Args:
         files: of one timestep each.
         vertex_count: V of the head model, teeth included. None: as in the file; FLAME's where the file has no offset,
             and FLAME's with teeth where it has FLAME's without.
+        notes: takes note of what is not given, and of what is left out.
 
     Raises:
         UserError: naming the file and the key: shapes that are not FLAME's, numbers that are not finite or absurd.
@@ -38,14 +38,15 @@ def read_flame(files: list[Path], vertex_count: int | None) -> FlameParams:
 
     motion: dict[str, list[np.ndarray]] = {name: [] for name in MOTION_WIDTHS}
     shape = offset = None
-    differing = 0
+    differing, dropped = 0, 0.0
     for file in files:
-        arrays = read_flame_arrays(file)
+        arrays = read_flame_arrays(file, notes)
         plausible(arrays, file)
         if len(arrays["expr"]) != 1:
             raise UserError(f"{file}: holds {len(arrays['expr'])} timesteps, expected 1. Give each a file.")
         for name, rows in motion.items():
             rows.append(arrays[name])
+        dropped = max(dropped, _dynamic_offset(file))
         if shape is None:
             shape, offset = arrays["shape"], arrays.get("static_offset")
         elif not _same_identity((shape, offset), (arrays["shape"], arrays.get("static_offset"))):
@@ -53,10 +54,13 @@ def read_flame(files: list[Path], vertex_count: int | None) -> FlameParams:
     if shape is None:
         raise UserError("no timesteps to read FLAME parameters of")
     if differing:
-        _log.warning(
-            "%s: %d of %d timesteps have another shape or static offset than the first, whose are used",
-            files[0].parent, differing, len(files),
-        )  # fmt: skip
+        notes.add(
+            f"{differing} of {len(files)} timesteps have another shape or static offset than the first, whose are used"
+        )
+    if offset is None:
+        notes.add("no static_offset is given; it is taken to be 0")
+    if dropped:
+        notes.add(f"dynamic_offset, which reaches {1000 * dropped:.3g} mm, is left out: avatars have none per timestep")
     if vertex_count is None:
         tracked = FLAME_VERTICES if offset is None or offset.ndim < 2 else offset.shape[-2]
         vertex_count = tracked + TEETH_VERTICES if tracked == FLAME_VERTICES else tracked
@@ -66,6 +70,15 @@ def read_flame(files: list[Path], vertex_count: int | None) -> FlameParams:
         static_offset=torch.from_numpy(full),
         **{name: torch.from_numpy(np.concatenate(rows)) for name, rows in motion.items()},
     )
+
+
+def _dynamic_offset(file: Path) -> float:
+    """The longest offset of one timestep's vertices, in metres; 0 where there is none."""
+    arrays = read_npz(file, ["dynamic_offset"], kind="FLAME parameters", remedy="Export anew.")
+    offsets = arrays.get("dynamic_offset", np.zeros(3))
+    if offsets.dtype.kind not in "fiu" or not offsets.ndim or offsets.shape[-1] != 3 or not offsets.any():
+        return 0.0
+    return float(np.linalg.norm(offsets.astype(np.float64), axis=-1).max())
 
 
 def _same_identity(first: tuple[np.ndarray | None, ...], other: tuple[np.ndarray | None, ...]) -> bool:

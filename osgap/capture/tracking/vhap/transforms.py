@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from osgap.capture.encoded import read_file, read_header
 from osgap.capture.nersemble import read_json
 from osgap.capture.tracking.vhap.cameras import ExportCamera, read_camera
 from osgap.runtime.errors import UserError
+from osgap.runtime.notes import Notes
 
 # Where a path has no extension.
 _EXTENSIONS = (".png", ".jpg", ".jpeg")
@@ -43,10 +45,16 @@ class Frame:
 
 
 class TransformsReader:
-    """Reads the transforms files of one export; remembers which folders are inside it, and the cameras."""
+    """Reads the transforms files of one export; remembers which folders are inside it, and the cameras.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: folder of the export, resolved.
+        notes: takes note of what the files do not say.
+    """
+
+    def __init__(self, root: Path, notes: Notes) -> None:
         self.root = root
+        self._notes = notes
         self._real_folders: dict[str, str] = {}
         self._siblings: dict[str, bool] = {}
         self._cameras: dict[str, tuple[str, ExportCamera]] = {}
@@ -91,7 +99,8 @@ class TransformsReader:
         identified = serial is not None
         if serial is None:
             serial = ending if number is None else number
-        camera = read_camera(entry, shared, named, lambda: self._image_size(image, mask, named))
+        size = partial(self._image_size, image, mask, named)
+        camera = read_camera(entry, shared, named, size, notes=self._notes)
         frame = Frame(
             where=named,
             base=base,

@@ -1,0 +1,1 @@
+"""Reader of IMavatar's data sets, in whose layout PointAvatar's and SplattingAvatar's are; begins in `reader`."""
