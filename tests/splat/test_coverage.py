@@ -264,3 +264,14 @@ def test_moments_of_many_are_even_and_hold_both_ends() -> None:
     chosen = spread(1000)
     assert (chosen[0], chosen[-1], len(chosen)) == (0, 999, 8)
     assert chosen.diff().min() >= 142
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_closes_what_is_open(ball: Ball) -> None:
+    toward = torch.tensor([0.0, np.sin(0.7), np.cos(0.7)]).float()
+    vertices, faces = ball.vertices.cuda(), ball.head.faces.cuda()
+    bound = BoundTriangles(ball.bound.triangles.cuda(), ball.bound.slots.cuda())
+    found = closed(pierced(ball, toward).to("cuda"), vertices[None], bound, faces, SIZE)
+    assert measure_coverage(pose(found, vertices, bound), vertices, faces, SIZE)["worst"] >= CLOSED
+    assert ball.measured(found.to("cpu"))["worst"] >= CLOSED - 0.01
