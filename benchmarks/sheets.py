@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osgap.evaluation import image_grid
+from osgap.runtime import image_grid
 from osgap.evaluation.splits import SELF_REENACTMENT, held_out_camera, held_out_frames, motion
 from osgap.head.assets import load_head
 from osgap.rendering.camera_paths import middle, orbit

@@ -12,7 +12,7 @@ import torch
 
 from evaluation.people import HEIGHT, SEQUENCES, WIDTH, World, default_splits
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid
+from osgap.runtime import image_grid
 from osgap.evaluation.methods import METHODS
 from osgap.report.config import ReportConfig
 from osgap.report.figures import stage as figures

@@ -2,7 +2,7 @@
 frames are.
 
 `osgap.capture.tracking.vhap.export` and `osgap.capture.tracking.nersemble_benchmark.reader` make recordings,
-`osgap.capture.tracking.stage` writes them to a store.
+`osgap.capture.importing.stage` writes them to a store.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import torch
 
 from osgap.capture.choice import evenly_spaced
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid
+from osgap.runtime import image_grid
 from osgap.evaluation.splits import (
     NOVEL_VIEW,
     SELF_REENACTMENT,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osgap.evaluation import image_grid
+from osgap.runtime import image_grid
 from osgap.evaluation.splits import held_out_camera, held_out_frames
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets

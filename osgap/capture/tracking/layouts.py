@@ -1,16 +1,14 @@
-"""Stage `import`: a FLAME tracking of any layout, checked frame by frame, as one capture store.
+"""A subject's FLAME tracking: where it is, which layout it has, and its recording by the reader of that layout.
 
-Nothing is written unless everything is sound: cameras, paths and splits agree (`osgap.capture.tracking.vhap`,
-`osgap.capture.tracking.nersemble_benchmark`), every image, mask and video is whole and of its camera's size, every
+Cameras, paths and splits agree (`osgap.capture.tracking.vhap`, `osgap.capture.tracking.nersemble_benchmark`), every
 FLAME parameter is a sensible number, and where the raw videos are part of the run the tracking fits them.
 """
 
 from __future__ import annotations
 
 import glob
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
@@ -24,8 +22,6 @@ from osgap.capture.nersemble import (
     sequence_in,
     video_path,
 )
-from osgap.capture.store_writing import Capture, write_store
-from osgap.capture.tracking.frame_sources import encoded_frames, scaled_intrinsics, scaled_size
 from osgap.capture.tracking.nersemble_benchmark.files import (
     CALIBRATION,
     TRACKING,
@@ -37,100 +33,55 @@ from osgap.capture.tracking.recording import Footage, Pictures, Recording
 from osgap.capture.tracking.vhap.export import read_export, transforms_files
 from osgap.head.config import HeadAssets
 from osgap.runtime.errors import UserError
-from osgap.runtime.provenance import Provenance
 
 # Two pictures of one scene may differ by rounding (of a pixel, or that much) in their proportions, not by more.
 _ASPECT_TOLERANCE = 0.01
 
-_log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class ImportInputs:
-    """What an import reads."""
-
-    tracking: Path
-    """Folder of the tracking."""
-    raw: Path | None = None
-    """Root of the NeRSemble tree, if raw videos are part of the run."""
-    manifest: Path | None = None
-    """What was downloaded of the subject (`osgap.capture.download.stage`); needed with `raw`."""
-    head: HeadAssets | None = None
-    """The head model. Of an export only the template is read, which says how many vertices a static offset must have
-    (None: FLAME's number where the export has no static offset, else no check); NeRSemble's benchmark needs it all."""
-
-
-@dataclass(frozen=True)
-class ImportOutputs:
-    """What an import writes."""
-
-    capture: Path
-    """The capture store (`.h5`)."""
-
-
-def run(
+def read_recording(
     config: CaptureConfig,
-    inputs: ImportInputs,
-    outputs: ImportOutputs,
-    *,
+    tracking: Path,
     subject: str,
-    seed: int,
     entry: SubjectEntry,
-) -> None:
-    """Import one subject's tracking.
+    *,
+    head: HeadAssets | None = None,
+    raw: Path | None = None,
+    manifest: Path | None = None,
+) -> Recording:
+    """A subject's recording, by whichever reader fits its folder; the files that were read join its tables.
+
+    Args:
+        tracking: folder of the tracking.
+        head: the head model. Of an export only the template is read, which says how many vertices a static offset must
+            have (None: FLAME's number where the export has no static offset, else no check); NeRSemble's benchmark
+            needs it all.
+        raw: root of the NeRSemble tree, if raw videos are part of the run.
+        manifest: what was downloaded of the subject (`osgap.capture.download.stage`); needed with `raw`.
 
     Raises:
-        UserError: naming the file that is broken, missing or in disagreement with others. No output is left then.
+        UserError: naming the file that is broken, missing or in disagreement with others.
     """
-    recording = _read_recording(config, inputs, subject, entry)
-    width, height = scaled_size(recording, config.width)
-    frames = encoded_frames(recording, width, height, subject)
-    settings = {"held_out_camera": config.held_out_camera, "frames": config.frames, "width": config.width}
-    files = [*recording.tables, *([inputs.manifest] if inputs.manifest else [])]
-    provenance = Provenance.collect("import", __name__, subject=subject, config=settings, inputs=files, seed=seed)
-    capture = Capture(
-        subject=subject,
-        serials=recording.serials,
-        world_to_camera=recording.world_to_camera,
-        intrinsics=scaled_intrinsics(recording, width, height),
-        width=width,
-        height=height,
-        timesteps=[(timestep.sequence, timestep.index) for timestep in recording.timesteps],
-        params=recording.params,
-        splits=recording.splits,
-    )
-    write_store(outputs.capture, capture, frames.contents, frames.size, provenance, frames.order)
-    counts = ", ".join(f"{len(rows)} {name}" for name, rows in recording.splits.items())
-    _log.info(
-        "%s: %d timesteps, %d cameras, %dx%d pixels (%s)",
-        subject, len(recording.timesteps), len(recording.serials), width, height, counts,
-    )  # fmt: skip
-
-
-def _read_recording(config: CaptureConfig, inputs: ImportInputs, subject: str, entry: SubjectEntry) -> Recording:
-    """The subject's recording, by whichever reader fits its folder; the head model's files join its tables."""
-    if _is_benchmark(inputs.tracking):
-        if inputs.head is None:
-            raise UserError(f"{inputs.tracking}: NeRSemble's benchmark needs the head model; set flame.assets")
+    if _is_benchmark(tracking):
+        if head is None:
+            raise UserError(f"{tracking}: NeRSemble's benchmark needs the head model; set flame.assets")
         from osgap.head.assets import load_head
 
-        head = load_head(inputs.head)
-        recording = read_benchmark(inputs.tracking, subject, config.held_out_camera, head, entry.sequences)
-        return replace(recording, tables=[*recording.tables, inputs.head.model, inputs.head.template])
-    template = inputs.head.template if inputs.head else None
-    recording = read_export(inputs.tracking, subject, config.held_out_camera, _vertex_count(template))
+        recording = read_benchmark(tracking, subject, config.held_out_camera, load_head(head), entry.sequences)
+        return replace(recording, tables=[*recording.tables, head.model, head.template])
+    template = head.template if head else None
+    recording = read_export(tracking, subject, config.held_out_camera, _vertex_count(template))
     recording = replace(recording, tables=[*recording.tables, *([template] if template else [])])
-    if inputs.raw is not None:
-        if inputs.manifest is None:
+    if raw is not None:
+        if manifest is None:
             raise ValueError("the raw videos need the manifest of their download")
-        _check_against_raw(recording, inputs.raw, inputs.manifest, participant_of(subject, entry))
+        _check_against_raw(recording, raw, manifest, participant_of(subject, entry))
     if config.frames == "videos":
-        if inputs.raw is None:
+        if raw is None:
             raise UserError(
-                f"{inputs.tracking}: frames are to come from the raw videos, which are not part of the run; set "
+                f"{tracking}: frames are to come from the raw videos, which are not part of the run; set "
                 f"`capture: {{download: true}}`, or `capture: {{frames: export}}` to take the export's images"
             )
-        return _with_raw_videos(recording, inputs.raw, participant_of(subject, entry))
+        return _with_raw_videos(recording, raw, participant_of(subject, entry))
     return recording
 
 
