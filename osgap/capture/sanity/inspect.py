@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from osgap.capture.tracking.sanity.findings import Findings
+from osgap.capture.sanity.findings import Findings
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 

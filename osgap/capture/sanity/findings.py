@@ -70,7 +70,7 @@ class Findings:
     cause: str | None
     """If the capture cannot be right: what is wrong with it, most likely; a sentence. None: nothing was found."""
     correction: str | None
-    """What `capture.corrections` would take against the cause (`osgap.capture.tracking.sanity.corrections`). None: nothing
+    """What `capture.corrections` would take against the cause (`osgap.capture.sanity.corrections`). None: nothing
     there mends it."""
     warnings: tuple[str, ...]
     """What is doubtful: a sentence each."""
@@ -98,7 +98,7 @@ def require_sound(findings: Findings, folder: Path) -> None:
     """Refuse a capture that cannot be right.
 
     Args:
-        findings: of `osgap.capture.tracking.sanity.inspect.inspect`.
+        findings: of `osgap.capture.sanity.inspect.inspect`.
         folder: of the tracking, for the message.
 
     Raises:
