@@ -1,0 +1,184 @@
+"""The contact sheet of a capture: the head and the mask drawn over the images, so that a look says whether they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from osgap.capture.choice import evenly_spaced
+from osgap.capture.sanity.findings import Findings, FrameFinding, Verdict
+from osgap.capture.sanity.outlines import HeadOutline, Projection, draw
+from osgap.capture.tracking.recording import Recording
+from osgap.capture.tracking.samples import samples
+from osgap.head.model import HeadModel
+from osgap.runtime import image_grid
+
+HEAD_COLOR, MASK_COLOR = (0, 110, 255), (235, 0, 200)
+FRAME_COLORS: Mapping[Verdict, tuple[int, int, int]] = {"wrong": (214, 30, 30), "doubtful": (245, 165, 20)}
+"""Of the border of frames that are not fine."""
+
+_MOST_SEQUENCES = 3
+_MOMENTS = 3  # of each: the first, the middle one, the last
+_MOST_COLUMNS = 16
+_MOST_WORST = 16
+_SHEET_WIDTH = 2700  # px that tiles may take together, within the sizes below
+_TILE_WIDTHS = (160, 220)  # px
+_FEW_CAMERAS = 3  # get a row each
+_FONT = 13  # px
+_LABEL_WIDTH = 120  # px
+_BORDER = 4  # px
+_MARGIN = 16  # px
+
+Frame = tuple[int, int]
+"""(timestep, camera): rows of the recording's."""
+
+
+def shown_moments(recording: Recording) -> list[int]:
+    """Timesteps on the sheet: the first, the middle and the last one of up to three sequences, evenly spaced."""
+    rows: dict[str, list[int]] = {}
+    for row, timestep in enumerate(recording.timesteps):
+        rows.setdefault(timestep.sequence, []).append(row)
+    names = sorted(rows)
+    chosen = [rows[names[i]] for i in evenly_spaced(len(names), _MOST_SEQUENCES)]
+    ordered = [sorted(sequence, key=lambda row: recording.timesteps[row].index) for sequence in chosen]
+    return [sequence[i] for sequence in ordered for i in evenly_spaced(len(sequence), _MOMENTS)]
+
+
+def contact_sheet(recording: Recording, head: HeadModel, findings: Findings) -> np.ndarray:
+    """Draw the sheet.
+
+    All cameras at `shown_moments`, and below them the worst of the frames that were looked at. Memory and time are
+    bounded: some dozens of frames are decoded, whatever their number.
+
+    Returns:
+        `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        UserError: naming the file of a frame that is broken or missing.
+    """
+    moments, cameras = shown_moments(recording), list(range(len(recording.serials)))
+    worst = findings.worst[:_MOST_WORST]
+    frames = [(t, c) for t in moments for c in cameras]
+    tiles = _Tiles(recording, head, findings, columns=max(min(len(cameras), _MOST_COLUMNS), _MOMENTS))
+    drawn = tiles.draw([*frames, *((frame.timestep, frame.camera) for frame in worst)])
+    moment_names = [_moment(recording, t) for t in moments]
+    camera_names = [f"camera {recording.serials[c]}" for c in cameras]
+    blocks = []
+    if len(cameras) <= _FEW_CAMERAS:
+        rows = [(camera_names[c], [drawn[t, c] for t in moments]) for c in cameras]
+        blocks.append(_grid(rows, moment_names))
+    else:
+        for start in range(0, len(cameras), _MOST_COLUMNS):
+            some = cameras[start : start + _MOST_COLUMNS]
+            rows = [(name, [drawn[t, c] for c in some]) for name, t in zip(moment_names, moments, strict=True)]
+            blocks.append(_grid(rows, [camera_names[c] for c in some]))
+    if worst:
+        blocks.append(_worst(recording, worst, drawn, tiles.columns))
+    body = image_grid.vstack(blocks, gap=3 * image_grid.GAP)
+    return image_grid.margin(image_grid.vstack([_heading(findings, body.shape[1]), body], gap=_MARGIN), _MARGIN)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Frames with outlines and borders, all of one size."""
+
+    recording: Recording
+    head: HeadModel
+    findings: Findings
+    columns: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a tile [pixels]; wide images stay as low as narrow ones are wide."""
+        least, most = _TILE_WIDTHS
+        width = min(max(_SHEET_WIDTH // self.columns, least), most)
+        return width, max(round(width * self.recording.height / self.recording.width), 1)
+
+    def draw(self, frames: Sequence[Frame]) -> dict[Frame, np.ndarray]:
+        """The tiles of some frames."""
+        width, height = self.size
+        projection = Projection(self.recording, self.head, width, height)
+        rows = sorted({timestep for timestep, _ in frames})
+        posed = dict(zip(rows, self.head.vertices(self.recording.params, rows).double().numpy(), strict=True))
+        found = {(frame.timestep, frame.camera): frame for frame in self.findings.frames}
+        return {
+            frame: _tile(
+                image_grid.resize(image, width, height),
+                projection.mask(alpha),
+                projection.outline(posed[frame[0]], frame[1]),
+                found.get(frame),
+            )
+            for frame, image, alpha in samples(self.recording, frames)
+        }
+
+
+def _tile(
+    image: np.ndarray, mask: list[np.ndarray], outline: HeadOutline, finding: FrameFinding | None
+) -> np.ndarray:
+    """`[H, W, 3]` of a frame."""
+    tile = np.ascontiguousarray(image).copy()
+    draw(tile, mask, MASK_COLOR)
+    draw(tile, outline.silhouette, HEAD_COLOR)
+    draw(tile, outline.features, HEAD_COLOR)
+    if not outline.silhouette:
+        sign = image_grid.label(f"the head is {outline.where}", tile.shape[1] - 4 * _BORDER, _FONT)
+        height, width = min(sign.shape[0], tile.shape[0]), sign.shape[1]
+        top, left = (tile.shape[0] - height) // 2, (tile.shape[1] - width) // 2
+        tile[top : top + height, left : left + width] = sign[:height]
+    color = FRAME_COLORS.get(finding.verdict) if finding else None
+    if color:
+        cv2.rectangle(tile, (0, 0), (tile.shape[1] - 1, tile.shape[0] - 1), color, 2 * _BORDER - 1)
+    else:
+        tile[[0, -1]] = tile[:, [0, -1]] = 200  # images on white would run into the paper
+    return tile
+
+
+def _grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]], columns: Sequence[str]) -> np.ndarray:
+    return image_grid.grid(rows, columns, label_width=_LABEL_WIDTH, font=_FONT)
+
+
+def _worst(
+    recording: Recording, worst: Sequence[FrameFinding], drawn: Mapping[Frame, np.ndarray], columns: int
+) -> np.ndarray:
+    """The worst frames, each with what is wrong with it."""
+    width = drawn[worst[0].timestep, worst[0].camera].shape[1]
+
+    def tiles() -> Iterator[np.ndarray]:
+        for frame in worst:
+            name = f"camera {recording.serials[frame.camera]}, {_moment(recording, frame.timestep)}: {frame.reason}"
+            picture = drawn[frame.timestep, frame.camera]
+            yield np.concatenate([picture, image_grid.blank(3, width), image_grid.label(name, width, _FONT - 1)])
+
+    found = list(tiles())
+    rows = [image_grid.hstack(found[i : i + columns]) for i in range(0, len(found), columns)]
+    title = image_grid.label("worst frames", _LABEL_WIDTH, _FONT, "left")
+    return image_grid.hstack([title, image_grid.vstack(rows)])
+
+
+def _moment(recording: Recording, row: int) -> str:
+    timestep = recording.timesteps[row]
+    return f"{timestep.sequence} timestep {timestep.index}"
+
+
+def _heading(findings: Findings, width: int) -> np.ndarray:
+    """Whom the sheet shows, what was found, and what the colours mean."""
+    verdict = findings.cause or "; ".join(findings.warnings) or "the head stands where the images show it"
+    keys = [
+        _key(HEAD_COLOR, "the tracked head"),
+        _key(MASK_COLOR, "the mask"),
+        _key(FRAME_COLORS["wrong"], "cannot be right"),
+        _key(FRAME_COLORS["doubtful"], "doubtful"),
+    ]
+    text = image_grid.label(f"{findings.subject}: {verdict}", width, _FONT + 5, "left")
+    return image_grid.vstack([text, image_grid.hstack(keys, gap=_MARGIN)], gap=image_grid.GAP)
+
+
+def _key(color: tuple[int, int, int], text: str) -> np.ndarray:
+    """A coloured square and what it means."""
+    sign = image_grid.label(text, 8 * len(text), _FONT, "left")
+    square = image_grid.blank(sign.shape[0], _FONT)
+    square[2 : _FONT + 2] = color
+    return image_grid.hstack([square, sign])
