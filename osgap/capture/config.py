@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from nersemble_data.constants import SEQUENCE_NAMES, SERIALS
@@ -27,6 +27,10 @@ VIDEO_SEQUENCES: tuple[str, ...] = tuple(name for name in SEQUENCE_NAMES if name
 _PAPER = {*(f"EMO-{n}" for n in (1, 2, 3, 4)), *(f"EXP-{n}" for n in (2, 3, 4, 5, 8, 9))}
 PAPER_SEQUENCES: tuple[str, ...] = tuple(sorted(name for name in VIDEO_SEQUENCES if short_name(name) in _PAPER))
 """The ten sequences of GaussianAvatars and OSGAP: EMO-1..4 and EXP-2, 3, 4, 5, 8, 9."""
+
+
+CORRECTIONS: Mapping[str, str] = {}
+"""What `osgap.capture.sanity.corrections` can do about a capture that is wrong as a whole: name -> in words."""
 
 
 class SourceFrame(Section):
@@ -58,11 +62,18 @@ class SubjectEntry(Section):
     """The photograph that a test person's avatar is made from. Default is chosen by `oneshot`."""
     driver: str | None = None
     """The subject whose motion this one is given in cross-reenactment. Default is the next of `subjects.train`."""
+    corrections: list[str] | None = None
+    """What is corrected in this subject's tracking. Default is `capture.corrections`; an empty list is nothing."""
 
     @field_validator("sequences")
     @classmethod
     def _known_sequences(cls, value: list[str] | None) -> list[str] | None:
         return value if value is None else _sequences(value)
+
+    @field_validator("corrections")
+    @classmethod
+    def _known_corrections(cls, value: list[str] | None) -> list[str] | None:
+        return value if value is None else _corrections(value)
 
     @field_validator("tracking")
     @classmethod
@@ -99,6 +110,19 @@ class CaptureConfig(Section):
     held_out_camera: str = "222200037"
     """Serial of the camera that is kept for validation where the export does not say: NeRSemble's frontal one,
     number 8 of 16 (VHAP, GaussianAvatars)."""
+    check: Literal["stop", "warn"] = "stop"
+    """What becomes of a capture whose head cannot stand where the images show it: `stop` imports nothing and says why,
+    `warn` says so and imports it nevertheless (if the contact sheet shows that the finding is wrong)."""
+    corrections: list[str] = []
+    """What is corrected in everybody's tracking, in this order: an import that stops names the correction that would
+    help, and you agree by setting it. docs/data.md lists all."""
+    drop_outliers: bool = False
+    """Whether moments with single bad frames are left out of the store. False: they are named, and stay."""
+
+    @field_validator("corrections")
+    @classmethod
+    def _known_corrections(cls, value: list[str]) -> list[str]:
+        return _corrections(value)
 
     @field_validator("url", mode="before")
     @classmethod
@@ -141,6 +165,10 @@ def _as_text(value: Any) -> Any:
 
 def _sequences(names: list[str]) -> list[str]:
     return _known(names, VIDEO_SEQUENCES, "NeRSemble sequence")
+
+
+def _corrections(names: list[str]) -> list[str]:
+    return _known(names, list(CORRECTIONS), "correction") if names else names
 
 
 def _known(names: list[str], accepted: Sequence[str], kind: str) -> list[str]:

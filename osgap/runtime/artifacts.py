@@ -169,11 +169,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path | str, content: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> None:
-    """Write JSON with sorted keys, so that equal content is equal bytes. NaN is refused (it is not JSON)."""
+    """Write JSON, see `encode_json`."""
+    text = encode_json(content, provenance)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def encode_json(content: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> str:
+    """JSON with sorted keys, so that equal content is equal bytes. NaN is refused (it is not JSON)."""
     if provenance is not None:
         content = {**content, PROVENANCE_KEY: provenance}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def write_text(path: Path | str, text: str) -> None:

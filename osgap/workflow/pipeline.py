@@ -238,19 +238,19 @@ class Pipeline:
 
     def tracking_pattern(self, subject: str) -> str:
         """Path of a subject's FLAME tracking export, in which wildcards may stand."""
-        from osgap.capture.tracking.stage import tracking_pattern
+        from osgap.capture.tracking.layouts import tracking_pattern
 
         return tracking_pattern(self.config.capture, subject, self.entry(subject))
 
     def tracking(self, subject: str) -> Path:
         """The FLAME tracking export of a subject."""
-        from osgap.capture.tracking.stage import find_tracking
+        from osgap.capture.tracking.layouts import find_tracking
 
         return find_tracking(self.config.capture, subject, self.entry(subject))
 
     def tracking_files(self, subject: str) -> list[Path]:
         """What an import depends on: the tracking's tables (a change there means that the tracking was made anew)."""
-        from osgap.capture.tracking.stage import tracking_files
+        from osgap.capture.tracking.layouts import tracking_files
 
         if self.makes(self.tracking_pattern(subject)):
             return [self.layout.synthetic_person(subject)]

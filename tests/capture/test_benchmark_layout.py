@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from capture.exports import HEIGHT, WIDTH, Benchmark, import_export, make_benchmark, write_pictures
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.store import CaptureStore
-from osgap.capture.tracking.stage import check_tracking, tracking_files
+from osgap.capture.tracking.layouts import check_tracking, tracking_files
 from osgap.head.config import HeadAssets
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams

@@ -30,8 +30,8 @@ from capture.exports import (
 )
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.store import CaptureStore
+from osgap.capture.tracking.layouts import check_tracking, find_tracking
 from osgap.capture.tracking.recording import HELD_OUT_INDEX
-from osgap.capture.tracking.stage import check_tracking, find_tracking
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.runtime.artifacts import read_provenance

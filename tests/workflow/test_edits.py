@@ -78,7 +78,7 @@ EDITS = [
         texts=appended("osgap/capture/download/stage.py"),
     ),
     Edit(
-        "code of the import", {"import_tracking": 3, **AFTER_IMPORT}, texts=appended("osgap/capture/tracking/stage.py")
+        "code of the import", {"import_tracking": 3, **AFTER_IMPORT}, texts=appended("osgap/capture/importing/stage.py")
     ),
     Edit("code of the fit", AFTER_IMPORT, texts=appended("osgap/fit/optimise.py")),
     Edit("code of the training", {"train": 1, **AFTER_TRAINING}, texts=appended("osgap/prior/training/stage.py")),

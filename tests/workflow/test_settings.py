@@ -88,7 +88,10 @@ TABLE: dict[str, str] = {
     "evaluate one_shot few_shot all_frames person_figure cross_figure overview video": """
         subjects.entries.ID.source.sequence subjects.entries.ID.source.timestep subjects.entries.ID.source.camera
     """,
-    "import": "capture.download capture.frames capture.width capture.held_out_camera",
+    "import": """
+        capture.download capture.frames capture.width capture.held_out_camera capture.check capture.corrections
+        capture.drop_outliers subjects.entries.ID.corrections
+    """,
     "synthetic-person download": "capture.sequences subjects.entries.ID.sequences",
     "download": "capture.serials",
     "synthetic-person": """

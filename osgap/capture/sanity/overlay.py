@@ -1,4 +1,4 @@
-"""The contact sheet of a capture: the head and the mask drawn over the images, so that a look says whether they agree."""
+"""The contact sheet of a capture: head and mask drawn over the images, so that a look says whether they agree."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from osgap.capture.choice import evenly_spaced
+from osgap.capture.sanity.drawing import HeadOutline, Projection, draw
 from osgap.capture.sanity.findings import Findings, FrameFinding, Verdict
-from osgap.capture.sanity.outlines import HeadOutline, Projection, draw
 from osgap.capture.tracking.recording import Recording
 from osgap.capture.tracking.samples import samples
 from osgap.head.model import HeadModel
@@ -115,19 +115,17 @@ class _Tiles:
         }
 
 
-def _tile(
-    image: np.ndarray, mask: list[np.ndarray], outline: HeadOutline, finding: FrameFinding | None
-) -> np.ndarray:
+def _tile(image: np.ndarray, mask: list[np.ndarray], outline: HeadOutline, finding: FrameFinding | None) -> np.ndarray:
     """`[H, W, 3]` of a frame."""
     tile = np.ascontiguousarray(image).copy()
     draw(tile, mask, MASK_COLOR)
     draw(tile, outline.silhouette, HEAD_COLOR)
     draw(tile, outline.features, HEAD_COLOR)
     if not outline.silhouette:
-        sign = image_grid.label(f"the head is {outline.where}", tile.shape[1] - 4 * _BORDER, _FONT)
-        height, width = min(sign.shape[0], tile.shape[0]), sign.shape[1]
-        top, left = (tile.shape[0] - height) // 2, (tile.shape[1] - width) // 2
-        tile[top : top + height, left : left + width] = sign[:height]
+        sign = image_grid.label(f"head {outline.where}", tile.shape[1] - 4 * _BORDER, _FONT)[
+            : tile.shape[0] - 2 * _BORDER
+        ]
+        tile[-sign.shape[0] - 2 * _BORDER : -2 * _BORDER, 2 * _BORDER : -2 * _BORDER] = sign
     color = FRAME_COLORS.get(finding.verdict) if finding else None
     if color:
         cv2.rectangle(tile, (0, 0), (tile.shape[1] - 1, tile.shape[0] - 1), color, 2 * _BORDER - 1)

@@ -12,9 +12,10 @@ from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 
 _NEAREST = 1e-3  # metres; what is closer to a camera's plane is behind it
-_FACING = 0.35  # cosine; features that are turned further away are not drawn
-_FEATURES = ("lips", "left_eyeball", "right_eyeball")
-"""Regions of head models in FLAME's format that are small and easily told in a photograph."""
+_FACING = 0.5  # cosine of the lips to the camera; of a head that is turned further away no features are drawn
+_FEATURES = {"lips": 0.0, "left_eyeball": 0.8, "right_eyeball": 0.8}
+"""Regions of head models in FLAME's format that are small and easily told in a photograph, and the cosine to the camera
+from which on their triangles are drawn: of eyeballs about what the lids leave open."""
 
 Curve = np.ndarray
 """`[N, 2]` float32, x right and y down, in pixels of the picture that is drawn on; closed."""
@@ -60,7 +61,8 @@ class Projection:
         inside = self._filled(pixels, whole)
         if not inside.any():
             return HeadOutline([], [], "outside the image")
-        features = [curve for faces in self._features(points, whole) for curve in self._curves(self._filled(pixels, faces))]
+        shown = [self._filled(pixels, faces) for faces in self._features(points, whole)]
+        features = [curve for region in shown for curve in self._curves(region, cv2.RETR_EXTERNAL)]
         return HeadOutline(self._curves(inside), features, "in the image")
 
     def mask(self, alpha: np.ndarray) -> list[Curve]:
@@ -87,28 +89,29 @@ class Projection:
         return inside
 
     def _features(self, points: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
-        """The triangles of each feature that faces the camera."""
+        """The triangles of each feature, of those that face the camera; none where the lips do not."""
         shown = []
-        for name in _FEATURES:
+        for name, least in _FEATURES.items():
             if name not in self.head.masks:
-                continue
+                return []
             own = np.zeros(len(points), bool)
             own[self.head.masks[name].numpy()] = True
             chosen = faces[own[faces].all(-1)]
-            if not len(chosen):
-                continue
             corners = points[chosen]
-            normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-            toward = -np.einsum("fk,fk->f", normal, corners.mean(1))
-            facing = toward > 0
-            cosine = toward.sum() / max(np.linalg.norm(normal.sum(0)) * np.linalg.norm(corners.mean((0, 1))), 1e-12)
-            if facing.any() and cosine > _FACING:
-                shown.append(chosen[facing])
+            normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+            toward = -_unit(corners.mean(1))
+            if name == "lips" and not (_unit(normals.sum(0)) * _unit(toward.sum(0))).sum() > _FACING:
+                return []
+            shown.append(chosen[(_unit(normals) * toward).sum(-1) > least])
         return shown
 
-    def _curves(self, inside: np.ndarray) -> list[Curve]:
-        found, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    def _curves(self, inside: np.ndarray, mode: int = cv2.RETR_CCOMP) -> list[Curve]:
+        found, _ = cv2.findContours(inside.astype(np.uint8), mode, cv2.CHAIN_APPROX_NONE)
         return [(curve[:, 0].astype(np.float32) + 0.5) / self.fineness for curve in found if len(curve) > 2]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def draw(picture: np.ndarray, curves: Sequence[Curve], color: tuple[int, int, int], width: int = 1) -> None:
