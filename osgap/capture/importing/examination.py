@@ -95,7 +95,7 @@ def examine(recording: Recording, head: HeadModel, subject: str, corrections: Se
         corrections: names of `osgap.capture.sanity.corrections`.
 
     Raises:
-        UserError: an unknown correction, or a frame on the contact sheet that is broken or missing.
+        UserError: an unknown correction.
     """
     if corrections:
         recording = corrected(recording, corrections)

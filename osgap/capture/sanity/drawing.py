@@ -65,14 +65,16 @@ class Projection:
         features = [curve for region in shown for curve in self._curves(region, cv2.RETR_EXTERNAL)]
         return HeadOutline(self._curves(inside), features, "in the image")
 
-    def mask(self, alpha: np.ndarray) -> list[Curve]:
+    def mask(self, mask: np.ndarray | None) -> list[Curve]:
         """The mask's edge.
 
         Args:
-            alpha: `[H, W]` uint8 of any size.
+            mask: `[h, w]` float32 in [0, 1], of any size. None: there is none.
         """
+        if mask is None:
+            return []
         size = (self.width * self.fineness, self.height * self.fineness)
-        return self._curves(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA) > 127)
+        return self._curves(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR) >= 0.5)
 
     def _pixels(self, points: np.ndarray, camera: int) -> np.ndarray:
         """`[V, 2]` float32 in the outline's own raster."""

@@ -11,8 +11,8 @@ import numpy as np
 from osgap.capture.choice import evenly_spaced
 from osgap.capture.sanity.drawing import HeadOutline, Projection, draw
 from osgap.capture.sanity.findings import Findings, FrameFinding, Verdict
+from osgap.capture.sanity.samples import Sample, read_samples
 from osgap.capture.tracking.recording import Recording
-from osgap.capture.tracking.samples import samples
 from osgap.head.model import HeadModel
 from osgap.runtime import image_grid
 
@@ -55,9 +55,6 @@ def contact_sheet(recording: Recording, head: HeadModel, findings: Findings) -> 
 
     Returns:
         `[H, W, 3]` uint8 RGB.
-
-    Raises:
-        UserError: naming the file of a frame that is broken or missing.
     """
     moments, cameras = shown_moments(recording), list(range(len(recording.serials)))
     worst = findings.worst[:_MOST_WORST]
@@ -104,20 +101,25 @@ class _Tiles:
         rows = sorted({timestep for timestep, _ in frames})
         posed = dict(zip(rows, self.head.vertices(self.recording.params, rows).double().numpy(), strict=True))
         found = {(frame.timestep, frame.camera): frame for frame in self.findings.frames}
-        return {
-            frame: _tile(
-                image_grid.resize(image, width, height),
-                projection.mask(alpha),
-                projection.outline(posed[frame[0]], frame[1]),
-                found.get(frame),
-            )
-            for frame, image, alpha in samples(self.recording, frames)
-        }
+        tiles = {}
+        for sample in read_samples(self.recording, sorted(set(frames))):
+            frame = (sample.timestep, sample.camera)
+            outline = projection.outline(posed[sample.timestep], sample.camera)
+            tiles[frame] = _tile(self._picture(sample), projection.mask(sample.mask), outline, found.get(frame))
+        return tiles
+
+    def _picture(self, sample: Sample) -> np.ndarray:
+        """`[H, W, 3]` uint8 of a tile's size."""
+        width, height = self.size
+        if sample.image is None:
+            sign = image_grid.label("the image does not decode", width, _FONT)[:height]
+            return np.concatenate([sign, image_grid.blank(height - len(sign), width)])
+        return image_grid.resize(sample.image, width, height)
 
 
 def _tile(image: np.ndarray, mask: list[np.ndarray], outline: HeadOutline, finding: FrameFinding | None) -> np.ndarray:
     """`[H, W, 3]` of a frame."""
-    tile = np.ascontiguousarray(image).copy()
+    tile = image.copy()
     draw(tile, mask, MASK_COLOR)
     draw(tile, outline.silhouette, HEAD_COLOR)
     draw(tile, outline.features, HEAD_COLOR)
