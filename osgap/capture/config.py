@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from nersemble_data.constants import SEQUENCE_NAMES, SERIALS
 from pydantic import Field, field_validator
 
+from osgap.capture.correction_names import check_correction
 from osgap.runtime.section import OPERATIONAL, PLACE, Section
 
 URL_VARIABLE = "NERSEMBLE_DATA_URL"
@@ -27,10 +28,6 @@ VIDEO_SEQUENCES: tuple[str, ...] = tuple(name for name in SEQUENCE_NAMES if name
 _PAPER = {*(f"EMO-{n}" for n in (1, 2, 3, 4)), *(f"EXP-{n}" for n in (2, 3, 4, 5, 8, 9))}
 PAPER_SEQUENCES: tuple[str, ...] = tuple(sorted(name for name in VIDEO_SEQUENCES if short_name(name) in _PAPER))
 """The ten sequences of GaussianAvatars and OSGAP: EMO-1..4 and EXP-2, 3, 4, 5, 8, 9."""
-
-
-CORRECTIONS: Mapping[str, str] = {}
-"""What `osgap.capture.sanity.corrections` can do about a capture that is wrong as a whole: name -> in words."""
 
 
 class SourceFrame(Section):
@@ -168,7 +165,11 @@ def _sequences(names: list[str]) -> list[str]:
 
 
 def _corrections(names: list[str]) -> list[str]:
-    return _known(names, list(CORRECTIONS), "correction") if names else names
+    for name in names:
+        check_correction(name)
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} stands more than once; list it once")
+    return names
 
 
 def _known(names: list[str], accepted: Sequence[str], kind: str) -> list[str]:

@@ -32,6 +32,7 @@ BASE: dict[str, Any] = {
                 "tracking": "data/tracking",
                 "source": {"sequence": "EXP-2-eyes", "timestep": 3, "camera": "222200036"},
                 "driver": "102",
+                "corrections": ["centimetres"],
             }
         },
     },
@@ -149,7 +150,9 @@ VALUES: dict[str, Any] = {
     "subjects.train": ["101", "102"],
     "subjects.test": [OWN, OTHER, "203"],
     "subjects.entries.ID.sequences": ["EMO-1-shout+laugh"],
+    "subjects.entries.ID.corrections": ["millimetres"],
     "capture.sequences": ["EXP-2-eyes"],
+    "capture.corrections": ["opencv_axes", "intrinsics_of:88x128"],
     "capture.serials": ["222200037"],
     "interop.avatars": "data/{subject}",
     "interop.uv_gt": "data/{subject}.npz",

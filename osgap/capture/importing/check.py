@@ -89,8 +89,9 @@ def show(examination: Examination, console: Console | None = None) -> None:
         return
     console.print(Text(f"Cannot be right: {found.cause}", "bold red"))
     if found.correction:
-        remedy = f"--set 'capture.corrections=[{found.correction}]' tries it, and the config takes the same key."
-        console.print(Text(f"→ {remedy}"))
+        value = json.dumps([found.correction], ensure_ascii=False)
+        console.print(Text(f"→ If that is so, the config's key `capture.corrections: {value}` mends it; try it with"))
+        console.print(Text(f"  --set 'capture.corrections={value}'"), soft_wrap=True)
 
 
 def to_json(examination: Examination) -> str:

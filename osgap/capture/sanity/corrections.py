@@ -8,32 +8,9 @@ from itertools import permutations, product
 
 import numpy as np
 
+from osgap.capture.correction_names import axes_matrix, check_correction
 from osgap.capture.tracking.recording import Footage, Pictures, Recording, Timestep
 from osgap.runtime.errors import UserError
-
-CORRECTIONS: dict[str, str] = {
-    "decimetres": "divide camera positions by 10",
-    "centimetres": "divide camera positions by 100",
-    "millimetres": "divide camera positions by 1000",
-    "opencv_axes": "take camera matrices as of OpenCV's axes (x right, y down, z forward): flip y and z",
-    "world_to_camera": "invert camera matrices: they take the world to the camera",
-    "opencv_world_to_camera": "invert camera matrices, which are of OpenCV's axes",
-    "transposed_rotations": "transpose the rotations of camera matrices",
-    "left_handed": "mirror the cameras' world: x goes the other way",
-    "z_up": "turn the cameras' world, in which z is up, so that y is",
-    "world_axes:X,Y,Z": "turn the cameras' world: which of its axes (x, -x, y, …) are the head's x, y and z",
-    "exchanged_center": "exchange cx and cy",
-    "centered": "put the principal point into the middle of the image",
-    "intrinsics_of:WxH": "scale focal lengths and principal points from images of W x H pixels to these",
-    "head_millimetres": "divide the head's translation by 1000",
-    "head_centimetres": "divide the head's translation by 100",
-    "head_at_origin": "leave out the head's translation, which the cameras contain",
-    "degrees": "take rotations of head, neck, jaw and eyes as degrees",
-    "exchanged_cameras:A,B": "exchange the poses and intrinsics of the cameras A and B (serials)",
-    "camera_order:A,B,…": "let the cameras, in their order, have the poses and intrinsics of A, B, … (all serials)",
-    "parameters_later:N": "give every moment the FLAME parameters of N timesteps later (earlier, if negative)",
-}
-"""Name -> what it does. What stands after a colon is to be filled in."""
 
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 _MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -86,22 +63,6 @@ CAMERAS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "z_up": _turned_world("x,z,-y"),
 }
 """Corrections of `[C, 4, 4]` world-to-camera matrices."""
-
-
-def axes_matrix(axes: str) -> np.ndarray:
-    """`[3, 3]` with which world points become the head's: `x,z,-y` means that the head's y is the world's z.
-
-    Raises:
-        ValueError: when it is no rotation.
-    """
-    matrix = np.zeros((3, 3))
-    names = axes.split(",")
-    if len(names) == 3 and all(name.removeprefix("-") in {"x", "y", "z"} for name in names):
-        for row, name in enumerate(names):
-            matrix[row, "xyz".index(name[-1])] = -1 if name[0] == "-" else 1
-    if not np.isclose(np.linalg.det(matrix), 1):
-        raise ValueError(f"{axes!r} names no right-handed axes; such as x,z,-y")
-    return matrix
 
 
 def all_axes() -> list[str]:
@@ -160,28 +121,6 @@ PARAMETERS: Mapping[str, Callable[[Recording], Recording]] = {
 
 
 # applying them -----------------------------------------------------------------------------------------------
-
-
-def check_correction(name: str) -> str:
-    """The name, if there is such a correction.
-
-    Raises:
-        ValueError: for one that is none of `CORRECTIONS`, or wrongly filled in.
-    """
-    kind, colon, argument = name.partition(":")
-    patterns = {known.partition(":")[0]: ":" in known for known in CORRECTIONS}
-    if kind not in patterns or patterns[kind] != bool(colon):
-        raise ValueError(f"{name!r} is no correction; known are {', '.join(CORRECTIONS)}")
-    if kind == "world_axes":
-        axes_matrix(argument)
-    elif kind == "intrinsics_of":
-        parts = argument.split("x")
-        if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-            raise ValueError(f"{name!r}: expected a width and a height in pixels, such as intrinsics_of:88x128")
-    elif kind == "parameters_later":
-        if not argument.removeprefix("-").isdecimal() or int(argument) == 0:
-            raise ValueError(f"{name!r}: expected a number of timesteps, such as parameters_later:1")
-    return name
 
 
 def corrected(recording: Recording, names: Sequence[str]) -> Recording:
