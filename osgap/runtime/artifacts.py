@@ -243,6 +243,18 @@ def encode_png(image: np.ndarray, provenance: Mapping[str, Any] | None = None) -
     return data if provenance is None else _png_with_text(data, PROVENANCE_KEY, json.dumps(provenance, sort_keys=True))
 
 
+def encode_small_png(image: np.ndarray, provenance: Mapping[str, Any] | None = None) -> bytes:
+    """A PNG file of `[H, W, 3]` RGB, uint8, in the 256 colours that suit it best: a fifth of the bytes, for sheets of
+    small pictures that many people's files have."""
+    from PIL import Image
+
+    colors = Image.fromarray(image).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    colors.save(file, "PNG", compress_level=4)
+    data = file.getvalue()
+    return data if provenance is None else _png_with_text(data, PROVENANCE_KEY, json.dumps(provenance, sort_keys=True))
+
+
 _PNG_HEADER_END = 33  # 8 bytes of signature and the 25 bytes of the IHDR chunk
 
 

@@ -17,7 +17,7 @@ from osgap.capture.sanity.inspect import inspect
 from osgap.capture.sanity.overlay import contact_sheet
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
-from osgap.runtime.artifacts import atomic_path, encode_json, encode_png
+from osgap.runtime.artifacts import atomic_path, encode_json, encode_small_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 
@@ -110,7 +110,7 @@ def written(
     """Write the numbers and the sheet: both appear when the `with` block has ended well, else neither."""
     content, origin = examination.content(dropped=dropped), provenance.as_dict()
     with atomic_path(sheet) as picture, atomic_path(findings) as text:
-        picture.write_bytes(encode_png(examination.sheet, origin))
+        picture.write_bytes(encode_small_png(examination.sheet, origin))
         text.write_text(encode_json(content, origin))
         yield
 

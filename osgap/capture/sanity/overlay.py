@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,7 +20,7 @@ HEAD_COLOR, MASK_COLOR = (0, 110, 255), (235, 0, 200)
 FRAME_COLORS: Mapping[Verdict, tuple[int, int, int]] = {"wrong": (214, 30, 30), "doubtful": (245, 165, 20)}
 """Of the border of frames that are not fine."""
 
-_MOST_SEQUENCES = 3
+_MOST_SEQUENCES = 2
 _MOMENTS = 3  # of each: the first, the middle one, the last
 _MOST_COLUMNS = 16
 _MOST_WORST = 16
@@ -28,7 +28,8 @@ _SHEET_WIDTH = 2700  # px that tiles may take together, within the sizes below
 _TILE_WIDTHS = (160, 220)  # px
 _FEW_CAMERAS = 3  # get a row each
 _FONT = 13  # px
-_LABEL_WIDTH = 120  # px
+_HEADING_WIDTH = 720  # px, at least
+_LABEL_WIDTHS = (90, 220)  # px
 _BORDER = 4  # px
 _MARGIN = 16  # px
 
@@ -37,7 +38,7 @@ Frame = tuple[int, int]
 
 
 def shown_moments(recording: Recording) -> list[int]:
-    """Timesteps on the sheet: the first, the middle and the last one of up to three sequences, evenly spaced."""
+    """Timesteps on the sheet: the first, the middle and the last one of two sequences: the first and the last."""
     rows: dict[str, list[int]] = {}
     for row, timestep in enumerate(recording.timesteps):
         rows.setdefault(timestep.sequence, []).append(row)
@@ -63,19 +64,24 @@ def contact_sheet(recording: Recording, head: HeadModel, findings: Findings) -> 
     drawn = tiles.draw([*frames, *((frame.timestep, frame.camera) for frame in worst)])
     moment_names = [_moment(recording, t) for t in moments]
     camera_names = [f"camera {recording.serials[c]}" for c in cameras]
-    blocks = []
-    if len(cameras) <= _FEW_CAMERAS:
-        rows = [(camera_names[c], [drawn[t, c] for t in moments]) for c in cameras]
-        blocks.append(_grid(rows, moment_names))
+    few = len(cameras) <= _FEW_CAMERAS
+    left = _label_width([*(camera_names if few else moment_names), "worst frames"])
+    if few:
+        blocks = [_grid([(camera_names[c], [drawn[t, c] for t in moments]) for c in cameras], moment_names, left)]
     else:
+        blocks = []
         for start in range(0, len(cameras), _MOST_COLUMNS):
             some = cameras[start : start + _MOST_COLUMNS]
             rows = [(name, [drawn[t, c] for c in some]) for name, t in zip(moment_names, moments, strict=True)]
-            blocks.append(_grid(rows, [camera_names[c] for c in some]))
+            blocks.append(_grid(rows, [camera_names[c] for c in some], left))
     if worst:
-        blocks.append(_worst(recording, worst, drawn, tiles.columns))
+        names = [f"camera {recording.serials[frame.camera]}, {_moment(recording, frame.timestep)}" for frame in worst]
+        pictures = [drawn[frame.timestep, frame.camera] for frame in worst]
+        texts = [f"{name}: {frame.reason}" for name, frame in zip(names, worst, strict=True)]
+        blocks.append(_captioned("worst frames", pictures, texts, tiles.columns, left))
     body = image_grid.vstack(blocks, gap=3 * image_grid.GAP)
-    return image_grid.margin(image_grid.vstack([_heading(findings, body.shape[1]), body], gap=_MARGIN), _MARGIN)
+    heading = _heading(findings, max(body.shape[1], _HEADING_WIDTH))
+    return image_grid.margin(image_grid.vstack([heading, body], gap=_MARGIN), _MARGIN)
 
 
 @dataclass(frozen=True)
@@ -136,26 +142,28 @@ def _tile(image: np.ndarray, mask: list[np.ndarray], outline: HeadOutline, findi
     return tile
 
 
-def _grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]], columns: Sequence[str]) -> np.ndarray:
-    return image_grid.grid(rows, columns, label_width=_LABEL_WIDTH, font=_FONT)
+def _grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]], columns: Sequence[str], label_width: int) -> np.ndarray:
+    return image_grid.grid(rows, columns, label_width=label_width, font=_FONT)
 
 
-def _worst(
-    recording: Recording, worst: Sequence[FrameFinding], drawn: Mapping[Frame, np.ndarray], columns: int
+def _label_width(names: Sequence[str]) -> int:
+    """Room for the longest word of the titles of rows."""
+    least, most = _LABEL_WIDTHS
+    longest = max((len(word) for name in names for word in name.split()), default=0)
+    return min(max(round(0.58 * _FONT * longest), least), most)
+
+
+def _captioned(
+    title: str, pictures: Sequence[np.ndarray], texts: Sequence[str], columns: int, label_width: int
 ) -> np.ndarray:
-    """The worst frames, each with what is wrong with it."""
-    width = drawn[worst[0].timestep, worst[0].camera].shape[1]
-
-    def tiles() -> Iterator[np.ndarray]:
-        for frame in worst:
-            name = f"camera {recording.serials[frame.camera]}, {_moment(recording, frame.timestep)}: {frame.reason}"
-            picture = drawn[frame.timestep, frame.camera]
-            yield np.concatenate([picture, image_grid.blank(3, width), image_grid.label(name, width, _FONT - 1)])
-
-    found = list(tiles())
-    rows = [image_grid.hstack(found[i : i + columns]) for i in range(0, len(found), columns)]
-    title = image_grid.label("worst frames", _LABEL_WIDTH, _FONT, "left")
-    return image_grid.hstack([title, image_grid.vstack(rows)])
+    """Pictures with a text below each, in rows of `columns`."""
+    width = pictures[0].shape[1]
+    tiles = [
+        np.concatenate([picture, image_grid.blank(3, width), image_grid.label(text, width, _FONT - 1)])
+        for picture, text in zip(pictures, texts, strict=True)
+    ]
+    rows = [image_grid.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    return image_grid.hstack([image_grid.label(title, label_width, _FONT, "left"), image_grid.vstack(rows)])
 
 
 def _moment(recording: Recording, row: int) -> str:
