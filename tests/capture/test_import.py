@@ -30,7 +30,7 @@ from capture.exports import (
 )
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.store import CaptureStore
-from osgap.capture.tracking.layouts import check_tracking, find_tracking
+from osgap.capture.tracking.layouts import check_tracking, find_tracking, read_recording
 from osgap.capture.tracking.recording import HELD_OUT_INDEX
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -303,20 +303,20 @@ def test_jpeg_frames_and_png_masks(exporter: Exporter, do_import: Importer) -> N
     [(None, None, 5143), (5023, None, 5143), (5143, None, 5143), (None, 9, 9), (9, 9, 9), (5023, 5023, 5143)],
 )
 def test_static_offset_gets_the_heads_vertices(
-    exporter: Exporter, do_import: Importer, tmp_path: Path,
-    tracked: int | None, template: int | None, stored: int,
-) -> None:  # fmt: skip
+    exporter: Exporter, tmp_path: Path, tracked: int | None, template: int | None, stored: int
+) -> None:
     exporter.offset = np.full((1, tracked or 1, 3), 0.01, np.float32)
     export = exporter.single(timesteps=2)
     if tracked is None:
         for timestep in range(2):
             export.set_flame(timestep, static_offset=None)
-    inputs = {}
+    head = None
     if template is not None:
         obj = tmp_path / "head.obj"
         obj.write_text("v 0 0 0\n" * template + "vt 0 0\nvn 0 0 0\nf 1/1 2/1 3/1\n")
-        inputs["head"] = template_only(obj)
-    offset = CaptureStore(do_import(export.folder, **inputs)).params.static_offset.numpy()
+        head = template_only(obj)
+    recording = read_recording(CaptureConfig(), export.folder, "030", SubjectEntry(), head=head)
+    offset = recording.params.static_offset.numpy()
     assert offset.shape == (stored, 3)
     assert (offset[:tracked] == np.float32(0.01)).all() if tracked else not offset.any()
     assert not offset[tracked:].any()

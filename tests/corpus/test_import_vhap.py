@@ -19,7 +19,7 @@ from PIL import Image
 from corpus.damage import HTML, Runs, copy_of, cut, dangling_link_in_place_of, delete, folder_in_place_of, write
 from corpus.harness import Case, World, cases
 from corpus.limits import bound_by_permissions, full_disk
-from corpus.world import EXPORT, HEIGHT, STORE, SUBJECT, UNION, VERTICES, WIDTH, mask, npz, picture, png
+from corpus.world import EXPORT, HEIGHT, STORE, SUBJECT, UNION, UNPOSED, VERTICES, WIDTH, mask, npz, picture, png
 from osgap.head.params import MOTION_WIDTHS
 
 TABLE = f"{EXPORT}/transforms.json"
@@ -453,7 +453,7 @@ BROKEN_UNIONS = {
 
 
 def as_union(world: World) -> World:
-    world.settings["capture"] = {"download": False, "tracking": f"WORLD/{UNION}"}
+    world.settings["capture"] = {"download": False, "tracking": f"WORLD/{UNION}", **UNPOSED}
     return world
 
 

@@ -28,9 +28,11 @@ def refuse_missing_masks(recording: Recording) -> None:
         for images, masks in zip(recording.frames.images, recording.frames.masks, strict=True)
         for image, mask in zip(images, masks, strict=True)
     ]
-    bare = [image for image, mask in pairs if mask is None and image.is_file() and not may_have_alpha(image)]
+    if any(mask is not None and mask.is_file() for _, mask in pairs):
+        pairs = [pair for pair in pairs if pair[1] is None]  # a single file that is not there is named by who reads it
+    bare = [image for image, _ in pairs if image.is_file() and not may_have_alpha(image)]
     if bare:
-        raise missing_mask(bare[0], f", one of {len(bare)} such images of {len(pairs)}" if len(pairs) > 1 else "")
+        raise missing_mask(bare[0], f", one of {len(bare)} such images" if len(bare) > 1 else "")
 
 
 def missing_mask(image: Path, among: str = "") -> UserError:
