@@ -39,6 +39,35 @@ _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 _MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
+def axes_matrix(axes: str) -> np.ndarray:
+    """`[3, 3]` with which world points become the head's: `x,z,-y` means that the head's y is the world's z.
+
+    Raises:
+        ValueError: when it is no rotation.
+    """
+    matrix = np.zeros((3, 3))
+    names = axes.split(",")
+    if len(names) == 3 and all(name.removeprefix("-") in {"x", "y", "z"} for name in names):
+        for row, name in enumerate(names):
+            matrix[row, "xyz".index(name[-1])] = -1 if name[0] == "-" else 1
+    if not np.isclose(np.linalg.det(matrix), 1):
+        raise ValueError(f"{axes!r} names no right-handed axes; such as x,z,-y")
+    return matrix
+
+
+def all_axes() -> list[str]:
+    """The 23 turns of a world by right angles."""
+    found = []
+    for order, signs in product(permutations("xyz"), product(("", "-"), repeat=3)):
+        axes = ",".join(sign + name for sign, name in zip(signs, order, strict=True))
+        try:
+            axes_matrix(axes)
+        except ValueError:
+            continue
+        found.append(axes)
+    return found[1:]
+
+
 # cameras: [C, 4, 4] world to camera -> the same ---------------------------------------------------------------
 
 
@@ -86,35 +115,6 @@ CAMERAS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "z_up": _turned_world("x,z,-y"),
 }
 """Corrections of `[C, 4, 4]` world-to-camera matrices."""
-
-
-def axes_matrix(axes: str) -> np.ndarray:
-    """`[3, 3]` with which world points become the head's: `x,z,-y` means that the head's y is the world's z.
-
-    Raises:
-        ValueError: when it is no rotation.
-    """
-    matrix = np.zeros((3, 3))
-    names = axes.split(",")
-    if len(names) == 3 and all(name.removeprefix("-") in {"x", "y", "z"} for name in names):
-        for row, name in enumerate(names):
-            matrix[row, "xyz".index(name[-1])] = -1 if name[0] == "-" else 1
-    if not np.isclose(np.linalg.det(matrix), 1):
-        raise ValueError(f"{axes!r} names no right-handed axes; such as x,z,-y")
-    return matrix
-
-
-def all_axes() -> list[str]:
-    """The 23 turns of a world by right angles."""
-    found = []
-    for order, signs in product(permutations("xyz"), product(("", "-"), repeat=3)):
-        axes = ",".join(sign + name for sign, name in zip(signs, order, strict=True))
-        try:
-            axes_matrix(axes)
-        except ValueError:
-            continue
-        found.append(axes)
-    return found[1:]
 
 
 # lenses and parameters ---------------------------------------------------------------------------------------
