@@ -30,7 +30,10 @@ class Rows:
     matrix: np.ndarray
     """`[N, 7]`: shift along the world's axes [head heights], turn about them [radians], growth [1]."""
     plane: np.ndarray
-    """`[N, 2]` the mask's gradient: what a shift in the image does."""
+    """`[N, 2]` the mask's gradient: what a shift in the image does [head heights]."""
+    lens: np.ndarray
+    """`[N, 4]`: shift of all images right and down [image heights], growth of focal lengths, growth of focal lengths and
+    principal points."""
     tolerant: np.ndarray
     """`[N]` weight where the mask is larger."""
     strict: np.ndarray
@@ -56,6 +59,11 @@ def rows_of(
         arm = claim.vertices[timestep][outline.vertices] - centre
         matrix = np.concatenate((world * height, np.cross(arm, world), (arm * world).sum(1, keepdims=True)), axis=1)
         count = len(outline.gap)
+        from_center = outline.local[:, :2] / depth * focal
+        shift = outline.gradient * claim.height
+        focal_growth = (outline.gradient * from_center).sum(1, keepdims=True)
+        growth = focal_growth + outline.gradient @ claim.intrinsics[camera, :2, 2:]
+        lens = np.concatenate((shift, focal_growth, growth), axis=1) / comparison.height
         # Each frame weighs the same, however finely the mesh is divided where its outline is.
         share = 200 / count
         parts.append(
@@ -64,12 +72,14 @@ def rows_of(
                 outline.gap / comparison.height,
                 matrix / comparison.height,
                 outline.gradient,
+                lens,
                 tolerant[outline.vertices] * share,
                 strict[outline.vertices] * share,
             )
         )
     if not parts:
-        return Rows(np.zeros(0, int), np.zeros(0), np.zeros((0, 7)), np.zeros((0, 2)), np.zeros(0), np.zeros(0))
+        empty = np.zeros(0)
+        return Rows(np.zeros(0, int), empty, np.zeros((0, 7)), np.zeros((0, 2)), np.zeros((0, 4)), empty, empty)
     return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

@@ -16,6 +16,19 @@ _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 _MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
+def all_axes() -> list[str]:
+    """The 23 turns of a world by right angles."""
+    found = []
+    for order, signs in product(permutations("xyz"), product(("", "-"), repeat=3)):
+        axes = ",".join(sign + name for sign, name in zip(signs, order, strict=True))
+        try:
+            axes_matrix(axes)
+        except ValueError:
+            continue
+        found.append(axes)
+    return found[1:]
+
+
 # cameras: [C, 4, 4] world to camera -> the same ---------------------------------------------------------------
 
 
@@ -63,19 +76,6 @@ CAMERAS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "z_up": _turned_world("x,z,-y"),
 }
 """Corrections of `[C, 4, 4]` world-to-camera matrices."""
-
-
-def all_axes() -> list[str]:
-    """The 23 turns of a world by right angles."""
-    found = []
-    for order, signs in product(permutations("xyz"), product(("", "-"), repeat=3)):
-        axes = ",".join(sign + name for sign, name in zip(signs, order, strict=True))
-        try:
-            axes_matrix(axes)
-        except ValueError:
-            continue
-        found.append(axes)
-    return found[1:]
 
 
 # lenses and parameters ---------------------------------------------------------------------------------------
@@ -225,9 +225,7 @@ def _of_timesteps(recording: Recording, kept: Sequence[int]) -> Recording:
     timesteps: list[Timestep] = [recording.timesteps[row] for row in kept]
     frames: Pictures | list[Footage]
     if isinstance(recording.frames, Pictures):
-        frames = Pictures(
-            [recording.frames.images[row] for row in kept], [recording.frames.masks[row] for row in kept]
-        )
+        frames = Pictures([recording.frames.images[row] for row in kept], [recording.frames.masks[row] for row in kept])
     else:
         frames = [part for part in (_footage_of(footage, place) for footage in recording.frames) if part.timesteps]
     splits = {
