@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import pytest
 from capture import breakage
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.correction_names import CORRECTIONS
+from osgap.capture.importing.examination import examine
 from osgap.capture.importing.stage import ImportInputs, ImportOutputs, run
 from osgap.capture.store import CaptureStore
+from osgap.capture.tracking.layouts import read_recording
 from osgap.cli import main
+from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
@@ -191,18 +195,14 @@ def test_bad_frames_are_named_and_left_out_if_asked(
         assert ("capture.drop_outliers" in caplog.text) != dropped
 
 
-def test_what_was_assumed_is_said_once(
-    broken: Path, do_import: Callable[..., ImportOutputs], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_was_assumed_is_said_once(export: Path, assets: HeadAssets, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-
-    def without(arrays: dict[str, np.ndarray]) -> None:
-        del arrays["static_offset"]
-
-    breakage.parameters(broken, without)
-    content = json.loads(do_import(broken).findings.read_text())
-    assert sum("static_offset" in note for note in content["notes"]) == 1
-    for note in content["notes"]:
+    notes = ("no static_offset: zero", "dynamic_offset is left out")
+    recording = read_recording(CaptureConfig(), export, SUBJECT, SubjectEntry(), head=assets)
+    examination = examine(replace(recording, notes=notes), load_head(assets), SUBJECT)
+    examination.say()
+    assert examination.content()["notes"] == list(notes)
+    for note in notes:
         assert caplog.text.count(note) == 1
 
 
