@@ -109,10 +109,11 @@ def written(
 ) -> Iterator[None]:
     """Write the numbers and the sheet: both appear when the `with` block has ended well, else neither."""
     content, origin = examination.content(dropped=dropped), provenance.as_dict()
-    with atomic_path(sheet) as picture, atomic_path(findings) as text:
+    with atomic_path(sheet) as picture:
         picture.write_bytes(encode_small_png(examination.sheet, origin))
-        text.write_text(encode_json(content, origin))
-        yield
+        with atomic_path(findings) as text:
+            text.write_text(encode_json(content, origin))
+            yield
 
 
 def refuse_unsound(examination: Examination, findings: Path, sheet: Path, provenance: Provenance) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from osgap.capture.encoded import read_file, read_header
 from osgap.capture.tracking.recording import Footage, Pictures, Recording
+from osgap.runtime.errors import UserError
 
 PIXELS = 12_000_000
 """Of all images that are decoded, about; more where that is less than `FEWEST` frames."""
@@ -17,6 +19,7 @@ FEWEST, MOST = 96, 480
 """Frames of a recording that are looked at, if it has so many."""
 SUSPECTS = 32
 """Frames that are looked at besides, because their files are much smaller or larger than their neighbours'."""
+_MOST_PIXELS = 1 << 27  # of an image; what is larger is none of a capture
 HEIGHT = 240
 """Of the reduced images [pixels], at most."""
 
@@ -101,15 +104,27 @@ def read_samples(recording: Recording, chosen: list[tuple[int, int]]) -> list[Sa
 
 
 def _of_files(timestep: int, camera: int, image: Path, mask: Path | None, size: tuple[int, int]) -> Sample:
-    pixels = cv2.imread(str(image), cv2.IMREAD_UNCHANGED if mask is None else cv2.IMREAD_COLOR)
+    pixels = _decoded(image, cv2.IMREAD_UNCHANGED if mask is None else cv2.IMREAD_COLOR)
     alpha = None
     if mask is not None:
-        alpha = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+        alpha = _decoded(mask, cv2.IMREAD_GRAYSCALE)
     elif pixels is not None and pixels.ndim == 3 and pixels.shape[2] == 4:
         alpha = np.ascontiguousarray(pixels[..., 3])
     if pixels is not None:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB) if pixels.ndim == 2 else pixels[..., 2::-1]
     return _sample(timestep, camera, pixels, alpha, size)
+
+
+def _decoded(path: Path, flags: int) -> np.ndarray | None:
+    """Pixels as OpenCV reads them; without a word where it would complain, because the import says what is wrong."""
+    try:
+        content = read_file(path)
+        header = read_header(content, str(path))
+        if header.width * header.height > _MOST_PIXELS:
+            return None
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except (UserError, cv2.error):
+        return None
 
 
 def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], size: tuple[int, int]) -> Iterator[Sample]:
@@ -122,7 +137,7 @@ def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], size: tuple
         if isinstance(footage.masks, Path):
             masks = [rgb(picture)[..., 1] for picture in decode(footage.masks, numbers, 1)]
         else:
-            masks = [cv2.imread(str(footage.masks[k]), cv2.IMREAD_GRAYSCALE) for k in wanted]
+            masks = [_decoded(footage.masks[k], cv2.IMREAD_GRAYSCALE) for k in wanted]
         for k, picture, mask in zip(wanted, pictures, masks, strict=True):
             yield _sample(footage.timesteps[k], footage.camera, picture, mask, size)
 
