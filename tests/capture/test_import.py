@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from corpus.limits import full_disk
 from nersemble_data.constants import SERIALS
 
 from capture.exports import (
@@ -326,6 +327,13 @@ def test_two_imports_are_the_same_bytes(exporter: Exporter, do_import: Importer)
     folder = exporter.single().folder
     first = do_import(folder).read_bytes()
     assert do_import(folder).read_bytes() == first
+
+
+def test_a_full_disk_leaves_no_store(exporter: Exporter, do_import: Importer, tmp_path: Path) -> None:
+    folder = exporter.single().folder
+    with full_disk(8000), pytest.raises(UserError, match=r"030\.h5 cannot be written .*make room"):
+        do_import(folder)
+    assert list((tmp_path / "captures").iterdir()) == []
 
 
 def test_provenance_covers_frames_and_parameters(exporter: Exporter, do_import: Importer) -> None:
