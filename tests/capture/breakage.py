@@ -78,7 +78,7 @@ def parameters(out: Path, change: Callable[[dict[str, np.ndarray]], None]) -> No
         with np.load(file) as content:
             arrays = dict(content)
         change(arrays)
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)
 
 
 def pictures(
@@ -90,7 +90,7 @@ def pictures(
     """Change images, masks or both."""
     for kind in kinds:
         for file in sorted((out / kind).glob(f"{which}.png")):
-            pixels = change(cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
+            pixels = change(np.asarray(cv2.imread(str(file), cv2.IMREAD_UNCHANGED)))
             file.unlink()
             cv2.imwrite(str(file), pixels)
 
@@ -182,8 +182,8 @@ def _cameras_as(name: Callable[[int, int], int]) -> Callable[[Path], None]:
     """Every camera gets the pose of another one, by (camera, cameras)."""
 
     def apply(out: Path) -> None:
-        known: dict[int, list[list[float]]] = {}
-        records(out, lambda r: known.setdefault(camera_of(r), r["transform_matrix"]) and None if "file_path" in r else None)
+        content = json.loads((out / "transforms.json").read_text())
+        known = {camera_of(frame): frame["transform_matrix"] for frame in content["frames"]}
         poses(out, lambda _, camera: np.array(known[name(camera, len(known))], float))
 
     return apply
@@ -229,6 +229,11 @@ _BOTH = ("images", "fg_masks")
 _MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
+def _opencv_centimetres(out: Path) -> None:
+    _scaled_positions(100)(out)
+    poses(out, lambda matrix, _: matrix @ _FLIP)
+
+
 def _transposed(matrix: Matrix, _: int) -> Matrix:
     matrix[:3, :3] = matrix[:3, :3].T.copy()
     return matrix
@@ -240,11 +245,9 @@ KINDS: dict[str, Kind] = {
     "opencv_axes": Kind(lambda o: poses(o, lambda m, _: m @ _FLIP), "opencv_axes", "OpenCV"),
     "world_to_camera": Kind(lambda o: poses(o, lambda m, _: np.linalg.inv(m)), "world_to_camera", "world-to-camera"),
     "opencv_world_to_camera": Kind(
-        lambda o: poses(o, lambda m, _: np.linalg.inv(m @ _FLIP)), "world_to_camera+opencv_axes", "world-to-camera"
+        lambda o: poses(o, lambda m, _: np.linalg.inv(m @ _FLIP)), "opencv_world_to_camera", "world-to-camera"
     ),
-    "opencv_centimetres": Kind(
-        lambda o: (_scaled_positions(100)(o), poses(o, lambda m, _: m @ _FLIP))[0], "centimetres+opencv_axes", "OpenCV"
-    ),
+    "opencv_centimetres": Kind(_opencv_centimetres, "opencv_axes, centimetres", "OpenCV"),
     "transposed": Kind(lambda o: poses(o, _transposed), "transposed_rotations", "transposed"),
     "z_up": Kind(lambda o: poses(o, lambda m, _: rotation(0, 90) @ m), "world_axes", "axes"),
     "y_down": Kind(lambda o: poses(o, lambda m, _: rotation(0, 180) @ m), "world_axes", "axes"),
@@ -274,9 +277,7 @@ KINDS: dict[str, Kind] = {
     "exchanged_neighbours": Kind(_cameras_as(_pair(6, 7)), "cameras", "exchanged"),
     "rotated_cameras": Kind(_cameras_as(lambda c, n: (c + 1) % n), "cameras", "order|exchanged|poses"),
     "reversed_cameras": Kind(_cameras_as(lambda c, n: n - 1 - c), "cameras|mirrored", "order|exchanged|poses|mirror"),
-    "later_parameters": Kind(
-        _moments_as(("flame_param",), lambda t, n: min(t + 1, n - 1)), None, "moment|timestep"
-    ),
+    "later_parameters": Kind(_moments_as(("flame_param",), lambda t, n: min(t + 1, n - 1)), None, "moment|timestep"),
     "reversed_parameters": Kind(_moments_as(("flame_param",), lambda t, n: n - 1 - t), None, "moment|timestep"),
     "one_turned_camera": Kind(_one_pose(5, rotation(1, 3)), None, "camera"),
     "one_moved_camera": Kind(_one_pose(5, rotation(0, -4)), None, "camera"),

@@ -29,6 +29,7 @@ CORRECTIONS: dict[str, str] = {
     "head_centimetres": "divide the head's translation by 100",
     "head_at_origin": "leave out the head's translation, which the cameras contain",
     "degrees": "take rotations of head, neck, jaw and eyes as degrees",
+    "reversed_rotations": "turn head and neck the other way",
     "exchanged_cameras:A,B": "exchange the poses and intrinsics of the cameras A and B (serials)",
     "camera_order:A,B,…": "let the cameras, in their order, have the poses and intrinsics of A, B, … (all serials)",
     "parameters_later:N": "give every moment the FLAME parameters of N timesteps later (earlier, if negative)",
@@ -154,6 +155,7 @@ PARAMETERS: Mapping[str, Callable[[Recording], Recording]] = {
     "head_millimetres": _times(1e-3, "translation"),
     "head_centimetres": _times(1e-2, "translation"),
     "head_at_origin": _times(0, "translation"),
+    "reversed_rotations": _times(-1, "rotation", "neck_pose"),
     "degrees": _times(np.pi / 180, "rotation", "neck_pose", "jaw_pose", "eyes_pose"),
 }
 """Corrections of FLAME parameters."""
@@ -178,9 +180,8 @@ def check_correction(name: str) -> str:
         parts = argument.split("x")
         if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise ValueError(f"{name!r}: expected a width and a height in pixels, such as intrinsics_of:88x128")
-    elif kind == "parameters_later":
-        if not argument.removeprefix("-").isdecimal() or int(argument) == 0:
-            raise ValueError(f"{name!r}: expected a number of timesteps, such as parameters_later:1")
+    elif kind == "parameters_later" and (not argument.removeprefix("-").isdecimal() or int(argument) == 0):
+        raise ValueError(f"{name!r}: expected a number of timesteps, such as parameters_later:1")
     return name
 
 
@@ -286,9 +287,7 @@ def _of_timesteps(recording: Recording, kept: Sequence[int]) -> Recording:
     timesteps: list[Timestep] = [recording.timesteps[row] for row in kept]
     frames: Pictures | list[Footage]
     if isinstance(recording.frames, Pictures):
-        frames = Pictures(
-            [recording.frames.images[row] for row in kept], [recording.frames.masks[row] for row in kept]
-        )
+        frames = Pictures([recording.frames.images[row] for row in kept], [recording.frames.masks[row] for row in kept])
     else:
         frames = [part for part in (_footage_of(footage, place) for footage in recording.frames) if part.timesteps]
     splits = {

@@ -37,9 +37,7 @@ def camera_rows(claim: Claim, evidence: Evidence, suspects: Sequence[int]) -> li
     costs = np.full((len(suspects), len(suspects)), 4.0)
     for row, shown in enumerate(suspects):
         for column, pose in enumerate(suspects):
-            found = [
-                _cost(claim, evidence, (t, shown), pose) for t in chosen if (t, shown) in evidence.fields
-            ]
+            found = [_cost(claim, evidence, (t, shown), pose) for t in chosen if (t, shown) in evidence.fields]
             if found:
                 costs[row, column] = np.mean(found)
     rows, columns = linear_sum_assignment(costs)
@@ -105,7 +103,7 @@ def other_moments(claim: Claim, evidence: Evidence) -> dict[int, int]:
     moments = sorted({t for t, _ in some.fields})
     costs = np.zeros((len(moments), len(moments)))
     for column, source in enumerate(moments):
-        same = measure(claim.replace(vertices={t: claim.vertices[source] for t in moments}), some)
+        same = measure(claim.replace(vertices=dict.fromkeys(moments, claim.vertices[source])), some)
         for row, shown in enumerate(moments):
             costs[row, column] = np.mean([same.cost(key) for key in some.fields if key[0] == shown])
     rows, columns = linear_sum_assignment(costs)
