@@ -132,7 +132,7 @@ class Kind:
 
     apply: Callable[[Path], None]
     correction: str | None
-    """That is owed; None where there is none."""
+    """How the correction begins that is owed; None where there is none, or more than one mends it."""
     words: str
     """One of these, separated by `|`, stands in the cause."""
     outliers: tuple[tuple[int, int], ...] = ()
@@ -202,7 +202,7 @@ def _moments_as(kinds: tuple[str, ...], name: Callable[[int, int], int]) -> Call
 
 
 def _other_shape(arrays: dict[str, np.ndarray]) -> None:
-    arrays["shape"] = np.roll(-2.0 * arrays["shape"], 7)
+    arrays["shape"] = (-1.5 * arrays["shape"]).astype(np.float32)
 
 
 def _one_pose(camera: int, matrix: Matrix) -> Callable[[Path], None]:
@@ -249,35 +249,37 @@ KINDS: dict[str, Kind] = {
     ),
     "opencv_centimetres": Kind(_opencv_centimetres, "opencv_axes, centimetres", "OpenCV"),
     "transposed": Kind(lambda o: poses(o, _transposed), "transposed_rotations", "transposed"),
-    "z_up": Kind(lambda o: poses(o, lambda m, _: rotation(0, 90) @ m), "world_axes", "axes"),
+    "z_up": Kind(lambda o: poses(o, lambda m, _: rotation(0, 90) @ m), "z_up", "z point up"),
     "y_down": Kind(lambda o: poses(o, lambda m, _: rotation(0, 180) @ m), "world_axes", "axes"),
-    "mirrored_world": Kind(lambda o: poses(o, lambda m, _: _MIRROR @ m @ _MIRROR), "mirrored", "mirror"),
+    "mirrored_world": Kind(lambda o: poses(o, lambda m, _: _MIRROR @ m @ _MIRROR), "left_handed", "mirror"),
     "shifted_head": Kind(_translated((0.3, 0, 0)), None, "beside"),
     "shifted_up": Kind(_translated((0, 0.05, 0)), None, "beside|principal"),
     "shifted_3_percent": Kind(_translated((0.007, 0, 0)), None, "beside"),
     "shifted_depth": Kind(_translated((0, 0, 0.1)), None, "beside"),
     "head_millimetres": Kind(_times("translation", 1000), "head_millimetres", "millimetres"),
     "degrees": Kind(_times("rotation neck_pose jaw_pose eyes_pose", 57.29578), "degrees", "degrees"),
-    "no_rotation": Kind(_times("rotation neck_pose", -1.0), None, "pose|moment|rotat|turn|inver"),
-    "other_person": Kind(lambda o: parameters(o, _other_shape), None, "person|shape"),
+    "reversed_rotations": Kind(_times("rotation neck_pose", -1.0), "reversed_rotations", "revers"),
+    "other_person": Kind(lambda o: parameters(o, _other_shape), None, "person|larger|focal|beside"),
     "swapped_principal_point": Kind(lambda o: intrinsics(o, _exchanged_center), "exchanged_center", "cx and cy"),
-    "other_size": Kind(_lens(2 / 3, 2 / 3), "intrinsics_size", "intrinsics are for"),
-    "other_size_larger": Kind(_lens(1.5, 1.5), "intrinsics_size", "intrinsics are for"),
+    "other_size": Kind(_lens(2 / 3, 2 / 3), "intrinsics_of", "intrinsics are for"),
+    "other_size_larger": Kind(_lens(1.5, 1.5), "intrinsics_of", "intrinsics are for"),
     "long_focal": Kind(_lens(1.15), None, "focal"),
     "short_focal": Kind(_lens(0.7), None, "focal"),
     "cropped_lens": Kind(_lens(dx=0.25), None, "principal point|crop"),
     "cropped": Kind(lambda o: pictures(o, _cropped), None, "crop|principal"),
-    "mirrored_pictures": Kind(lambda o: pictures(o, lambda p: p[:, ::-1]), "mirrored", "mirror"),
+    "mirrored_pictures": Kind(lambda o: pictures(o, lambda p: p[:, ::-1]), None, "mirror"),
     "mirrored_images": Kind(lambda o: pictures(o, lambda p: p[:, ::-1], ("images",)), None, "mirror|images"),
-    "upside_down": Kind(lambda o: pictures(o, lambda p: p[::-1, ::-1]), "upside_down", "upside"),
-    "flipped": Kind(lambda o: pictures(o, lambda p: p[::-1]), "flipped", "upside|flip"),
-    "inverted_masks": Kind(lambda o: pictures(o, lambda p: 255 - p, ("fg_masks",)), "inverted_masks", "inverted"),
+    "upside_down": Kind(lambda o: pictures(o, lambda p: p[::-1, ::-1]), None, "upside"),
+    "flipped": Kind(lambda o: pictures(o, lambda p: p[::-1]), None, "upside"),
+    "inverted_masks": Kind(lambda o: pictures(o, lambda p: 255 - p, ("fg_masks",)), None, "inverted"),
     "full_masks": Kind(lambda o: pictures(o, lambda p: p * 0 + 255, ("fg_masks",)), None, "full|whole"),
-    "exchanged_cameras": Kind(_cameras_as(_pair(2, 11)), "cameras", "exchanged"),
-    "exchanged_neighbours": Kind(_cameras_as(_pair(6, 7)), "cameras", "exchanged"),
-    "rotated_cameras": Kind(_cameras_as(lambda c, n: (c + 1) % n), "cameras", "order|exchanged|poses"),
-    "reversed_cameras": Kind(_cameras_as(lambda c, n: n - 1 - c), "cameras|mirrored", "order|exchanged|poses|mirror"),
-    "later_parameters": Kind(_moments_as(("flame_param",), lambda t, n: min(t + 1, n - 1)), None, "moment|timestep"),
+    "exchanged_cameras": Kind(_cameras_as(_pair(2, 11)), "exchanged_cameras", "exchanged"),
+    "exchanged_neighbours": Kind(_cameras_as(_pair(6, 7)), "exchanged_cameras", "exchanged"),
+    "rotated_cameras": Kind(_cameras_as(lambda c, n: (c + 1) % n), "camera_order", "order|exchanged|poses"),
+    "reversed_cameras": Kind(_cameras_as(lambda c, n: n - 1 - c), None, "order|exchanged|poses|mirror"),
+    "later_parameters": Kind(
+        _moments_as(("flame_param",), lambda t, n: min(t + 1, n - 1)), "parameters_later:-1", "earlier"
+    ),
     "reversed_parameters": Kind(_moments_as(("flame_param",), lambda t, n: n - 1 - t), None, "moment|timestep"),
     "one_turned_camera": Kind(_one_pose(5, rotation(1, 3)), None, "camera"),
     "one_moved_camera": Kind(_one_pose(5, rotation(0, -4)), None, "camera"),
