@@ -1,12 +1,12 @@
-"""Measure the look at captures: false alarms over exports that are right, and what it says of exports that are broken.
+"""Measure the look at captures: false alarms over exports that are right, what it says of exports that are broken.
 
-    python benchmarks/captures.py results/demo/synthetic/tracking ../shared/captures_cc0 --noise 1 --kinds all --every 20
+    python benchmarks/captures.py results/demo/synthetic/tracking ../shared/captures_cc0 --noise 1 --kinds all --every 9
 
-Looks for tracking exports of one sequence in the folders, with the head model beside them (`model/` or `head/`, there or
-in a folder above), and prints a line for each capture and JSON at the end: `alarms` of `captures` that are right stop or
-have a doubtful head, `seconds` is the median processor time of a look (with the decoding), and for each kind of breakage
-how many of how many were `named` rightly, `stopped` with another cause, or passed unnoticed. `--noise 1` adds copies with
-the tracking error of the best trackers (1 mm, 0.6 degrees), as `make_people.py --param-noise 1` does. Kinds are those of
+Looks for tracking exports of one sequence in the folders, with the head model beside them (`model/` or `head/`, there
+or in a folder above), and prints a line for each capture and JSON at the end: `alarms` of `captures` that are right
+stop, have outliers or a doubtful head, `seconds` is the median processor time of a look (with the decoding), and for
+each kind of breakage how many were `named` rightly, `stopped` with another cause, or passed unnoticed. `--noise 1` adds
+copies with tracking error (1 mm, 0.6 degrees), as `make_people.py --param-noise 1` does. Kinds are those of
 `tests/capture/breakage.py`, of every so many captures (`--every`).
 """
 

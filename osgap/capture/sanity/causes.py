@@ -35,14 +35,16 @@ SENTENCES = {
 }
 ACCEPTED = 1.15
 """`Measures.excess` up to which a hypothesis explains what was wrong."""
-_COARSE, _FINE = 32, 8  # hypotheses that are compared with silhouettes, and then with colours
-_FRAMES_COARSE, _FRAMES_FIT, _FRAMES_FINE = 12, 20, 32
+_COARSE, _FINE = 20, 5  # hypotheses that are compared with silhouettes, and then with colours
+_FRAMES_COARSE, _FRAMES_FIT, _FRAMES_FINE = 12, 20, 24
 _PLAIN = 0.5  # of excess: a correction that leaves so little needs no other explanation
 _COMPLEXITY = 0.03  # cost that a further assumption must save
 _CAMERA_CHANGES = (
     "", "opencv_axes", "world_to_camera", "opencv_world_to_camera", "transposed_rotations", "left_handed",
 )  # fmt: skip
 _UNITS = ("", "centimetres", "millimetres", "decimetres")
+_COMPLEXITIES = {"world_axes": 1.6, "head_at_origin": 2.1, "head_centimetres": 2.1}
+"""Of what explains much by chance: a head that is elsewhere often fits without its translation as well."""
 _OTHERS = (
     "head_millimetres", "head_centimetres", "head_at_origin", "degrees", "reversed_rotations", "exchanged_center",
     "centered",
@@ -84,9 +86,8 @@ def likely_cause(
     if not fine.fields:
         return None
     found = _best_named(_named(recording, head, claim), evidence, fine)
-    found += [replace(h, measures=measure(h.claim, fine)) for h in _of_pictures(claim)]
-    plain = [hypothesis for hypothesis in found if hypothesis.excess < _PLAIN and hypothesis.complexity <= 2]
-    if not plain:
+    if not any(hypothesis.excess < _PLAIN and hypothesis.complexity <= 2 for hypothesis in found):
+        found += [replace(h, measures=measure(h.claim, fine)) for h in _of_pictures(claim)]
         found += [replace(h, measures=measure(h.claim, fine)) for h in _fits(recording, claim, evidence)]
     fitting = [hypothesis for hypothesis in found if hypothesis.excess <= accepted]
     return min(fitting, key=lambda hypothesis: hypothesis.price) if fitting else None
@@ -115,7 +116,7 @@ def _named(recording: Recording, head: HeadModel, claim: Claim) -> Iterator[Hypo
 
 def _hypothesis(names: tuple[str, ...], claim: Claim) -> Hypothesis:
     sentences = [SENTENCES.get(name) or _turned(name) for name in names]
-    complexity = sum(1.6 if name.startswith("world_axes") else 1.0 for name in names)
+    complexity = sum(_COMPLEXITIES.get(name.partition(":")[0], 1.0) for name in names)
     return Hypothesis(" And ".join(sentences), names, claim, complexity)
 
 

@@ -165,11 +165,17 @@ PARAMETERS: Mapping[str, Callable[[Recording], Recording]] = {
 
 
 def check_correction(name: str) -> str:
-    """The name, if there is such a correction.
+    """The name, if there is such a correction; several may stand together, with a comma and a space between them.
 
     Raises:
         ValueError: for one that is none of `CORRECTIONS`, or wrongly filled in.
     """
+    for part in name.split(", "):
+        _check_one(part)
+    return name
+
+
+def _check_one(name: str) -> None:
     kind, colon, argument = name.partition(":")
     patterns = {known.partition(":")[0]: ":" in known for known in CORRECTIONS}
     if kind not in patterns or patterns[kind] != bool(colon):
@@ -182,7 +188,6 @@ def check_correction(name: str) -> str:
             raise ValueError(f"{name!r}: expected a width and a height in pixels, such as intrinsics_of:88x128")
     elif kind == "parameters_later" and (not argument.removeprefix("-").isdecimal() or int(argument) == 0):
         raise ValueError(f"{name!r}: expected a number of timesteps, such as parameters_later:1")
-    return name
 
 
 def corrected(recording: Recording, names: Sequence[str]) -> Recording:
@@ -196,7 +201,8 @@ def corrected(recording: Recording, names: Sequence[str]) -> Recording:
             check_correction(name)
         except ValueError as error:
             raise UserError(f"capture.corrections: {error}") from None
-        recording = _corrected(recording, name)
+        for part in name.split(", "):
+            recording = _corrected(recording, part)
     return recording
 
 

@@ -77,7 +77,7 @@ class Boxes:
     def __init__(self, evidence: Evidence) -> None:
         self.keys = list(evidence.fields)
         self.height = evidence.height
-        self.points = evidence.surface.members[::8]
+        self.points = evidence.surface.members[::20]
         self.of_masks = np.array([_box(evidence.fields[key].inside) for key in self.keys])
 
     def of_heads(self, claim: Claim) -> np.ndarray:

@@ -93,7 +93,7 @@ def _gain(own: Measures, other: Measures) -> float:
         saved.setdefault(key[0], []).append(own.cost(key) - other.cost(key))
     moments = np.array([np.mean(values) for values in saved.values()])
     mean = float(moments.mean()) if len(moments) else 0.0
-    clear = mean > _GAIN and mean > _SHARE * own.total and (moments > 0).mean() >= 0.7
+    clear = mean > _GAIN and mean > _SHARE * own.total and (moments > -0.5 * _GAIN).mean() >= 0.8
     return mean if clear else 0.0
 
 
