@@ -57,12 +57,12 @@ def head(head_folder: HeadAssets) -> HeadModel:
 
 @pytest.fixture(scope="module")
 def export(head_folder: HeadAssets, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic person of 3 moments and 16 cameras, who turns the head."""
+    """A synthetic person of 4 moments and 16 cameras, who turns the head."""
     folder = tmp_path_factory.mktemp("person")
-    config = SyntheticConfig(width=64, height=88, timesteps_per_sequence=3)
-    outputs = person_stage.PersonOutputs(folder / "videos", folder / "tracking", folder / "101.json")
-    person_stage.run(config, head_folder, outputs, subject="101", seed=0, sequences=[SEQUENCE])
-    return folder / "tracking" / f"101_{SEQUENCE}"
+    config = SyntheticConfig(width=64, height=88, timesteps_per_sequence=4)
+    outputs = person_stage.PersonOutputs(folder / "videos", folder / "tracking", folder / "104.json")
+    person_stage.run(config, head_folder, outputs, subject="104", seed=0, sequences=[SEQUENCE])
+    return folder / "tracking" / f"104_{SEQUENCE}"
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_single_bad_frames_are_named(kind: str, broken: Callable[[str], Findings
     findings = broken(kind)
     assert findings.sound
     assert findings.outliers == KINDS[kind].outliers
-    assert findings.worst[0].timestep, findings.worst[0].camera == KINDS[kind].outliers[0]
+    assert (findings.worst[0].timestep, findings.worst[0].camera) == KINDS[kind].outliers[0]
     assert any(findings.worst[0].reason in warning for warning in findings.warnings)
 
 

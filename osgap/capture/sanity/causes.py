@@ -43,8 +43,9 @@ _CAMERA_CHANGES = (
     "", "opencv_axes", "world_to_camera", "opencv_world_to_camera", "transposed_rotations", "left_handed",
 )  # fmt: skip
 _UNITS = ("", "centimetres", "millimetres", "decimetres")
-_COMPLEXITIES = {"world_axes": 1.6, "head_at_origin": 2.1, "head_centimetres": 2.1}
+_COMPLEXITIES = {"world_axes": 1.6, "head_at_origin": 2.1, "head_centimetres": 2.1, "head_millimetres": 2.1}
 """Of what explains much by chance: a head that is elsewhere often fits without its translation as well."""
+_FAR = 2.0  # metres of translation from where on its unit is the first thing to doubt
 _OTHERS = (
     "head_millimetres", "head_centimetres", "head_at_origin", "degrees", "reversed_rotations", "exchanged_center",
     "centered",
@@ -105,13 +106,15 @@ def _named(recording: Recording, head: HeadModel, claim: Claim) -> Iterator[Hypo
         if names:
             poses = corrected(recording, names).world_to_camera
             yield _hypothesis(names, claim.replace(world_to_camera=poses))
+    far = float(recording.params.translation.norm(dim=1).median()) > _FAR
     for other in _OTHERS:
         base = corrected(recording, (other,))
         posed = claim_of(base, head, timesteps)
         for change, unit in product(("", "opencv_axes", "world_to_camera"), _UNITS):
             names = tuple(name for name in (change, unit) if name)
             poses = corrected(base, names).world_to_camera
-            yield _hypothesis((other, *names), posed.replace(world_to_camera=poses))
+            hypothesis = _hypothesis((other, *names), posed.replace(world_to_camera=poses))
+            yield replace(hypothesis, complexity=1.0 + len(names)) if far else hypothesis
 
 
 def _hypothesis(names: tuple[str, ...], claim: Claim) -> Hypothesis:
