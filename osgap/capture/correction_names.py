@@ -27,6 +27,7 @@ CORRECTIONS: dict[str, str] = {
     "head_centimetres": "divide the head's translation by 100",
     "head_at_origin": "leave out the head's translation, which the cameras contain",
     "degrees": "take rotations of head, neck, jaw and eyes as degrees",
+    "reversed_rotations": "turn head and neck the other way",
     "exchanged_cameras:A,B": "exchange the poses and intrinsics of the cameras A and B (serials)",
     "camera_order:A,B,…": "let the cameras, in their order, have the poses and intrinsics of A, B, … (all serials)",
     "parameters_later:N": "give every moment the FLAME parameters of N timesteps later (earlier, if negative)",
@@ -35,11 +36,17 @@ CORRECTIONS: dict[str, str] = {
 
 
 def check_correction(name: str) -> str:
-    """The name, if there is such a correction.
+    """The name, if there is such a correction; several may stand together, with a comma and a space between them.
 
     Raises:
         ValueError: for one that is none of `CORRECTIONS`, or wrongly filled in.
     """
+    for part in name.split(", "):
+        _check_one(part)
+    return name
+
+
+def _check_one(name: str) -> None:
     kind, colon, argument = name.partition(":")
     patterns = {known.partition(":")[0]: ":" in known for known in CORRECTIONS}
     if kind not in patterns or patterns[kind] != bool(colon):
@@ -53,10 +60,8 @@ def check_correction(name: str) -> str:
         parts = argument.split("x")
         if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise ValueError(f"{name!r}: expected a width and a height in pixels, such as intrinsics_of:88x128")
-    elif kind == "parameters_later":
-        if not argument.removeprefix("-").isdecimal() or int(argument) == 0:
-            raise ValueError(f"{name!r}: expected a number of timesteps, such as parameters_later:1")
-    return name
+    elif kind == "parameters_later" and (not argument.removeprefix("-").isdecimal() or int(argument) == 0):
+        raise ValueError(f"{name!r}: expected a number of timesteps, such as parameters_later:1")
 
 
 def axes_matrix(axes: str) -> np.ndarray:

@@ -78,7 +78,7 @@ def parameters(out: Path, change: Callable[[dict[str, np.ndarray]], None]) -> No
         with np.load(file) as content:
             arrays = dict(content)
         change(arrays)
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)
 
 
 def pictures(
@@ -90,7 +90,7 @@ def pictures(
     """Change images, masks or both."""
     for kind in kinds:
         for file in sorted((out / kind).glob(f"{which}.png")):
-            pixels = change(cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
+            pixels = change(np.asarray(cv2.imread(str(file), cv2.IMREAD_UNCHANGED)))
             file.unlink()
             cv2.imwrite(str(file), pixels)
 
@@ -132,7 +132,7 @@ class Kind:
 
     apply: Callable[[Path], None]
     correction: str | None
-    """That is owed; None where there is none."""
+    """How the correction begins that is owed; None where there is none, or more than one mends it."""
     words: str
     """One of these, separated by `|`, stands in the cause."""
     outliers: tuple[tuple[int, int], ...] = ()
@@ -182,8 +182,8 @@ def _cameras_as(name: Callable[[int, int], int]) -> Callable[[Path], None]:
     """Every camera gets the pose of another one, by (camera, cameras)."""
 
     def apply(out: Path) -> None:
-        known: dict[int, list[list[float]]] = {}
-        records(out, lambda r: known.setdefault(camera_of(r), r["transform_matrix"]) and None if "file_path" in r else None)
+        content = json.loads((out / "transforms.json").read_text())
+        known = {camera_of(frame): frame["transform_matrix"] for frame in content["frames"]}
         poses(out, lambda _, camera: np.array(known[name(camera, len(known))], float))
 
     return apply
@@ -202,7 +202,7 @@ def _moments_as(kinds: tuple[str, ...], name: Callable[[int, int], int]) -> Call
 
 
 def _other_shape(arrays: dict[str, np.ndarray]) -> None:
-    arrays["shape"] = np.roll(-2.0 * arrays["shape"], 7)
+    arrays["shape"] = (-1.5 * arrays["shape"]).astype(np.float32)
 
 
 def _one_pose(camera: int, matrix: Matrix) -> Callable[[Path], None]:
@@ -229,6 +229,11 @@ _BOTH = ("images", "fg_masks")
 _MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
+def _opencv_centimetres(out: Path) -> None:
+    _scaled_positions(100)(out)
+    poses(out, lambda matrix, _: matrix @ _FLIP)
+
+
 def _transposed(matrix: Matrix, _: int) -> Matrix:
     matrix[:3, :3] = matrix[:3, :3].T.copy()
     return matrix
@@ -240,42 +245,40 @@ KINDS: dict[str, Kind] = {
     "opencv_axes": Kind(lambda o: poses(o, lambda m, _: m @ _FLIP), "opencv_axes", "OpenCV"),
     "world_to_camera": Kind(lambda o: poses(o, lambda m, _: np.linalg.inv(m)), "world_to_camera", "world-to-camera"),
     "opencv_world_to_camera": Kind(
-        lambda o: poses(o, lambda m, _: np.linalg.inv(m @ _FLIP)), "world_to_camera+opencv_axes", "world-to-camera"
+        lambda o: poses(o, lambda m, _: np.linalg.inv(m @ _FLIP)), "opencv_world_to_camera", "world-to-camera"
     ),
-    "opencv_centimetres": Kind(
-        lambda o: (_scaled_positions(100)(o), poses(o, lambda m, _: m @ _FLIP))[0], "centimetres+opencv_axes", "OpenCV"
-    ),
+    "opencv_centimetres": Kind(_opencv_centimetres, "opencv_axes, centimetres", "OpenCV"),
     "transposed": Kind(lambda o: poses(o, _transposed), "transposed_rotations", "transposed"),
-    "z_up": Kind(lambda o: poses(o, lambda m, _: rotation(0, 90) @ m), "world_axes", "axes"),
+    "z_up": Kind(lambda o: poses(o, lambda m, _: rotation(0, 90) @ m), "z_up", "z point up"),
     "y_down": Kind(lambda o: poses(o, lambda m, _: rotation(0, 180) @ m), "world_axes", "axes"),
-    "mirrored_world": Kind(lambda o: poses(o, lambda m, _: _MIRROR @ m @ _MIRROR), "mirrored", "mirror"),
+    "mirrored_world": Kind(lambda o: poses(o, lambda m, _: _MIRROR @ m @ _MIRROR), "left_handed", "mirror"),
     "shifted_head": Kind(_translated((0.3, 0, 0)), None, "beside"),
     "shifted_up": Kind(_translated((0, 0.05, 0)), None, "beside|principal"),
     "shifted_3_percent": Kind(_translated((0.007, 0, 0)), None, "beside"),
     "shifted_depth": Kind(_translated((0, 0, 0.1)), None, "beside"),
     "head_millimetres": Kind(_times("translation", 1000), "head_millimetres", "millimetres"),
     "degrees": Kind(_times("rotation neck_pose jaw_pose eyes_pose", 57.29578), "degrees", "degrees"),
-    "no_rotation": Kind(_times("rotation neck_pose", -1.0), None, "pose|moment|rotat|turn|inver"),
-    "other_person": Kind(lambda o: parameters(o, _other_shape), None, "person|shape"),
+    "reversed_rotations": Kind(_times("rotation neck_pose", -1.0), "reversed_rotations", "revers"),
+    "other_person": Kind(lambda o: parameters(o, _other_shape), None, "person|larger|focal|beside"),
     "swapped_principal_point": Kind(lambda o: intrinsics(o, _exchanged_center), "exchanged_center", "cx and cy"),
-    "other_size": Kind(_lens(2 / 3, 2 / 3), "intrinsics_size", "intrinsics are for"),
-    "other_size_larger": Kind(_lens(1.5, 1.5), "intrinsics_size", "intrinsics are for"),
+    "other_size": Kind(_lens(2 / 3, 2 / 3), "intrinsics_of", "intrinsics are for"),
+    "other_size_larger": Kind(_lens(1.5, 1.5), "intrinsics_of", "intrinsics are for"),
     "long_focal": Kind(_lens(1.15), None, "focal"),
     "short_focal": Kind(_lens(0.7), None, "focal"),
     "cropped_lens": Kind(_lens(dx=0.25), None, "principal point|crop"),
     "cropped": Kind(lambda o: pictures(o, _cropped), None, "crop|principal"),
-    "mirrored_pictures": Kind(lambda o: pictures(o, lambda p: p[:, ::-1]), "mirrored", "mirror"),
+    "mirrored_pictures": Kind(lambda o: pictures(o, lambda p: p[:, ::-1]), None, "mirror"),
     "mirrored_images": Kind(lambda o: pictures(o, lambda p: p[:, ::-1], ("images",)), None, "mirror|images"),
-    "upside_down": Kind(lambda o: pictures(o, lambda p: p[::-1, ::-1]), "upside_down", "upside"),
-    "flipped": Kind(lambda o: pictures(o, lambda p: p[::-1]), "flipped", "upside|flip"),
-    "inverted_masks": Kind(lambda o: pictures(o, lambda p: 255 - p, ("fg_masks",)), "inverted_masks", "inverted"),
+    "upside_down": Kind(lambda o: pictures(o, lambda p: p[::-1, ::-1]), None, "upside"),
+    "flipped": Kind(lambda o: pictures(o, lambda p: p[::-1]), None, "upside"),
+    "inverted_masks": Kind(lambda o: pictures(o, lambda p: 255 - p, ("fg_masks",)), None, "inverted"),
     "full_masks": Kind(lambda o: pictures(o, lambda p: p * 0 + 255, ("fg_masks",)), None, "full|whole"),
-    "exchanged_cameras": Kind(_cameras_as(_pair(2, 11)), "cameras", "exchanged"),
-    "exchanged_neighbours": Kind(_cameras_as(_pair(6, 7)), "cameras", "exchanged"),
-    "rotated_cameras": Kind(_cameras_as(lambda c, n: (c + 1) % n), "cameras", "order|exchanged|poses"),
-    "reversed_cameras": Kind(_cameras_as(lambda c, n: n - 1 - c), "cameras|mirrored", "order|exchanged|poses|mirror"),
+    "exchanged_cameras": Kind(_cameras_as(_pair(2, 11)), "exchanged_cameras", "exchanged"),
+    "exchanged_neighbours": Kind(_cameras_as(_pair(6, 7)), "exchanged_cameras", "exchanged"),
+    "rotated_cameras": Kind(_cameras_as(lambda c, n: (c + 1) % n), "camera_order", "order|exchanged|poses"),
+    "reversed_cameras": Kind(_cameras_as(lambda c, n: n - 1 - c), None, "order|exchanged|poses|mirror"),
     "later_parameters": Kind(
-        _moments_as(("flame_param",), lambda t, n: min(t + 1, n - 1)), None, "moment|timestep"
+        _moments_as(("flame_param",), lambda t, n: min(t + 1, n - 1)), "parameters_later:-1", "earlier"
     ),
     "reversed_parameters": Kind(_moments_as(("flame_param",), lambda t, n: n - 1 - t), None, "moment|timestep"),
     "one_turned_camera": Kind(_one_pose(5, rotation(1, 3)), None, "camera"),

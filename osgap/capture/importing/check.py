@@ -89,7 +89,7 @@ def show(examination: Examination, console: Console | None = None) -> None:
         return
     console.print(Text(f"Cannot be right: {found.cause}", "bold red"))
     if found.correction:
-        value = json.dumps([found.correction], ensure_ascii=False)
+        value = json.dumps(found.correction.split(", "))
         console.print(Text(f"→ If that is so, the config's key `capture.corrections: {value}` mends it; try it with"))
         console.print(Text(f"  --set 'capture.corrections={value}'"), soft_wrap=True)
 

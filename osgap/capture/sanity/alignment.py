@@ -32,17 +32,15 @@ class Rows:
     plane: np.ndarray
     """`[N, 2]` the mask's gradient: what a shift in the image does [head heights]."""
     lens: np.ndarray
-    """`[N, 4]`: shift of all images right and down [image heights], growth of focal lengths, growth of focal lengths and
-    principal points."""
+    """`[N, 4]`: shift of all images right and down [image heights], growth of focal lengths, growth of focal lengths
+    and principal points."""
     tolerant: np.ndarray
     """`[N]` weight where the mask is larger."""
     strict: np.ndarray
     """`[N]` weight where the mask is smaller."""
 
 
-def rows_of(
-    claim: Claim, surface: Surface, height: float, compared: dict[tuple[int, int], Comparison]
-) -> Rows:
+def rows_of(claim: Claim, surface: Surface, height: float, compared: dict[tuple[int, int], Comparison]) -> Rows:
     """The equations of all outlines; frames are numbered in the order of `compared`."""
     parts: list[tuple[np.ndarray, ...]] = []
     tolerant, strict = (_by_vertex(surface, table) for table in (_HAIR_WEIGHT, _OUT_WEIGHT))
@@ -125,7 +123,6 @@ def image_shift(rows: Rows, frames: np.ndarray) -> np.ndarray:
 
 
 def out_of_mask(rows: Rows, count: int) -> np.ndarray:
-    """`[count]` mean distance by which each frame's head (without neck) is out of the mask at its edge [head heights]."""
-    weight = np.where(rows.strict > 0, rows.strict, 0)
-    amount = np.bincount(rows.frame, np.maximum(-rows.gap, 0) * weight, count)
-    return amount / np.maximum(np.bincount(rows.frame, weight, count), 1e-9)
+    """`[count]` mean distance by which each frame's head is out of the mask, along its edge [head heights]."""
+    amount = np.bincount(rows.frame, np.maximum(-rows.gap, 0) * rows.strict, count)
+    return amount / np.maximum(np.bincount(rows.frame, rows.strict, count), 1e-9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -30,18 +30,26 @@ SENTENCES = {
     "head_millimetres": "the head fits if its translation is divided by 1000: is it in millimetres?",
     "head_centimetres": "the head fits if its translation is divided by 100: is it in centimetres?",
     "head_at_origin": "the head fits without its translation: do the cameras contain it already?",
+    "reversed_rotations": "the head fits if its rotations are reversed: are they from the camera to the head?",
     "degrees": "the head fits if its rotations are taken as degrees: they should be in radians.",
 }
 ACCEPTED = 1.15
 """`Measures.excess` up to which a hypothesis explains what was wrong."""
-_COARSE, _FINE = 32, 8  # hypotheses that are compared with silhouettes, and then with colours
-_FRAMES_COARSE, _FRAMES_FINE = 12, 40
+_COARSE, _FINE = 20, 5  # hypotheses that are compared with silhouettes, and then with colours
+_FRAMES_COARSE, _FRAMES_FIT, _FRAMES_FINE = 12, 20, 24
+_PLAIN = 0.5  # of excess: a correction that leaves so little needs no other explanation
 _COMPLEXITY = 0.03  # cost that a further assumption must save
 _CAMERA_CHANGES = (
     "", "opencv_axes", "world_to_camera", "opencv_world_to_camera", "transposed_rotations", "left_handed",
 )  # fmt: skip
 _UNITS = ("", "centimetres", "millimetres", "decimetres")
-_OTHERS = ("head_millimetres", "head_centimetres", "head_at_origin", "degrees", "exchanged_center", "centered")
+_COMPLEXITIES = {"world_axes": 1.6, "head_at_origin": 2.1, "head_centimetres": 2.1, "head_millimetres": 2.1}
+"""Of what explains much by chance: a head that is elsewhere often fits without its translation as well."""
+_FAR = 2.0  # metres of translation from where on its unit is the first thing to doubt
+_OTHERS = (
+    "head_millimetres", "head_centimetres", "head_at_origin", "degrees", "reversed_rotations", "exchanged_center",
+    "centered",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +76,21 @@ class Hypothesis:
 
 
 def likely_cause(
-    recording: Recording, head: HeadModel, claim: Claim, evidence: Evidence, lighter: Callable[[], bool] | None = None
+    recording: Recording, head: HeadModel, claim: Claim, evidence: Evidence, accepted: float = ACCEPTED
 ) -> Hypothesis | None:
-    """The hypothesis that explains best why a claim does not fit; None where none does."""
+    """The hypothesis that explains best why a claim does not fit; None where none does.
+
+    Args:
+        accepted: `Measures.excess` that may be left.
+    """
     fine = evidence.spread(_FRAMES_FINE)
     if not fine.fields:
         return None
-    named = _best_named(_named(recording, head, claim), evidence, fine)
-    pictured = [replace(h, measures=measure(h.claim, fine)) for h in _of_pictures(claim)]
-    found = [*named, *pictured, *_fits(recording, claim, fine)]
-    fitting = [hypothesis for hypothesis in found if hypothesis.excess <= ACCEPTED]
+    found = _best_named(_named(recording, head, claim), evidence, fine)
+    if not any(hypothesis.excess < _PLAIN and hypothesis.complexity <= 2 for hypothesis in found):
+        found += [replace(h, measures=measure(h.claim, fine)) for h in _of_pictures(claim)]
+        found += [replace(h, measures=measure(h.claim, fine)) for h in _fits(recording, claim, evidence)]
+    fitting = [hypothesis for hypothesis in found if hypothesis.excess <= accepted]
     return min(fitting, key=lambda hypothesis: hypothesis.price) if fitting else None
 
 
@@ -93,14 +106,20 @@ def _named(recording: Recording, head: HeadModel, claim: Claim) -> Iterator[Hypo
         if names:
             poses = corrected(recording, names).world_to_camera
             yield _hypothesis(names, claim.replace(world_to_camera=poses))
-    for other, change, unit in product(_OTHERS, ("", "opencv_axes", "world_to_camera"), _UNITS):
-        names = tuple(name for name in (other, change, unit) if name)
-        yield _hypothesis(names, claim_of(corrected(recording, names), head, timesteps))
+    far = float(recording.params.translation.norm(dim=1).median()) > _FAR
+    for other in _OTHERS:
+        base = corrected(recording, (other,))
+        posed = claim_of(base, head, timesteps)
+        for change, unit in product(("", "opencv_axes", "world_to_camera"), _UNITS):
+            names = tuple(name for name in (change, unit) if name)
+            poses = corrected(base, names).world_to_camera
+            hypothesis = _hypothesis((other, *names), posed.replace(world_to_camera=poses))
+            yield replace(hypothesis, complexity=1.0 + len(names)) if far else hypothesis
 
 
 def _hypothesis(names: tuple[str, ...], claim: Claim) -> Hypothesis:
     sentences = [SENTENCES.get(name) or _turned(name) for name in names]
-    complexity = sum(1.6 if name.startswith("world_axes") else 1.0 for name in names)
+    complexity = sum(_COMPLEXITIES.get(name.partition(":")[0], 1.0) for name in names)
     return Hypothesis(" And ".join(sentences), names, claim, complexity)
 
 
@@ -143,28 +162,20 @@ def mirrored(claim: Claim, right: int, down: int) -> Claim:
 
 def _fits(recording: Recording, claim: Claim, evidence: Evidence) -> Iterator[Hypothesis]:
     """The head moved, and other lenses, as the pictures want them."""
-    boxes = Boxes(evidence.spread(_FRAMES_COARSE))
-    yield from _moves(claim, evidence, boxes)
-    for column, centre in ((2, False), (3, False), (2, True)):
-        start = boxes.rescaled(claim, column)
-        if centre:
-            start = boxes.lens_shifted(start)
-        columns = (column, 0, 1) if centre else (column,)
-        lens, measures = refined_lens(start, evidence, columns)
-        yield _lens(recording, claim, lens, measures, column, centre)
-    lens, measures = refined_lens(boxes.lens_shifted(claim), evidence, (0, 1))
-    yield _lens(recording, claim, lens, measures, None, True)
-
-
-def _moves(claim: Claim, evidence: Evidence, boxes: Boxes) -> Iterator[Hypothesis]:
-    before = {t: vertices.mean(axis=0) for t, vertices in claim.vertices.items()}
-    starts = [claim, boxes.shifted(claim)]
+    some = evidence.spread(_FRAMES_FIT)
+    boxes = Boxes(some)
+    middles = {t: vertices.mean(axis=0) for t, vertices in claim.vertices.items()}
     for columns, complexity in ((SHIFT, 1.0), (ALL, 3.0)):
-        for start in starts:
-            fit, measures = refined_motion(start, evidence, columns)
-            shift = np.mean([fit.vertices[t].mean(axis=0) - middle for t, middle in before.items()], axis=0)
+        for start in (claim, boxes.shifted(claim)):
+            fit = refined_motion(start, some, columns)
+            shift = np.mean([fit.vertices[t].mean(axis=0) - middle for t, middle in middles.items()], axis=0)
             growth = _size(fit) / _size(claim) - 1
-            yield Hypothesis(_moved(shift, growth, evidence.height, len(columns) > 3), (), fit, complexity, measures)
+            yield Hypothesis(_moved(shift, growth, evidence.height, len(columns) > 3), (), fit, complexity)
+    for column, centre in ((2, False), (3, False), (2, True), (None, True)):
+        start = claim if column is None else boxes.rescaled(claim, column)
+        columns = (*(() if column is None else (column,)), *((0, 1) if centre else ()))
+        fit = refined_lens(boxes.lens_shifted(start) if centre else start, some, columns)
+        yield _lens(recording, claim, fit, column, centre)
 
 
 def _size(claim: Claim) -> float:
@@ -176,36 +187,37 @@ def _moved(shift: np.ndarray, growth: float, height: float, turned: bool) -> str
     where = ", ".join(f"{value:+.3f}" for value in shift)
     more = f", turned and made {100 * growth:+.0f} % larger" if turned else ""
     return (
-        f"the head stands {length:.3f} m ({100 * length / height:.0f} % of its height) beside where the images show it: "
-        f"it fits if moved by ({where}) m{more}. Are two coordinate systems mixed up?"
+        f"the head stands {length:.3f} m ({100 * length / height:.0f} % of its height) beside where the images show "
+        f"it: it fits if moved by ({where}) m{more}. Are two coordinate systems mixed up?"
     )
 
 
-def _lens(
-    recording: Recording, claim: Claim, lens: Claim, measures: Measures, column: int | None, centre: bool
-) -> Hypothesis:
+def _lens(recording: Recording, claim: Claim, lens: Claim, column: int | None, centre: bool) -> Hypothesis:
+    """A hypothesis on lenses; `column` of `Rows.lens` and `centre` say what was let free."""
     factor = float(np.median(lens.intrinsics[:, 0, 0] / claim.intrinsics[:, 0, 0]))
-    pixels = recording.width / claim.width
-    shift = np.median(lens.intrinsics[:, :2, 2] - factor * claim.intrinsics[:, :2, 2], axis=0) * pixels
+    shifts = lens.intrinsics[:, :2, 2] - claim.intrinsics[:, :2, 2]
+    right, down = np.median(shifts, axis=0) * recording.width / claim.width
     if column == 3:
-        width, height = round(recording.width / factor), round(recording.height / factor)
+        size = f"{round(recording.width / factor)}x{round(recording.height / factor)}"
         sentence = (
-            f"intrinsics are for {width}x{height}, images are {recording.width}x{recording.height}: they fit if "
-            f"multiplied by {factor:.3g}."
+            f"intrinsics are for {size}, images are {recording.width}x{recording.height}: they fit if multiplied by "
+            f"{factor:.3g}."
         )
-        return Hypothesis(sentence, (f"intrinsics_of:{width}x{height}",), lens, 1.0, measures)
-    moved = np.median(lens.intrinsics[:, :2, 2] - claim.intrinsics[:, :2, 2], axis=0) * pixels
+        return Hypothesis(sentence, (f"intrinsics_of:{size}",), lens, 1.0)
     if column is None:
         sentence = (
-            f"the intrinsics fit if the principal point is moved by ({moved[0]:+.1f}, {moved[1]:+.1f}) pixels: are the "
-            f"images cropped, and cx and cy those of before?"
+            f"the intrinsics fit if the principal point is moved by ({right:+.1f}, {down:+.1f}) pixels: are the images "
+            f"cropped, and cx and cy those of before?"
         )
-        return Hypothesis(sentence, (), lens, 1.2, measures)
+        return Hypothesis(sentence, (), lens, 1.2)
     if not centre:
-        sentence = f"focal lengths fit if multiplied by {factor:.3g}: are they of another camera, or is the head's scale?"
-        return Hypothesis(sentence, (), lens, 1.1, measures)
+        sentence = (
+            f"focal lengths fit if multiplied by {factor:.3g}: are they of another camera, or is the head of another "
+            f"scale?"
+        )
+        return Hypothesis(sentence, (), lens, 1.1)
     sentence = (
         f"the intrinsics fit if focal lengths are multiplied by {factor:.3g} and the principal point is moved by "
-        f"({shift[0]:+.1f}, {shift[1]:+.1f}) pixels: are the images cropped and resized?"
+        f"({right:+.1f}, {down:+.1f}) pixels: are the images cropped and resized?"
     )
-    return Hypothesis(sentence, (), lens, 2.2, measures)
+    return Hypothesis(sentence, (), lens, 2.2)

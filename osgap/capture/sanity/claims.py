@@ -20,10 +20,12 @@ NEAR = 1e-3
 class Surface:
     """What is the same in all moments: triangles, and what the vertices are of."""
 
-    faces: np.ndarray
-    """`[F, 3]` int64 the triangles that enclose the head: all but the rim at which the mesh ends."""
     core: np.ndarray
-    """`[F', 3]` int64 those of them that are not of the neck."""
+    """`[F, 3]` int64 the triangles of the head without its neck."""
+    throat: np.ndarray
+    """`[F', 3]` int64 those of the neck, without the rim at which the mesh ends."""
+    members: np.ndarray
+    """`[M]` vertices of `core`."""
     skin: np.ndarray
     """`[V]` bool vertices of face and ears: where the mesh ends, the person does, unless hair lies over it."""
     profile: np.ndarray
@@ -78,9 +80,12 @@ def surface_of(head: HeadModel) -> Surface:
         skin = ~neck & ~scalp
     closed = labels != PARTS.index("boundary")
     core = closed & (labels != PARTS.index("neck")) & (labels != PARTS.index("teeth"))
+    if not core.any():
+        core = np.ones(len(faces), bool)
     return Surface(
-        faces=np.ascontiguousarray(faces[closed if closed.any() else slice(None)]),
-        core=np.ascontiguousarray(faces[core if core.any() else slice(None)]),
+        core=np.ascontiguousarray(faces[core]),
+        throat=np.ascontiguousarray(faces[closed & (labels == PARTS.index("neck"))]),
+        members=np.unique(faces[core]),
         skin=skin,
         profile=vertices("nose", "lip") & skin,
         neck=neck,
@@ -106,5 +111,5 @@ def head_height(head: HeadModel, recording: Recording, surface: Surface) -> floa
     """From chin to crown without pose, in the head's units."""
     with torch.no_grad():
         shaped = head.canonical_vertices(recording.params, [0])[0].numpy()
-    core = shaped[np.unique(surface.core)]
+    core = shaped[surface.members]
     return float(np.ptp(core[:, 1]))

@@ -29,9 +29,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """`[V, 3]` unit normals, outwards where triangles are counter-clockwise from outside."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     normal = np.cross(b - a, c - a)
-    total = np.stack(
-        [np.bincount(faces.ravel(), np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=-1
-    )
+    total = np.stack([np.bincount(faces.ravel(), np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=-1)
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 
@@ -40,7 +38,7 @@ class SkinColors:
 
     def __init__(self, claim: Claim, surface: Surface, height: float) -> None:
         self.claim, self.height, self.points = claim, height, skin_points(surface)
-        self._normals = {t: vertex_normals(v, surface.faces)[self.points] for t, v in claim.vertices.items()}
+        self._normals = {t: vertex_normals(v, surface.core)[self.points] for t, v in claim.vertices.items()}
 
     def seen(self, timestep: int, camera: int, image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """`[S, 3]` float32 colours in [0, 255]; NaN where a point is hidden, oblique or out of the mask."""
@@ -59,9 +57,7 @@ class SkinColors:
         color[visible[shown]] = smooth[row[shown], column[shown]]
         return color
 
-    def _visible(
-        self, timestep: int, camera: int, local: np.ndarray, places: np.ndarray, scale: float
-    ) -> np.ndarray:
+    def _visible(self, timestep: int, camera: int, local: np.ndarray, places: np.ndarray, scale: float) -> np.ndarray:
         """Which of the points no part of the head hides: their rows."""
         rotation = self.claim.world_to_camera[camera, :3, :3]
         own = local[self.points]

@@ -115,6 +115,7 @@ PARAMETERS: Mapping[str, Callable[[Recording], Recording]] = {
     "head_millimetres": _times(1e-3, "translation"),
     "head_centimetres": _times(1e-2, "translation"),
     "head_at_origin": _times(0, "translation"),
+    "reversed_rotations": _times(-1, "rotation", "neck_pose"),
     "degrees": _times(np.pi / 180, "rotation", "neck_pose", "jaw_pose", "eyes_pose"),
 }
 """Corrections of FLAME parameters."""
@@ -134,7 +135,8 @@ def corrected(recording: Recording, names: Sequence[str]) -> Recording:
             check_correction(name)
         except ValueError as error:
             raise UserError(f"capture.corrections: {error}") from None
-        recording = _corrected(recording, name)
+        for part in name.split(", "):
+            recording = _corrected(recording, part)
     return recording
 
 

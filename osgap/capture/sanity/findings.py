@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,8 +71,8 @@ class Findings:
     cause: str | None
     """If the capture cannot be right: what is wrong with it, most likely; a sentence. None: nothing was found."""
     correction: str | None
-    """What `capture.corrections` would take against the cause (`osgap.capture.sanity.corrections`). None: nothing
-    there mends it."""
+    """The entry of `capture.corrections` against the cause (`osgap.capture.sanity.corrections`). None: nothing there
+    mends it."""
     warnings: tuple[str, ...]
     """What is doubtful: a sentence each."""
     outliers: tuple[tuple[int, int], ...]
@@ -106,9 +107,8 @@ def require_sound(findings: Findings, folder: Path) -> None:
     """
     if findings.cause is None:
         return
-    remedy = (
-        f"Export the tracking anew, or set `capture: {{corrections: [{findings.correction}]}}` if that is so."
-        if findings.correction
-        else "Export the tracking anew."
-    )
-    raise UserError(f"{folder}: the head does not stand where the images show it: {findings.cause} {remedy}")
+    remedy = "Export the tracking anew"
+    if findings.correction:
+        names = json.dumps(findings.correction.split(", "))
+        remedy += f", or set `capture: {{corrections: {names}}}` if that is so"
+    raise UserError(f"{folder}: the head does not stand where the images show it: {findings.cause} {remedy}.")

@@ -31,6 +31,8 @@ from osgap.head.model import HeadModel
 
 _MIRRORED = 0.15
 """By how much more alike faces must be in mirrored images."""
+_CLEAR = 0.75
+"""Share of the cost that is left where something doubtful is explained."""
 _QUIET = 0.15
 """`Measures.excess` below which nothing is left to be explained by parameters of moments further off."""
 
@@ -97,6 +99,10 @@ class _Case:
         wrong = np.mean([judgement.verdict == "wrong" for judgement in self.judgements.values()])
         if self.measures.excess > 1 or wrong > 0.5:
             return self._misfit()
+        if self.measures.excess > DOUBT:
+            found = likely_cause(self.recording, self.head, self.claim, self.evidence, DOUBT * self.measures.excess)
+            if found is not None and found.measures is not None and found.price < _CLEAR * self.measures.total:
+                return _told(found)
         return self._exchanged() or self._later() or self._mirrored() or self._camera()
 
     def _masks(self, samples: Sequence[Sample]) -> Cause | None:
@@ -125,8 +131,8 @@ class _Case:
         inside, out = self.measures.median("inside"), self.measures.median("out")
         return (
             f"{100 * (1 - inside):.0f} % of it are out of the masks, its edge by {100 * out:.1f} % of its height, and "
-            f"nothing that was tried mends it. Do cameras, FLAME parameters and images belong together: one person, one "
-            f"recording, one head model?",
+            f"nothing that was tried mends it. Do cameras, FLAME parameters and images belong together: one person, "
+            f"one recording, one head model?",
             None,
         )
 
@@ -163,11 +169,7 @@ class _Case:
         )
 
     def _moments(self, moments: dict[int, int]) -> Cause:
-        times = self.recording.timesteps
-        told = ", ".join(
-            f"timestep {times[t].index} of {times[t].sequence} those of {times[source].index} of {times[source].sequence}"
-            for t, source in list(moments.items())[:4]
-        )
+        told = ", ".join(f"{self._time(t)} those of {self._time(source)}" for t, source in list(moments.items())[:4])
         return f"FLAME parameters are those of other moments: {told}. Are they in another order?", None
 
     def _exchanged(self) -> Cause | None:
@@ -213,6 +215,10 @@ class _Case:
             None,
         )
 
+    def _time(self, row: int) -> str:
+        timestep = self.recording.timesteps[row]
+        return f"timestep {timestep.index} of {timestep.sequence}"
+
     def warnings(self, outliers: Sequence[Key]) -> list[str]:
         """What is doubtful."""
         found = []
@@ -221,22 +227,18 @@ class _Case:
         if self.measures.excess > DOUBT:
             found.append(
                 f"the head is doubtful: the masks want it moved by {100 * shift:.1f} % of its height, "
-                f"turned by {np.rad2deg(np.linalg.norm(motion[3:6])):.1f} degrees and made {100 * motion[6]:+.1f} % larger; "
-                f"{100 * (1 - self.measures.median('inside')):.1f} % of it are out of them"
+                f"turned by {np.rad2deg(np.linalg.norm(motion[3:6])):.1f} degrees and made {100 * motion[6]:+.1f} % "
+                f"larger; {100 * (1 - self.measures.median('inside')):.1f} % of it are out of them"
             )
-        serials, times = self.recording.serials, self.recording.timesteps
+        serials = self.recording.serials
         moments = mostly(self.judgements, 0)
         for t in sorted(moments):
             found.append(
-                f"timestep {times[t].index} of {times[t].sequence} does not fit in most cameras: are its FLAME "
-                f"parameters those of another moment?"
+                f"{self._time(t)} does not fit in most cameras: are its FLAME parameters those of another moment?"
             )
         for t, c in outliers:
             if t not in moments:
-                found.append(
-                    f"timestep {times[t].index} of {times[t].sequence}, camera {serials[c]}: "
-                    f"{self.judgements[t, c].reason}"
-                )
+                found.append(f"{self._time(t)}, camera {serials[c]}: {self.judgements[t, c].reason}")
         doubtful = Counter(c for (_, c), judgement in self.judgements.items() if judgement.verdict == "doubtful")
         if doubtful:
             told = ", ".join(f"{serials[c]} ({count})" for c, count in doubtful.most_common(6))

@@ -31,9 +31,7 @@ class Judgement:
 def judged(samples: Sequence[Sample], measures: Measures) -> dict[Key, Judgement]:
     """What is wrong with single frames, compared with the others of their camera."""
     typical = {name: _by_camera(measures, name) for name in ("inside", "out", "overlap", "likeness")}
-    return {
-        (sample.timestep, sample.camera): _picture(sample) or _fit(sample, measures, typical) for sample in samples
-    }
+    return {(sample.timestep, sample.camera): _picture(sample) or _fit(sample, measures, typical) for sample in samples}
 
 
 def _picture(sample: Sample) -> Judgement | None:
@@ -132,9 +130,7 @@ def mostly(judgements: dict[Key, Judgement], part: int) -> set[int]:
 # what is reported --------------------------------------------------------------------------------------------
 
 
-def frame_findings(
-    judgements: dict[Key, Judgement], measures: Measures, pixels: float
-) -> tuple[FrameFinding, ...]:
+def frame_findings(judgements: dict[Key, Judgement], measures: Measures, pixels: float) -> tuple[FrameFinding, ...]:
     """Numbers and verdicts of all frames.
 
     Args:

@@ -48,6 +48,14 @@ class Evidence:
             fields={key: self.fields[key] for key in chosen},
         )
 
+    def over_time(self, most: int) -> Evidence:
+        """Of about so many frames: of as many as eight moments, some of the cameras each."""
+        moments, cameras = (sorted({key[part] for key in self.fields}) for part in (0, 1))
+        times = {moments[round(k)] for k in np.linspace(0, len(moments) - 1, min(8, len(moments)))}
+        count = min(max(most // max(len(times), 1), 2), len(cameras))
+        views = {cameras[round(k)] for k in np.linspace(0, len(cameras) - 1, count)}
+        return self.only(key for key in self.fields if key[0] in times and key[1] in views)
+
     def spread(self, most: int) -> Evidence:
         """Of about so many frames, over all moments and cameras."""
         keys = list(self.fields)
@@ -120,12 +128,14 @@ class Measures:
         """The largest of what is found, relative to what a capture that is right may have: above 1 it is wrong."""
         if not self.compared or self.median("inside") <= 0 or not len(self.rows.gap):
             return 100.0
-        shift, turn = (float(np.linalg.norm(self.motion[part])) for part in (slice(0, 3), slice(3, 6)))
+        # Tracking error of single moments is averaged over as many as there are.
+        few = np.sqrt(1 + 1.5 / len({t for t, _ in self.compared}))
+        shift, turn = (float(np.linalg.norm(self.motion[part])) / few for part in (slice(0, 3), slice(3, 6)))
         like = self.median("likeness")
         shares = [
             shift / SHIFT,
             turn / TURN,
-            abs(float(self.motion[6])) / GROWTH,
+            abs(float(self.motion[6])) / GROWTH / few,
             (1 - self.median("inside")) / (1 - INSIDE),
             self.median("out") / OUT,
             0.0 if np.isnan(like) else (1 - like) / (1 - LIKENESS),

@@ -9,7 +9,7 @@ import torch
 
 from osgap.capture.sanity.alignment import fitted
 from osgap.capture.sanity.claims import NEAR, Claim
-from osgap.capture.sanity.measures import Evidence, Measures, measure
+from osgap.capture.sanity.measures import Evidence, measure
 from osgap.head.model import rotation_matrices
 
 SHIFT = (0, 1, 2)
@@ -18,6 +18,7 @@ ALL = (0, 1, 2, 3, 4, 5, 6)
 """And those that turn it and let it grow."""
 _ROUNDS = 4
 _STEP = 0.4  # the most that a round changes, in head heights, radians and shares
+_SMALL = 2e-3  # likewise, below which nothing changes any more
 _FACTORS = np.geomspace(0.3, 3.4, 43)
 
 
@@ -41,7 +42,7 @@ def relensed(claim: Claim, change: np.ndarray) -> Claim:
     return claim.replace(intrinsics=matrices)
 
 
-def refined_motion(claim: Claim, evidence: Evidence, columns: Sequence[int]) -> tuple[Claim, Measures]:
+def refined_motion(claim: Claim, evidence: Evidence, columns: Sequence[int]) -> Claim:
     """Gauss-Newton on some of the seven ways to move all heads together."""
     for _ in range(_ROUNDS):
         rows = measure(claim, evidence, colored=False).rows
@@ -49,12 +50,12 @@ def refined_motion(claim: Claim, evidence: Evidence, columns: Sequence[int]) -> 
         step = fitted(rows.matrix[:, list(columns)], rows, np.ones(len(columns)) * 0.1)
         motion[list(columns)] = np.clip(step, -_STEP, _STEP)
         claim = moved(claim, motion, evidence.height)
-        if np.abs(step).max() < 1e-3:
+        if np.abs(step).max() < _SMALL:
             break
-    return claim, measure(claim, evidence)
+    return claim
 
 
-def refined_lens(claim: Claim, evidence: Evidence, columns: Sequence[int]) -> tuple[Claim, Measures]:
+def refined_lens(claim: Claim, evidence: Evidence, columns: Sequence[int]) -> Claim:
     """Gauss-Newton on some of the four ways to change all lenses together."""
     for _ in range(_ROUNDS):
         rows = measure(claim, evidence, colored=False).rows
@@ -62,9 +63,9 @@ def refined_lens(claim: Claim, evidence: Evidence, columns: Sequence[int]) -> tu
         step = fitted(rows.lens[:, list(columns)], rows, np.ones(len(columns)) * 0.1)
         change[list(columns)] = np.clip(step, -_STEP, _STEP)
         claim = relensed(claim, change)
-        if np.abs(step).max() < 1e-3:
+        if np.abs(step).max() < _SMALL:
             break
-    return claim, measure(claim, evidence)
+    return claim
 
 
 # boxes: a first guess, from far away --------------------------------------------------------------------------
@@ -76,7 +77,7 @@ class Boxes:
     def __init__(self, evidence: Evidence) -> None:
         self.keys = list(evidence.fields)
         self.height = evidence.height
-        self.points = np.unique(evidence.surface.core)[::8]
+        self.points = evidence.surface.members[::20]
         self.of_masks = np.array([_box(evidence.fields[key].inside) for key in self.keys])
 
     def of_heads(self, claim: Claim) -> np.ndarray:

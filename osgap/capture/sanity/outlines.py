@@ -73,8 +73,8 @@ def mask_field(mask: np.ndarray) -> MaskField:
     distance = signed_distance(inside)
     smooth = cv2.GaussianBlur(distance, (0, 0), 1.0)
     gradient = np.stack((cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1)), axis=-1)
-    gradient /= np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-6)
-    return MaskField(inside, distance, gradient)
+    length = np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-6)
+    return MaskField(inside, distance, gradient / length)
 
 
 def compare(claim: Claim, surface: Surface, height: float, timestep: int, camera: int, field: MaskField) -> Comparison:
@@ -94,11 +94,11 @@ def compare(claim: Claim, surface: Surface, height: float, timestep: int, camera
         return Comparison(pixels, 0.0, float(shown.mean()), 0.0, None)
     corners = points.astype(np.float32)
     core = _filled(corners, surface.core, claim)
-    silhouette = _filled(corners, surface.faces, claim)
+    silhouette = core | _filled(corners, surface.throat, claim)
     inside = float((core & field.inside).sum() / max(core.sum(), 1)) if core.any() else 0.0
     return Comparison(
         height=pixels,
-        inside=inside * float(shown[np.unique(surface.core)].mean()),
+        inside=inside * float(shown[surface.members].mean()),
         seen=float(shown.mean()),
         overlap=_overlap(silhouette, field.inside),
         outline=_outline(points, local, silhouette, field),

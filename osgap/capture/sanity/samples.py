@@ -134,6 +134,7 @@ def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], size: tuple
         wanted = [k for k, t in enumerate(footage.timesteps) if (t, footage.camera) in chosen]
         numbers = [footage.numbers[k] for k in wanted]
         pictures = [rgb(picture) for picture in decode(footage.video, numbers, 1)]
+        masks: list[np.ndarray | None]
         if isinstance(footage.masks, Path):
             masks = [rgb(picture)[..., 1] for picture in decode(footage.masks, numbers, 1)]
         else:

@@ -22,6 +22,9 @@ _FRAMES = 32
 _GAIN = 0.03
 """Cost that another moment's parameters must save to be those that are meant, and the share of the cost."""
 _SHARE = 0.12
+_CHANCE = 0.1  # what tracking error may save besides, divided by the number of moments
+_EXCHANGED = 0.08, 0.25
+"""What exchanged moments must save each: cost, and share of the cost."""
 
 
 def camera_rows(claim: Claim, evidence: Evidence, suspects: Sequence[int]) -> list[int] | None:
@@ -37,9 +40,7 @@ def camera_rows(claim: Claim, evidence: Evidence, suspects: Sequence[int]) -> li
     costs = np.full((len(suspects), len(suspects)), 4.0)
     for row, shown in enumerate(suspects):
         for column, pose in enumerate(suspects):
-            found = [
-                _cost(claim, evidence, (t, shown), pose) for t in chosen if (t, shown) in evidence.fields
-            ]
+            found = [_cost(claim, evidence, (t, shown), pose) for t in chosen if (t, shown) in evidence.fields]
             if found:
                 costs[row, column] = np.mean(found)
     rows, columns = linear_sum_assignment(costs)
@@ -69,7 +70,7 @@ def later_moments(
     Returns:
         The number, and how well they fit.
     """
-    some = evidence.spread(_FRAMES)
+    some = evidence.over_time(_FRAMES)
     best: tuple[float, int, Measures] | None = None
     for count in counts:
         rows = later_rows(recording, count)
@@ -95,24 +96,27 @@ def _gain(own: Measures, other: Measures) -> float:
         saved.setdefault(key[0], []).append(own.cost(key) - other.cost(key))
     moments = np.array([np.mean(values) for values in saved.values()])
     mean = float(moments.mean()) if len(moments) else 0.0
-    clear = mean > _GAIN and mean > _SHARE * own.total and (moments > 0).mean() >= 0.7
+    least = max(_GAIN + _CHANCE / max(len(moments), 1), _SHARE * own.total)
+    clear = mean > least and (moments > -0.5 * _GAIN).mean() >= 0.8
     return mean if clear else 0.0
 
 
 def other_moments(claim: Claim, evidence: Evidence) -> dict[int, int]:
     """Moment -> the one whose parameters fit its pictures better, of those that are looked at, one for each."""
-    some = evidence.spread(_FRAMES)
+    some = evidence.over_time(_FRAMES)
     moments = sorted({t for t, _ in some.fields})
     costs = np.zeros((len(moments), len(moments)))
     for column, source in enumerate(moments):
-        same = measure(claim.replace(vertices={t: claim.vertices[source] for t in moments}), some)
+        same = measure(claim.replace(vertices=dict.fromkeys(moments, claim.vertices[source])), some)
         for row, shown in enumerate(moments):
             costs[row, column] = np.mean([same.cost(key) for key in some.fields if key[0] == shown])
     rows, columns = linear_sum_assignment(costs)
-    saved = np.trace(costs) - costs[rows, columns].sum()
-    if saved < max(_GAIN, _SHARE * costs.trace() / len(moments)) * len(moments):
+    changed = rows != columns
+    own = costs.diagonal()[changed]
+    least, share = _EXCHANGED
+    if not changed.any() or (own - costs[rows, columns][changed]).mean() < max(least, share * own.mean()):
         return {}
-    return {moments[row]: moments[column] for row, column in zip(rows, columns, strict=True) if row != column}
+    return {moments[row]: moments[column] for row, column in zip(rows[changed], columns[changed], strict=True)}
 
 
 def mirrored_images(claim: Claim, evidence: Evidence) -> float:
