@@ -191,7 +191,7 @@ def test_bad_frames_are_named_and_left_out_if_asked(
         assert content["outliers"] == [bad]
         assert content["outliers_dropped"] == dropped
         assert ((SEQUENCE, 1) in store.timesteps) != dropped
-        assert f"{SEQUENCE}, timestep 1, camera {store.serials[3]}" in caplog.text
+        assert f"bad frames: {SEQUENCE} timestep 1 camera {store.serials[3]};" in caplog.text
         assert ("capture.drop_outliers" in caplog.text) != dropped
 
 

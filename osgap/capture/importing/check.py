@@ -24,7 +24,6 @@ _MARKS: dict[Verdict, tuple[str, str]] = {
     "doubtful": ("!", "yellow"),
     "wrong": ("✗", "bold red"),
 }
-_SHOWN_OUTLIERS = 10
 
 
 def check(
@@ -77,8 +76,8 @@ def show(examination: Examination, console: Console | None = None) -> None:
     for title, lines in (
         ("Assumed", recording.notes),
         ("Corrected", examination.corrections),
-        ("Doubtful", found.warnings),
-        ("Bad frames", _outliers(examination)),
+        ("Doubtful", examination.warnings),
+        ("Bad frames", examination.bad_frames()),
     ):
         if lines:
             console.print(Text(title, "bold"))
@@ -115,15 +114,3 @@ def _table(console: Console, title: str, rows: Sequence[Summary]) -> None:
             "" if row.likeness is None else f"{row.likeness:.2f}", Text(row.reason, style),
         )  # fmt: skip
     console.print(table)
-
-
-def _outliers(examination: Examination) -> list[str]:
-    reasons = {(frame.timestep, frame.camera): frame.reason for frame in examination.findings.frames}
-    lines = []
-    for frame in examination.findings.outliers:
-        name = examination.name(*frame)
-        reason = reasons.get(frame, "")
-        lines.append(f"{name['sequence']}, timestep {name['timestep']}, camera {name['camera']}: {reason}")
-    if len(lines) > _SHOWN_OUTLIERS:
-        lines[_SHOWN_OUTLIERS:] = [f"… and {len(lines) - _SHOWN_OUTLIERS} more; the JSON has them all"]
-    return lines

@@ -21,6 +21,8 @@ from osgap.runtime.artifacts import atomic_path, encode_json, encode_small_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 
+_SHOWN = 10  # warnings, and bad frames, in logs and on the screen
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +37,14 @@ class Examination:
     """`[H, W, 3]` uint8 RGB, see `osgap.capture.sanity.overlay`."""
     corrections: tuple[str, ...]
     """What was applied."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is doubtful, the first few of many."""
+        told = list(self.findings.warnings)
+        if len(told) > _SHOWN:
+            told[_SHOWN:] = [f"… and {len(told) - _SHOWN} more of this kind, which the JSON has"]
+        return told
 
     @property
     def sound(self) -> Recording:
@@ -76,16 +86,19 @@ class Examination:
             _log.info("%s: corrected as the config asks: %s", subject, ", ".join(self.corrections))
         if self.findings.cause:
             _log.warning("%s: the head does not stand where the images show it: %s", subject, self.findings.cause)
-        for warning in self.findings.warnings:
+        for warning in self.warnings:
             _log.warning("%s: doubtful: %s", subject, warning)
-        reasons = {(frame.timestep, frame.camera): frame.reason for frame in self.findings.frames}
-        for frame in self.findings.outliers:
-            name = self.name(*frame)
-            _log.warning(
-                "%s: bad frame%s: %s, timestep %d, camera %s: %s",
-                subject, ", left out" if dropped else " (capture.drop_outliers leaves it out)",
-                name["sequence"], name["timestep"], name["camera"], reasons.get(frame, ""),
-            )  # fmt: skip
+        if bad := self.bad_frames():
+            advice = "their moments are left out" if dropped else "capture.drop_outliers leaves their moments out"
+            _log.warning("%s: bad frames: %s; %s", subject, "; ".join(bad), advice)
+
+    def bad_frames(self) -> list[str]:
+        """The outliers by name, the first few of many."""
+        names = [self.name(*frame) for frame in self.findings.outliers]
+        told = [f"{name['sequence']} timestep {name['timestep']} camera {name['camera']}" for name in names]
+        if len(told) > _SHOWN:
+            told[_SHOWN:] = [f"… and {len(told) - _SHOWN} more, which the JSON names"]
+        return told
 
 
 def examine(recording: Recording, head: HeadModel, subject: str, corrections: Sequence[str] = ()) -> Examination:

@@ -24,6 +24,7 @@ _MOST_SEQUENCES = 2
 _MOMENTS = 3  # of each: the first, the middle one, the last
 _MOST_COLUMNS = 16
 _MOST_WORST = 16
+_MOST_WARNINGS = 3  # in the heading
 _SHEET_WIDTH = 2700  # px that tiles may take together, within the sizes below
 _TILE_WIDTHS = (160, 220)  # px
 _FEW_CAMERAS = 3  # get a row each
@@ -173,7 +174,10 @@ def _moment(recording: Recording, row: int) -> str:
 
 def _heading(findings: Findings, width: int) -> np.ndarray:
     """Whom the sheet shows, what was found, and what the colours mean."""
-    verdict = findings.cause or "; ".join(findings.warnings) or "the head stands where the images show it"
+    told = list(findings.warnings[:_MOST_WARNINGS])
+    if more := len(findings.warnings) - len(told):
+        told.append(f"and {more} more")
+    verdict = findings.cause or "; ".join(told) or "the head stands where the images show it"
     keys = [
         _key(HEAD_COLOR, "the tracked head"),
         _key(MASK_COLOR, "the mask"),

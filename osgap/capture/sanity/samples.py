@@ -133,12 +133,12 @@ def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], size: tuple
     for footage in frames:
         wanted = [k for k, t in enumerate(footage.timesteps) if (t, footage.camera) in chosen]
         numbers = [footage.numbers[k] for k in wanted]
-        pictures = [rgb(picture) for picture in decode(footage.video, numbers, 1)]
-        masks: list[np.ndarray | None]
+        pictures = map(rgb, decode(footage.video, numbers, 1))  # one at a time: they are large
+        masks: Iterator[np.ndarray | None]
         if isinstance(footage.masks, Path):
-            masks = [rgb(picture)[..., 1] for picture in decode(footage.masks, numbers, 1)]
+            masks = (rgb(picture)[..., 1] for picture in decode(footage.masks, numbers, 1))
         else:
-            masks = [_decoded(footage.masks[k], cv2.IMREAD_GRAYSCALE) for k in wanted]
+            masks = (_decoded(path, cv2.IMREAD_GRAYSCALE) for path in [footage.masks[k] for k in wanted])
         for k, picture, mask in zip(wanted, pictures, masks, strict=True):
             yield _sample(footage.timesteps[k], footage.camera, picture, mask, size)
 
