@@ -10,7 +10,7 @@ import numpy as np
 
 from osgap.capture.choice import evenly_spaced
 from osgap.capture.sanity.drawing import HeadOutline, Projection, draw
-from osgap.capture.sanity.findings import Findings, FrameFinding, Verdict
+from osgap.capture.sanity.findings import Findings, Verdict
 from osgap.capture.sanity.samples import Sample, read_samples
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
@@ -23,6 +23,7 @@ FRAME_COLORS: Mapping[Verdict, tuple[int, int, int]] = {"wrong": (214, 30, 30), 
 _MOST_SEQUENCES = 2
 _MOMENTS = 3  # of each: the first, the middle one, the last
 _MOST_COLUMNS = 16
+_SHADE = 0.12  # by which images are darker out of their masks
 _MOST_WORST = 16
 _MOST_WARNINGS = 3  # in the heading
 _SHEET_WIDTH = 2700  # px that tiles may take together, within the sizes below
@@ -107,37 +108,52 @@ class _Tiles:
         projection = Projection(self.recording, self.head, width, height)
         rows = sorted({timestep for timestep, _ in frames})
         posed = dict(zip(rows, self.head.vertices(self.recording.params, rows).double().numpy(), strict=True))
-        found = {(frame.timestep, frame.camera): frame for frame in self.findings.frames}
+        verdicts = _verdicts(self.recording, self.findings)
         tiles = {}
         for sample in read_samples(self.recording, sorted(set(frames))):
             frame = (sample.timestep, sample.camera)
             outline = projection.outline(posed[sample.timestep], sample.camera)
-            tiles[frame] = _tile(self._picture(sample), projection.mask(sample.mask), outline, found.get(frame))
+            mask = projection.mask(sample.mask)
+            tiles[frame] = _tile(self._picture(sample), mask, outline, verdicts.get(frame, "fine"))
         return tiles
 
     def _picture(self, sample: Sample) -> np.ndarray:
-        """`[H, W, 3]` uint8 of a tile's size."""
+        """`[H, W, 3]` uint8 of a tile's size, darker where the mask has nobody."""
         width, height = self.size
         if sample.image is None:
             sign = image_grid.label("the image does not decode", width, _FONT)[:height]
             return np.concatenate([sign, image_grid.blank(height - len(sign), width)])
-        return image_grid.resize(sample.image, width, height)
+        image = image_grid.resize(sample.image, width, height)
+        if sample.mask is None:
+            return image
+        mask = cv2.resize(sample.mask, (width, height), interpolation=cv2.INTER_LINEAR)
+        return (image * (1 - _SHADE * (1 - mask[..., None]))).astype(np.uint8)
 
 
-def _tile(image: np.ndarray, mask: list[np.ndarray], outline: HeadOutline, finding: FrameFinding | None) -> np.ndarray:
+def _verdicts(recording: Recording, findings: Findings) -> dict[Frame, Verdict]:
+    """Of the frames that were looked at; what is doubtful in a camera that cannot be right cannot be right either."""
+    wrong = {camera.name for camera in findings.cameras if camera.verdict == "wrong"}
+    return {
+        (frame.timestep, frame.camera): "wrong"
+        if frame.verdict == "doubtful" and recording.serials[frame.camera] in wrong
+        else frame.verdict
+        for frame in findings.frames
+    }
+
+
+def _tile(image: np.ndarray, mask: list[np.ndarray], outline: HeadOutline, verdict: Verdict) -> np.ndarray:
     """`[H, W, 3]` of a frame."""
     tile = image.copy()
     draw(tile, mask, MASK_COLOR)
     draw(tile, outline.silhouette, HEAD_COLOR)
     draw(tile, outline.features, HEAD_COLOR)
+    inset = 2 * _BORDER
     if not outline.silhouette:
-        sign = image_grid.label(f"head {outline.where}", tile.shape[1] - 4 * _BORDER, _FONT)[
-            : tile.shape[0] - 2 * _BORDER
-        ]
-        tile[-sign.shape[0] - 2 * _BORDER : -2 * _BORDER, 2 * _BORDER : -2 * _BORDER] = sign
-    color = FRAME_COLORS.get(finding.verdict) if finding else None
-    if color:
-        cv2.rectangle(tile, (0, 0), (tile.shape[1] - 1, tile.shape[0] - 1), color, 2 * _BORDER - 1)
+        sign = image_grid.label(f"head {outline.where}", tile.shape[1] - 2 * inset, _FONT)[: tile.shape[0] - inset]
+        tile[-sign.shape[0] - inset : -inset, inset:-inset] = sign
+    if verdict in FRAME_COLORS:
+        corner = (tile.shape[1] - 1, tile.shape[0] - 1)
+        cv2.rectangle(tile, (0, 0), corner, FRAME_COLORS[verdict], inset - 1)
     else:
         tile[[0, -1]] = tile[:, [0, -1]] = 200  # images on white would run into the paper
     return tile
@@ -180,7 +196,7 @@ def _heading(findings: Findings, width: int) -> np.ndarray:
     verdict = findings.cause or "; ".join(told) or "the head stands where the images show it"
     keys = [
         _key(HEAD_COLOR, "the tracked head"),
-        _key(MASK_COLOR, "the mask"),
+        _key(MASK_COLOR, "the mask (darker: nobody)"),
         _key(FRAME_COLORS["wrong"], "cannot be right"),
         _key(FRAME_COLORS["doubtful"], "doubtful"),
     ]
@@ -190,7 +206,7 @@ def _heading(findings: Findings, width: int) -> np.ndarray:
 
 def _key(color: tuple[int, int, int], text: str) -> np.ndarray:
     """A coloured square and what it means."""
-    sign = image_grid.label(text, 8 * len(text), _FONT, "left")
+    sign = image_grid.label(text, 7 * len(text) + _FONT, _FONT, "left")
     square = image_grid.blank(sign.shape[0], _FONT)
     square[2 : _FONT + 2] = color
     return image_grid.hstack([square, sign])
