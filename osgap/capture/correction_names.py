@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import difflib
 
-import numpy as np
-
 CORRECTIONS: dict[str, str] = {
     "decimetres": "divide camera positions by 10",
     "centimetres": "divide camera positions by 100",
@@ -55,7 +53,7 @@ def _check_one(name: str) -> None:
         hint = f"did you mean {pattern!r}?" if pattern else f"known are {', '.join(CORRECTIONS)}"
         raise ValueError(f"{name!r} is no correction; {hint}")
     if kind == "world_axes":
-        axes_matrix(argument)
+        signed_axes(argument)
     elif kind == "intrinsics_of":
         parts = argument.split("x")
         if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -64,17 +62,20 @@ def _check_one(name: str) -> None:
         raise ValueError(f"{name!r}: expected a number of timesteps, such as parameters_later:1")
 
 
-def axes_matrix(axes: str) -> np.ndarray:
-    """`[3, 3]` with which world points become the head's: `x,z,-y` means that the head's y is the world's z.
+def signed_axes(text: str) -> list[tuple[int, int]]:
+    """Three axes by name: of each its number (x is 0) and its sign.
+
+    Args:
+        text: such as `x,z,-y`.
 
     Raises:
-        ValueError: when it is no rotation.
+        ValueError: when they are no right-handed axes.
     """
-    matrix = np.zeros((3, 3))
-    names = axes.split(",")
-    if len(names) == 3 and all(name.removeprefix("-") in {"x", "y", "z"} for name in names):
-        for row, name in enumerate(names):
-            matrix[row, "xyz".index(name[-1])] = -1 if name[0] == "-" else 1
-    if not np.isclose(np.linalg.det(matrix), 1):
-        raise ValueError(f"{axes!r} names no right-handed axes; such as x,z,-y")
-    return matrix
+    names = text.split(",")
+    numbers = ["xyz".find(name.removeprefix("-")) for name in names]
+    signs = [-1 if name.startswith("-") else 1 for name in names]
+    if sorted(numbers) == [0, 1, 2] and all(len(name.removeprefix("-")) == 1 for name in names):
+        crossed = sum(numbers[i] > numbers[j] for i in range(3) for j in range(i + 1, 3)) % 2
+        if signs[0] * signs[1] * signs[2] == (-1 if crossed else 1):
+            return list(zip(numbers, signs, strict=True))
+    raise ValueError(f"{text!r} names no right-handed axes; such as x,z,-y")

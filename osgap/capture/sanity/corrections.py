@@ -8,12 +8,24 @@ from itertools import permutations, product
 
 import numpy as np
 
-from osgap.capture.correction_names import axes_matrix, check_correction
+from osgap.capture.correction_names import check_correction, signed_axes
 from osgap.capture.tracking.recording import Footage, Pictures, Recording, Timestep
 from osgap.runtime.errors import UserError
 
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 _MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
+
+
+def axes_matrix(axes: str) -> np.ndarray:
+    """`[3, 3]` with which world points become the head's: `x,z,-y` means that the head's y is the world's z.
+
+    Raises:
+        ValueError: when it is no rotation.
+    """
+    matrix = np.zeros((3, 3))
+    for row, (axis, sign) in enumerate(signed_axes(axes)):
+        matrix[row, axis] = sign
+    return matrix
 
 
 def all_axes() -> list[str]:
