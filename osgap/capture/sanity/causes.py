@@ -10,6 +10,7 @@ import numpy as np
 
 from osgap.capture.sanity.claims import Claim, claim_of
 from osgap.capture.sanity.corrections import all_axes, corrected
+from osgap.capture.sanity.measures import SHIFT as SHIFT_BOUND
 from osgap.capture.sanity.measures import Evidence, Measures, measure
 from osgap.capture.sanity.moves import ALL, SHIFT, Boxes, refined_lens, refined_motion
 from osgap.capture.tracking.recording import Recording
@@ -37,7 +38,8 @@ ACCEPTED = 1.15
 """`Measures.excess` up to which a hypothesis explains what was wrong."""
 _COARSE, _FINE = 20, 5  # hypotheses that are compared with silhouettes, and then with colours
 _FRAMES_COARSE, _FRAMES_FIT, _FRAMES_FINE = 12, 20, 24
-_PLAIN = 0.5  # of excess: a correction that leaves so little needs no other explanation
+_PLAIN, _GROSS = 0.5, 3.0  # of excess: a correction that leaves so little of so much needs no other explanation
+_CLEAR = 0.9  # of the cost: what explains something leaves less
 _COMPLEXITY = 0.03  # cost that a further assumption must save
 _CAMERA_CHANGES = (
     "", "opencv_axes", "world_to_camera", "opencv_world_to_camera", "transposed_rotations", "left_handed",
@@ -63,6 +65,8 @@ class Hypothesis:
     complexity: float
     """How much is assumed."""
     measures: Measures | None = None
+    shift: float | None = None
+    """By how much it moves the head, if that is all it does [head heights]."""
 
     @property
     def excess(self) -> float:
@@ -86,11 +90,20 @@ def likely_cause(
     fine = evidence.spread(_FRAMES_FINE)
     if not fine.fields:
         return None
+    own = measure(claim, fine)
     found = _best_named(_named(recording, head, claim), evidence, fine)
-    if not any(hypothesis.excess < _PLAIN and hypothesis.complexity <= 2 for hypothesis in found):
+    plain = any(hypothesis.excess < _PLAIN and hypothesis.complexity <= 2 for hypothesis in found)
+    if not plain or own.excess < _GROSS:
         found += [replace(h, measures=measure(h.claim, fine)) for h in _of_pictures(claim)]
         found += [replace(h, measures=measure(h.claim, fine)) for h in _fits(recording, claim, evidence)]
-    fitting = [hypothesis for hypothesis in found if hypothesis.excess <= accepted]
+    fitting = [
+        hypothesis
+        for hypothesis in found
+        if hypothesis.excess <= accepted
+        and hypothesis.measures is not None
+        and hypothesis.measures.total < _CLEAR * own.total
+        and (hypothesis.shift is None or hypothesis.shift > 0.9 * SHIFT_BOUND * own.few)
+    ]
     return min(fitting, key=lambda hypothesis: hypothesis.price) if fitting else None
 
 
@@ -170,7 +183,9 @@ def _fits(recording: Recording, claim: Claim, evidence: Evidence) -> Iterator[Hy
             fit = refined_motion(start, some, columns)
             shift = np.mean([fit.vertices[t].mean(axis=0) - middle for t, middle in middles.items()], axis=0)
             growth = _size(fit) / _size(claim) - 1
-            yield Hypothesis(_moved(shift, growth, evidence.height, len(columns) > 3), (), fit, complexity)
+            length = float(np.linalg.norm(shift)) / evidence.height if len(columns) == 3 else None
+            sentence = _moved(shift, growth, evidence.height, len(columns) > 3)
+            yield Hypothesis(sentence, (), fit, complexity, shift=length)
     for column, centre in ((2, False), (3, False), (2, True), (None, True)):
         start = claim if column is None else boxes.rescaled(claim, column)
         columns = (*(() if column is None else (column,)), *((0, 1) if centre else ()))

@@ -31,8 +31,8 @@ from osgap.head.model import HeadModel
 
 _MIRRORED = 0.15
 """By how much more alike faces must be in mirrored images."""
-_CLEAR = 0.75
-"""Share of the cost that is left where something doubtful is explained."""
+_GROSS, _MOSTLY = 3.0, 0.85
+"""`Measures.excess`, and share of the head in the masks, beyond which moments nearby explain nothing."""
 _QUIET = 0.15
 """`Measures.excess` below which nothing is left to be explained by parameters of moments further off."""
 
@@ -97,13 +97,14 @@ class _Case:
         if masks:
             return masks
         wrong = np.mean([judgement.verdict == "wrong" for judgement in self.judgements.values()])
-        if self.measures.excess > 1 or wrong > 0.5:
+        gross = self.measures.excess > _GROSS or self.measures.median("inside") < _MOSTLY
+        found = None if gross else self._exchanged() or self._later()
+        if found is None and (self.measures.excess > 1 or wrong > 0.5):
             return self._misfit()
-        if self.measures.excess > DOUBT:
-            found = likely_cause(self.recording, self.head, self.claim, self.evidence, DOUBT * self.measures.excess)
-            if found is not None and found.measures is not None and found.price < _CLEAR * self.measures.total:
-                return _told(found)
-        return self._exchanged() or self._later() or self._mirrored() or self._camera()
+        if found is None and self.measures.excess > DOUBT:
+            likely = likely_cause(self.recording, self.head, self.claim, self.evidence, DOUBT * self.measures.excess)
+            found = None if likely is None else _told(likely)
+        return found or self._mirrored() or self._camera()
 
     def _masks(self, samples: Sequence[Sample]) -> Cause | None:
         masks = [sample.mask for sample in samples if sample.mask is not None]

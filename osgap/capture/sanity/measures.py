@@ -124,12 +124,16 @@ class Measures:
         return float(np.median(values)) if values else float("nan")
 
     @property
+    def few(self) -> float:
+        """By what tracking error may be larger because few moments are looked at, over which it averages out."""
+        return float(np.sqrt(1 + 1.5 / max(len({t for t, _ in self.compared}), 1)))
+
+    @property
     def excess(self) -> float:
         """The largest of what is found, relative to what a capture that is right may have: above 1 it is wrong."""
         if not self.compared or self.median("inside") <= 0 or not len(self.rows.gap):
             return 100.0
-        # Tracking error of single moments is averaged over as many as there are.
-        few = np.sqrt(1 + 1.5 / len({t for t, _ in self.compared}))
+        few = self.few
         shift, turn = (float(np.linalg.norm(self.motion[part])) / few for part in (slice(0, 3), slice(3, 6)))
         like = self.median("likeness")
         shares = [
