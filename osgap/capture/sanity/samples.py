@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from osgap.capture.encoded import read_file, read_header
 from osgap.capture.tracking.recording import Footage, Pictures, Recording
 from osgap.runtime.errors import UserError
+from osgap.runtime.prefetch import in_threads, processors
 
 PIXELS = 12_000_000
 """Of all images that are decoded, about; more where that is less than `FEWEST` frames."""
@@ -19,6 +21,7 @@ FEWEST, MOST = 96, 480
 """Frames of a recording that are looked at, if it has so many."""
 SUSPECTS = 32
 """Frames that are looked at besides, because their files are much smaller or larger than their neighbours'."""
+_MOST_WORKERS = 8  # each has a picture of full size in its hands
 _MOST_PIXELS = 1 << 27  # of an image; what is larger is none of a capture
 HEIGHT = 240
 """Of the reduced images [pixels], at most."""
@@ -99,7 +102,9 @@ def read_samples(recording: Recording, chosen: list[tuple[int, int]]) -> list[Sa
     size = reduced_size(recording)
     frames = recording.frames
     if isinstance(frames, Pictures):
-        return [_of_files(t, c, frames.images[t][c], frames.masks[t][c], size) for t, c in chosen]
+        tasks = (partial(_of_files, t, c, frames.images[t][c], frames.masks[t][c], size) for t, c in chosen)
+        workers = min(processors(), _MOST_WORKERS)
+        return list(in_threads(tasks, depth=2 * workers, workers=workers))
     return sorted(_of_footage(frames, set(chosen), size), key=lambda sample: (sample.timestep, sample.camera))
 
 
