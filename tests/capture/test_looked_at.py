@@ -158,6 +158,8 @@ def test_who_knows_better_may_import_it(
     broken: Path, do_import: Callable[..., ImportOutputs], caplog: pytest.LogCaptureFixture
 ) -> None:
     centimetres(broken)
+    with pytest.raises(UserError):
+        do_import(broken)
     outputs = do_import(broken, check="warn")
     assert names_in(outputs.capture.parent) == {"7.h5", "7.json", "7.png"}
     assert not json.loads(outputs.findings.read_text())["sound"]

@@ -133,8 +133,7 @@ def refuse_unsound(examination: Examination, findings: Path, sheet: Path, proven
     """Refuse a recording that cannot be right, and leave the sheet and the numbers for the user to look at.
 
     Args:
-        findings, sheet: where they would be; they lie beside that, with `.refused` in their names, and a recording that
-            is not refused removes them.
+        findings, sheet: where they would be; they lie beside that, with `.refused` in their names.
 
     Raises:
         UserError: with the most likely cause, what to do, and where to look.
@@ -146,8 +145,12 @@ def refuse_unsound(examination: Examination, findings: Path, sheet: Path, proven
         with written(examination, aside_findings, aside_sheet, provenance):
             pass
         raise UserError(f"{error} {aside_sheet} shows it.") from None
-    aside_findings.unlink(missing_ok=True)
-    aside_sheet.unlink(missing_ok=True)
+
+
+def forget_refusal(findings: Path, sheet: Path) -> None:
+    """Remove what an earlier `refuse_unsound` left beside these files."""
+    for path in (findings, sheet):
+        _refused(path).unlink(missing_ok=True)
 
 
 def _refused(path: Path) -> Path:

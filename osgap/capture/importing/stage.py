@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osgap.capture.config import CaptureConfig, SubjectEntry
-from osgap.capture.importing.examination import examine, refuse_unsound, written
+from osgap.capture.importing.examination import examine, forget_refusal, refuse_unsound, written
 from osgap.capture.store_writing import Capture, write_store
 from osgap.capture.tracking.frame_sources import encoded_frames, scaled_intrinsics, scaled_size
 from osgap.capture.tracking.layouts import read_recording
@@ -93,6 +93,7 @@ def run(
             examination = examine(recording, load_head(inputs.head), subject, corrections)
             if config.check == "stop":
                 refuse_unsound(examination, outputs.findings, outputs.sheet, provenance)
+            forget_refusal(outputs.findings, outputs.sheet)
             examination.say(dropped=config.drop_outliers)
             recording = examination.sound if config.drop_outliers else examination.recording
             stack.enter_context(
