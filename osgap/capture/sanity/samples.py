@@ -101,15 +101,23 @@ def read_samples(recording: Recording, chosen: list[tuple[int, int]]) -> list[Sa
 
 
 def _of_files(timestep: int, camera: int, image: Path, mask: Path | None, size: tuple[int, int]) -> Sample:
-    pixels = cv2.imread(str(image), cv2.IMREAD_UNCHANGED if mask is None else cv2.IMREAD_COLOR)
+    pixels = _decoded(image, cv2.IMREAD_UNCHANGED if mask is None else cv2.IMREAD_COLOR)
     alpha = None
     if mask is not None:
-        alpha = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+        alpha = _decoded(mask, cv2.IMREAD_GRAYSCALE)
     elif pixels is not None and pixels.ndim == 3 and pixels.shape[2] == 4:
         alpha = np.ascontiguousarray(pixels[..., 3])
     if pixels is not None:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB) if pixels.ndim == 2 else pixels[..., 2::-1]
     return _sample(timestep, camera, pixels, alpha, size)
+
+
+def _decoded(path: Path, flags: int) -> np.ndarray | None:
+    """Pixels as OpenCV has them; None where there is no file, or no image in it."""
+    try:
+        return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
+    except (OSError, cv2.error):
+        return None
 
 
 def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], size: tuple[int, int]) -> Iterator[Sample]:
@@ -123,7 +131,7 @@ def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], size: tuple
         if isinstance(footage.masks, Path):
             masks = [rgb(picture)[..., 1] for picture in decode(footage.masks, numbers, 1)]
         else:
-            masks = [cv2.imread(str(footage.masks[k]), cv2.IMREAD_GRAYSCALE) for k in wanted]
+            masks = [_decoded(footage.masks[k], cv2.IMREAD_GRAYSCALE) for k in wanted]
         for k, picture, mask in zip(wanted, pictures, masks, strict=True):
             yield _sample(footage.timesteps[k], footage.camera, picture, mask, size)
 
