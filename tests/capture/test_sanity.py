@@ -161,6 +161,17 @@ def test_single_bad_frames_are_named(kind: str, broken: Callable[[str], Findings
     assert any(findings.worst[0].reason in warning for warning in findings.warnings)
 
 
+def test_a_moment_with_wrong_parameters_is_an_outlier_in_all_cameras(export: Path, head: HeadModel) -> None:
+    recording = recording_of(export, head)
+    moved = recording.params.translation.clone()
+    moved[1, 0] += 0.2
+    findings = inspect(replace(recording, params=recording.params.replace(translation=moved)), head, "101")
+    assert findings.sound
+    assert {timestep for timestep, _ in findings.outliers} == {1}
+    assert len(findings.outliers) > 8
+    assert len(findings.warnings) == 1
+
+
 @pytest.mark.parametrize("kind", ["centimetres", "opencv_axes", "swapped_principal_point", "exchanged_cameras"])
 def test_corrections_mend_what_they_are_for(kind: str, export: Path, head: HeadModel, tmp_path: Path) -> None:
     right = recording_of(export, head)

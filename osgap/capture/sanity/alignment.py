@@ -11,7 +11,7 @@ from osgap.capture.sanity.outlines import Comparison
 
 TOLERANCE = 0.015
 """Head heights between the edges of masks and heads that tracking and hair's first millimetres explain."""
-_HAIR_WEIGHT = {"profile": 1.0, "skin": 0.5, "hair": 0.1, "neck": 0.05}
+_HAIR_WEIGHT = {"profile": 1.0, "skin": 0.5, "hair": 0.03, "neck": 0.02}
 """Of a mask's edge that lies outside of the head's, by what is there: hair and clothes may explain it."""
 _OUT_WEIGHT = {"profile": 1.0, "skin": 1.0, "hair": 1.0, "neck": 0.3}
 """Of a head that lies out of the mask, which nothing explains; masks may leave out the neck."""

@@ -178,7 +178,7 @@ def _fits(recording: Recording, claim: Claim, evidence: Evidence) -> Iterator[Hy
     some = evidence.spread(_FRAMES_FIT)
     boxes = Boxes(some)
     middles = {t: vertices.mean(axis=0) for t, vertices in claim.vertices.items()}
-    for columns, complexity in ((SHIFT, 1.0), (ALL, 3.0)):
+    for columns, complexity in ((SHIFT, 1.0), (ALL, 4.0)):
         for start in (claim, boxes.shifted(claim)):
             fit = refined_motion(start, some, columns)
             shift = np.mean([fit.vertices[t].mean(axis=0) - middle for t, middle in middles.items()], axis=0)

@@ -55,7 +55,8 @@ def inspect(recording: Recording, head: HeadModel, subject: str) -> Findings:
     claim = claim_of(recording, head, sorted({t for t, _ in chosen}))
     measures = measure(claim, evidence)
     judgements = judged(samples, measures)
-    case = _Case(recording, head, claim, evidence, measures, judgements)
+    case = _Case(recording, head, claim, evidence, _of_most(claim, evidence, measures, judgements), judgements)
+    case.cameras = misfit_cameras(measures)
     cause = case.cause(samples)
     cameras = {recording.serials[c]: reason for c, reason in case.cameras.items()} if cause else {}
     outliers = () if cause else tuple(sorted(k for k, j in judgements.items() if j.verdict == "wrong"))
@@ -75,6 +76,15 @@ def inspect(recording: Recording, head: HeadModel, subject: str) -> Findings:
     )
 
 
+def _of_most(claim: Claim, evidence: Evidence, measures: Measures, judgements: dict[Key, Judgement]) -> Measures:
+    """The measures without frames and cameras that do not fit where the others do, if these are most."""
+    cameras = misfit_cameras(measures)
+    kept = [key for key in evidence.fields if judgements[key].verdict != "wrong" and key[1] not in cameras]
+    if len(kept) == len(evidence.fields) or len(kept) < 0.5 * len(judgements):
+        return measures
+    return measure(claim, evidence.only(kept))
+
+
 class _Case:
     """What is known of a capture while its cause is looked for."""
 
@@ -89,7 +99,7 @@ class _Case:
     ) -> None:
         self.recording, self.head = recording, head
         self.claim, self.evidence, self.measures, self.judgements = claim, evidence, measures, judgements
-        self.cameras = misfit_cameras(measures)
+        self.cameras: dict[int, str] = {}
 
     def cause(self, samples: Sequence[Sample]) -> Cause | None:
         """What is wrong with all of the capture, most likely; None where nothing is."""

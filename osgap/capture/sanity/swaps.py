@@ -22,8 +22,8 @@ _FRAMES = 32
 _GAIN = 0.03
 """Cost that another moment's parameters must save to be those that are meant, and the share of the cost."""
 _SHARE = 0.12
-_CHANCE = 0.1  # what tracking error may save besides, divided by the number of moments
-_EXCHANGED = 0.08, 0.25
+_CHANCE = 0.2  # what tracking error may save besides, divided by the number of moments
+_EXCHANGED = 0.12, 0.25
 """What exchanged moments must save each: cost, and share of the cost."""
 
 
