@@ -235,4 +235,4 @@ def _lens(recording: Recording, claim: Claim, lens: Claim, column: int | None, c
         f"the intrinsics fit if focal lengths are multiplied by {factor:.3g} and the principal point is moved by "
         f"({right:+.1f}, {down:+.1f}) pixels: are the images cropped and resized?"
     )
-    return Hypothesis(sentence, (), lens, 2.2)
+    return Hypothesis(sentence, (), lens, 3.0)

@@ -107,6 +107,8 @@ class _Case:
         if masks:
             return masks
         wrong = np.mean([judgement.verdict == "wrong" for judgement in self.judgements.values()])
+        if len(self.cameras) > max(2, len(self.recording.serials) / 3):  # not a few that differ from the others
+            return self._misfit()
         gross = self.measures.excess > _GROSS or self.measures.median("inside") < _MOSTLY
         found = None if gross else self._exchanged() or self._later()
         if found is None and (self.measures.excess > 1 or wrong > 0.5):
@@ -192,8 +194,8 @@ class _Case:
         if order is None:
             return None
         other = measure(with_cameras(self.claim, order), self.evidence)
-        mended = set(self.cameras) - set(misfit_cameras(other))
-        return self._order(order) if len(mended) >= 2 else None
+        moved = {camera for camera, source in enumerate(order) if camera != source}
+        return None if moved & set(misfit_cameras(other)) else self._order(order)
 
     def _later(self) -> Cause | None:
         """Parameters of a moment nearby."""
