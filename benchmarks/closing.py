@@ -22,8 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's osgap, whatever is installed
 
-from tracking import head_assets
-
+from benchmarks.tracking import head_assets
 from osgap.capture.store import CaptureStore
 from osgap.fit.measure import measure
 from osgap.head.assets import load_head

@@ -75,9 +75,11 @@ import json, sys, time
 from pathlib import Path
 start, cpu = time.perf_counter(), time.process_time()
 from osgap.capture.config import CaptureConfig, SubjectEntry
-from osgap.capture.tracking.stage import ImportInputs, ImportOutputs, run
+from osgap.capture.importing.stage import ImportInputs, ImportOutputs, run
 config = CaptureConfig(width=int(sys.argv[3]) or None)
-inputs, outputs = ImportInputs(Path(sys.argv[1])), ImportOutputs(Path(sys.argv[2]))
+store = Path(sys.argv[2])
+outputs = ImportOutputs(store, store.with_suffix(".json"), store.with_suffix(".png"))
+inputs = ImportInputs(Path(sys.argv[1]))
 run(config, inputs, outputs, subject="1", seed=0, entry=SubjectEntry())
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -119,7 +119,7 @@ def make(work: Path, config: SyntheticConfig, workers: int) -> None:
         return
     note.unlink(missing_ok=True)
     from osgap.capture.config import CaptureConfig, SubjectEntry
-    from osgap.capture.tracking import stage as importer
+    from osgap.capture.importing import stage as importer
 
     images = 16 * len(SEQUENCES) * config.timesteps_per_sequence
     log(f"{work}: rendering {images} images of {config.width}x{config.height} in {workers} processes")
@@ -132,10 +132,9 @@ def make(work: Path, config: SyntheticConfig, workers: int) -> None:
         stage.run(config, assets, outputs, subject=SUBJECT, seed=0, sequences=SEQUENCES, workers=workers)
         union = tracking.union_folder(outputs.tracking, SUBJECT, SEQUENCES)
         inputs = importer.ImportInputs(union, head=assets)
-        entry = SubjectEntry()
-        importer.run(
-            CaptureConfig(), inputs, importer.ImportOutputs(_store(work)), subject=SUBJECT, seed=0, entry=entry
-        )
+        store = _store(work)
+        written = importer.ImportOutputs(store, store.with_suffix(".json"), store.with_suffix(".png"))
+        importer.run(CaptureConfig(), inputs, written, subject=SUBJECT, seed=0, entry=SubjectEntry())
     finally:
         shutil.rmtree(exports)
     write_json(note, made)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osgap.evaluation import image_grid
 from osgap.evaluation.splits import SELF_REENACTMENT, held_out_camera, held_out_frames, motion
 from osgap.head.assets import load_head
 from osgap.rendering.camera_paths import middle, orbit
 from osgap.report.names import METHOD_NAMES
 from osgap.report.person import Person, PersonFiles
+from osgap.runtime import image_grid
 from osgap.runtime.artifacts import write_png
 from osgap.runtime.gpus import lease_gpu
 from osgap.runtime.pixels import to_bytes

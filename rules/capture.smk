@@ -28,7 +28,19 @@ rule import_tracking:
         tracking=lambda w: pipeline.tracking_files(w.subject),
         raw=lambda w: pipeline.download_of(w.subject),
     output:
-        pipeline.layout.capture("{subject}"),
+        capture=pipeline.layout.capture("{subject}"),
+        findings=report(
+            pipeline.layout.findings("{subject}"),
+            caption="captions/capture.rst",
+            category="Captures",
+            labels={"subject": "{subject}", "what": "numbers"},
+        ),
+        sheet=report(
+            pipeline.layout.sheet("{subject}"),
+            caption="captions/capture.rst",
+            category="Captures",
+            labels={"subject": "{subject}", "what": "contact sheet"},
+        ),
     log:
         pipeline.layout.log("import", "{subject}"),
     cache: pipeline.cached

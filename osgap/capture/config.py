@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nersemble_data.constants import SEQUENCE_NAMES, SERIALS
 from pydantic import Field, field_validator
 
+from osgap.capture.correction_names import check_correction
 from osgap.runtime.section import OPERATIONAL, PLACE, Section
 
 URL_VARIABLE = "NERSEMBLE_DATA_URL"
@@ -58,11 +59,18 @@ class SubjectEntry(Section):
     """The photograph that a test person's avatar is made from. Default is chosen by `oneshot`."""
     driver: str | None = None
     """The subject whose motion this one is given in cross-reenactment. Default is the next of `subjects.train`."""
+    corrections: list[str] | None = None
+    """What is corrected in this subject's tracking. Default is `capture.corrections`; an empty list is nothing."""
 
     @field_validator("sequences")
     @classmethod
     def _known_sequences(cls, value: list[str] | None) -> list[str] | None:
         return value if value is None else _sequences(value)
+
+    @field_validator("corrections")
+    @classmethod
+    def _known_corrections(cls, value: list[str] | None) -> list[str] | None:
+        return value if value is None else _corrections(value)
 
     @field_validator("tracking")
     @classmethod
@@ -100,6 +108,19 @@ class CaptureConfig(Section):
     held_out_camera: str = "222200037"
     """Serial of the camera that is kept for validation where the export does not say: NeRSemble's frontal one,
     number 8 of 16 (VHAP, GaussianAvatars)."""
+    check: Literal["stop", "warn"] = "stop"
+    """What becomes of a capture whose head cannot stand where the images show it: `stop` imports nothing and says why,
+    `warn` says so and imports it nevertheless (if the contact sheet shows that the finding is wrong)."""
+    corrections: list[str] = []
+    """What is corrected in everybody's tracking, in this order: an import that stops names the correction that would
+    help, and you agree by setting it. docs/data.md lists all."""
+    drop_outliers: bool = False
+    """Whether moments with single bad frames are left out of the store. False: they are named, and stay."""
+
+    @field_validator("corrections")
+    @classmethod
+    def _known_corrections(cls, value: list[str]) -> list[str]:
+        return _corrections(value)
 
     @field_validator("url", mode="before")
     @classmethod
@@ -142,6 +163,14 @@ def _as_text(value: Any) -> Any:
 
 def _sequences(names: list[str]) -> list[str]:
     return _known(names, VIDEO_SEQUENCES, "NeRSemble sequence")
+
+
+def _corrections(names: list[str]) -> list[str]:
+    for name in names:
+        check_correction(name)
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} stands more than once; list it once")
+    return names
 
 
 def _known(names: list[str], accepted: Sequence[str], kind: str) -> list[str]:

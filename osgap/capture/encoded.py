@@ -20,6 +20,7 @@ from osgap.runtime.errors import UserError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOR = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgba"}
+_PNG_COLOR_BYTE, _PNG_RGBA = 25, 6  # of the header, which comes first
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_COLOR = {1: "grey", 3: "rgb", 4: "cmyk"}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three are tables
@@ -69,6 +70,22 @@ def read_file(path: Path) -> bytes:
         raise UserError(f"{path}: no such file, but the transforms name it. {_COPY}.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def may_have_alpha(path: Path) -> bool:
+    """Whether an image can have an alpha channel, by its first bytes; a file that is none of ours may.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_PNG_COLOR_BYTE + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    if start.startswith(_PNG_SIGNATURE) and len(start) > _PNG_COLOR_BYTE:
+        return start[_PNG_COLOR_BYTE] == _PNG_RGBA
+    return not start.startswith(_JPEG_START)
 
 
 def check_frame(data: bytes, name: str, width: int, height: int) -> Header:

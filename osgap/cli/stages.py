@@ -70,19 +70,20 @@ def download(subject: Subject, common: Options = Common()) -> None:
 
 @app.command(name="import")
 def import_tracking(subject: Subject, common: Options = Common()) -> None:
-    """Turn a subject's FLAME tracking export into captures/ID.h5."""
+    """Turn a subject's FLAME tracking into captures/ID.h5, with a contact sheet and what was found beside it."""
     pipeline = common.pipeline()
-    from osgap.capture.tracking import stage
+    from osgap.capture.importing import stage
 
+    layout = pipeline.layout
     stage.run(
         pipeline.config.capture,
         stage.ImportInputs(
             tracking=pipeline.tracking(subject),
             head=pipeline.head,
-            raw=pipeline.layout.raw if pipeline.downloads else None,
-            manifest=pipeline.layout.download(subject) if pipeline.downloads else None,
+            raw=layout.raw if pipeline.downloads else None,
+            manifest=layout.download(subject) if pipeline.downloads else None,
         ),
-        stage.ImportOutputs(pipeline.layout.capture(subject)),
+        stage.ImportOutputs(layout.capture(subject), layout.findings(subject), layout.sheet(subject)),
         subject=subject,
         seed=pipeline.config.seed,
         entry=pipeline.entry(subject),

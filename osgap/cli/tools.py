@@ -1,8 +1,9 @@
-"""What there is besides the stages: rendering and exporting avatars, and `doctor`."""
+"""What there is besides the stages: rendering and exporting avatars, `check` and `doctor`."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -156,6 +157,50 @@ def doctor(json: bool = False, common: Options = Common()) -> None:
     report = examine(common.sources, common.set)
     print(to_json(report)) if json else show(report)
     sys.exit(0 if report.ready else 1)
+
+
+@app.command(name="check")
+def check(
+    export: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPORT")],
+    out: Path = Path(),
+    name: str | None = None,
+    head: tuple[Path, Path, Path] | None = None,
+    json: bool = False,
+    common: Options = Common(),
+) -> None:
+    """Look at a FLAME tracking without importing it: does the head stand where the images show it? Exit code 1: no.
+
+    Args:
+        export: Folder of a tracking in any layout that can be imported.
+        out: Folder to write NAME.check.png, the contact sheet, and NAME.check.json, the numbers, to.
+        name: Whose tracking it is. Default is the folder's name; a subject's entry in the config holds for it.
+        head: Model, masks and template of the head model. Default is the config's (flame.assets).
+        json: For machines: the numbers as JSON on stdout.
+    """
+    needs_no_config = head is not None and not common.config and not Path("config.yaml").exists()
+    pipeline = (replace(common, config=("{}",)) if needs_no_config else common).pipeline()
+    from osgap.capture.importing.check import check as look
+    from osgap.capture.importing.check import show, to_json
+    from osgap.head.config import HeadAssets
+
+    subject = name or export.resolve().name
+    sheet = out / f"{subject}.check.png"
+    examination = look(
+        pipeline.config.capture,
+        export,
+        pipeline.head if head is None else HeadAssets(model=head[0], masks=head[1], template=head[2]),
+        subject=subject,
+        findings=sheet.with_suffix(".json"),
+        sheet=sheet,
+        seed=pipeline.config.seed,
+        entry=pipeline.config.subjects.entry(subject),
+    )
+    if json:
+        print(to_json(examination))
+    else:
+        show(examination)
+        print(sheet)
+    sys.exit(0 if examination.findings.sound else 1)
 
 
 def _written(paths: list[Path]) -> None:

@@ -182,11 +182,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path | str, content: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> None:
-    """Write JSON with sorted keys, so that equal content is equal bytes. NaN is refused (it is not JSON)."""
+    """Write JSON, see `encode_json`."""
+    text = encode_json(content, provenance)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def encode_json(content: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> str:
+    """JSON with sorted keys, so that equal content is equal bytes. NaN is refused (it is not JSON)."""
     if provenance is not None:
         content = {**content, PROVENANCE_KEY: provenance}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -261,6 +267,18 @@ def encode_png(image: np.ndarray, provenance: Mapping[str, Any] | None = None) -
     if not ok:
         raise ValueError(f"OpenCV could not encode an image of shape {image.shape} as PNG")
     data = encoded.tobytes()
+    return data if provenance is None else _png_with_text(data, PROVENANCE_KEY, json.dumps(provenance, sort_keys=True))
+
+
+def encode_small_png(image: np.ndarray, provenance: Mapping[str, Any] | None = None) -> bytes:
+    """A PNG file of `[H, W, 3]` RGB, uint8, in the 256 colours that suit it best: a fifth of the bytes, for sheets of
+    small pictures that many people's files have."""
+    from PIL import Image
+
+    colors = Image.fromarray(image).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    colors.save(file, "PNG", compress_level=4)
+    data = file.getvalue()
     return data if provenance is None else _png_with_text(data, PROVENANCE_KEY, json.dumps(provenance, sort_keys=True))
 
 

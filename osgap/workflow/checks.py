@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from osgap.capture.download.stage import check_url
-from osgap.capture.tracking.stage import check_tracking
+from osgap.capture.tracking.finding import check_tracking
 from osgap.prior.config import check_validation
 from osgap.runtime.errors import UserError
 from osgap.workflow.pipeline import Pipeline

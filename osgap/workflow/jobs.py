@@ -126,7 +126,7 @@ def _captures(pipeline: Pipeline) -> Iterator[Job]:
         yield Job(
             "import_tracking",
             "import",
-            (layout.capture(subject),),
+            (layout.capture(subject), layout.findings(subject), layout.sheet(subject)),
             layout.log("import", subject),
             {"subject": subject},
             (*_head(pipeline), *tracking, *pipeline.download_of(subject)),

@@ -75,6 +75,14 @@ class Layout:
         """One subject's capture store."""
         return self.results / "captures" / f"{subject}.h5"
 
+    def findings(self, subject: str) -> Path:
+        """What its import found of cameras and sequences, and what was assumed."""
+        return self.results / "captures" / f"{subject}.json"
+
+    def sheet(self, subject: str) -> Path:
+        """Its contact sheet: the tracked head and the masks over the images."""
+        return self.results / "captures" / f"{subject}.png"
+
     # avatars ---------------------------------------------------------------------------------------------
     def fit(self, subject: str) -> Path:
         """Folder of one subject's fitted avatar."""

@@ -234,13 +234,13 @@ class Pipeline:
 
     def tracking_pattern(self, subject: str) -> str:
         """Path of a subject's FLAME tracking export, in which wildcards may stand."""
-        from osgap.capture.tracking.stage import tracking_pattern
+        from osgap.capture.tracking.finding import tracking_pattern
 
         return tracking_pattern(self.config.capture, subject, self.entry(subject))
 
     def tracking(self, subject: str) -> Path:
         """The FLAME tracking export of a subject."""
-        from osgap.capture.tracking.stage import find_tracking
+        from osgap.capture.tracking.finding import find_tracking
 
         return find_tracking(self.config.capture, subject, self.entry(subject))
 

@@ -19,8 +19,8 @@ from capture.exports import HEIGHT, WIDTH, Benchmark, import_export, make_benchm
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.store import CaptureStore
 from osgap.capture.tracking.assumptions import edition_notes
+from osgap.capture.tracking.finding import check_tracking
 from osgap.capture.tracking.layouts import tracking_files
-from osgap.capture.tracking.stage import check_tracking
 from osgap.head.config import HeadAssets
 from osgap.head.editions import Edition
 from osgap.head.model import HeadModel

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from capture.exports import Exporter, TrackingExport, import_export
+from osgap.capture.importing.stage import ImportInputs
 from osgap.capture.store import VERSION, CaptureStore
 from osgap.capture.store_writing import Capture, write_store
 from osgap.capture.tracking import frame_sources as frames
-from osgap.capture.tracking.stage import ImportInputs
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from corpus.limits import full_disk
 from nersemble_data.constants import SERIALS
 
 from capture.exports import (
@@ -31,8 +32,9 @@ from capture.exports import (
 )
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.store import CaptureStore
+from osgap.capture.tracking.finding import check_tracking, find_tracking
+from osgap.capture.tracking.layouts import read_recording
 from osgap.capture.tracking.recording import HELD_OUT_INDEX
-from osgap.capture.tracking.stage import check_tracking, find_tracking
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.editions import Edition
@@ -305,20 +307,20 @@ def test_jpeg_frames_and_png_masks(exporter: Exporter, do_import: Importer) -> N
     [(None, None, 5143), (5023, None, 5143), (5143, None, 5143), (None, 9, 9), (9, 9, 9), (5023, 5023, 5143)],
 )
 def test_static_offset_gets_the_heads_vertices(
-    exporter: Exporter, do_import: Importer, tmp_path: Path,
-    tracked: int | None, template: int | None, stored: int,
-) -> None:  # fmt: skip
+    exporter: Exporter, tmp_path: Path, tracked: int | None, template: int | None, stored: int
+) -> None:
     exporter.offset = np.full((1, tracked or 1, 3), 0.01, np.float32)
     export = exporter.single(timesteps=2)
     if tracked is None:
         for timestep in range(2):
             export.set_flame(timestep, static_offset=None)
-    inputs = {}
+    head = None
     if template is not None:
         obj = tmp_path / "head.obj"
         obj.write_text("v 0 0 0\n" * template + "vt 0 0\nvn 0 0 0\nf 1/1 2/1 3/1\n")
-        inputs["head"] = template_only(obj)
-    offset = CaptureStore(do_import(export.folder, **inputs)).params.static_offset.numpy()
+        head = template_only(obj)
+    recording = read_recording(export.folder, CaptureConfig(), "030", SubjectEntry(), assets=head)
+    offset = recording.params.static_offset.numpy()
     assert offset.shape == (stored, 3)
     assert (offset[:tracked] == np.float32(0.01)).all() if tracked else not offset.any()
     assert not offset[tracked:].any()
@@ -328,6 +330,13 @@ def test_two_imports_are_the_same_bytes(exporter: Exporter, do_import: Importer)
     folder = exporter.single().folder
     first = do_import(folder).read_bytes()
     assert do_import(folder).read_bytes() == first
+
+
+def test_a_full_disk_leaves_no_store(exporter: Exporter, do_import: Importer, tmp_path: Path) -> None:
+    folder = exporter.single().folder
+    with full_disk(8000), pytest.raises(UserError, match=r"030\.h5 cannot be written .*make room"):
+        do_import(folder)
+    assert list((tmp_path / "captures").iterdir()) == []
 
 
 def test_provenance_covers_frames_and_parameters(exporter: Exporter, do_import: Importer) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from corpus.harness import World
-from corpus.world import AVATAR, BENCHMARK, DOWNLOADS, FOREIGN, RAW, SETTINGS, SOURCE, SUBJECT, make_world
+from corpus.world import AVATAR, BENCHMARK, DOWNLOADS, FOREIGN, RAW, SETTINGS, SOURCE, SUBJECT, UNPOSED, make_world
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def world(pristine: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
 def benchmark(world: World, pristine: Path) -> World:
     """And NeRSemble's benchmark, in place of the exports."""
     _copy(pristine, world, BENCHMARK)
-    world.settings["capture"] = {"download": False, "tracking": f"WORLD/{BENCHMARK}"}
+    world.settings["capture"] = {"download": False, "tracking": f"WORLD/{BENCHMARK}", **UNPOSED}
     return world
 
 

@@ -33,9 +33,10 @@ ADVICE = re.compile(
 
 _LONGEST = 1200  # characters of a message that a person still reads
 
-# What may be printed before the message: a C library's word on a damaged file, and notes on good ones.
+# What may be printed before the message: a C library's word on a damaged file, notes on good ones, and what an import
+# finds doubtful in random pictures.
 _NOTES = re.compile(
-    r"^(libpng error: .*|.*: only here, left out: .*|.*: viewers know FLAME's topology only.*)\n", re.MULTILINE
+    r"^(libpng error: .*|030: .*|.*: only here, left out: .*|.*: viewers know FLAME's topology only.*)\n", re.MULTILINE
 )
 
 # A stage that was stopped leaves its lock.

@@ -55,6 +55,9 @@ ENCODER = EncoderConfig(
     input_size=32, width=8, token_width=32, residual_blocks=(1, 1), attention_blocks=1, heads=2, dilations=(1, 2, 3)
 )
 
+UNPOSED = {"check": "warn"}
+"""Pictures here are random, so that no head stands where they show one."""
+
 SETTINGS: dict[str, Any] = {
     "results": "WORLD/results",
     "subjects": {"train": [OTHER], "test": [SUBJECT]},
@@ -65,7 +68,7 @@ SETTINGS: dict[str, Any] = {
             "template": "WORLD/head/head.obj",
         }
     },
-    "capture": {"download": False, "tracking": f"WORLD/{EXPORT}"},
+    "capture": {"download": False, "tracking": f"WORLD/{EXPORT}", **UNPOSED},
     "fit": {"uv_size": UV_SIZE, "iterations": 2, "images_per_step": 1, "checkpoint_every": 1},
     "oneshot": {"steps": 2, "calibration_people": 0},
 }
@@ -76,6 +79,7 @@ DOWNLOADS: dict[str, Any] = {
     "sequences": [SEQUENCE],
     "serials": list(SERIALS),
     "tracking": f"WORLD/{EXPORT}",
+    **UNPOSED,
 }
 """Its section `capture` where raw videos are part of the run."""
 

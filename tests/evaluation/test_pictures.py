@@ -12,12 +12,12 @@ import torch
 
 from evaluation.people import HEIGHT, SEQUENCES, WIDTH, World, default_splits
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid
 from osgap.evaluation.methods import METHODS
 from osgap.report.config import ReportConfig
 from osgap.report.figures import stage as figures
 from osgap.report.person import PersonFiles
 from osgap.report.videos import stage as videos
+from osgap.runtime import image_grid
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 

@@ -78,7 +78,7 @@ EDITS = [
         texts=appended("osgap/capture/download/stage.py"),
     ),
     Edit(
-        "code of the import", {"import_tracking": 3, **AFTER_IMPORT}, texts=appended("osgap/capture/tracking/stage.py")
+        "code of the import", {"import_tracking": 3, **AFTER_IMPORT}, texts=appended("osgap/capture/importing/stage.py")
     ),
     Edit("code of the fit", AFTER_IMPORT, texts=appended("osgap/fit/optimise.py")),
     Edit("code of the training", {"train": 1, **AFTER_TRAINING}, texts=appended("osgap/prior/training/stage.py")),
@@ -105,6 +105,11 @@ EDITS = [
     Edit("another version of osgap", NOTHING, texts={"osgap/__init__.py": ('__version__ = "', '__version__ = "9')}),
     # config
     Edit("one seed for all", {"synthetic_head": 1, **EVERYTHING}, config={"seed": 1}),
+    Edit(
+        "moments with bad frames",
+        {"import_tracking": 3, **AFTER_IMPORT},
+        config={"capture": {"drop_outliers": True}},
+    ),
     Edit("iterations of the fit", AFTER_IMPORT, config={"fit": {"iterations": 41}}),
     Edit("steps of the training", {"train": 1, **AFTER_TRAINING}, config={"prior": {"steps": 13}}),
     Edit(
@@ -169,6 +174,7 @@ EDITS = [
     # files and machine
     Edit("a table that is gone", {"tables": 1}, deleted=("tables/novel_view.csv",)),
     Edit("a fit that is gone and has been used", NOTHING, deleted=("avatars/101/point_cloud.ply",)),
+    Edit("a contact sheet that is gone", NOTHING, deleted=("captures/101.png",)),
     Edit(
         "a picture of a fit that is gone",
         {"fit": 1, "bake": 1, "train": 1, **AFTER_TRAINING},

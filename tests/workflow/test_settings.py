@@ -32,6 +32,7 @@ BASE: dict[str, Any] = {
                 "tracking": "data/tracking",
                 "source": {"sequence": "EXP-2-eyes", "timestep": 3, "camera": "222200036"},
                 "driver": "102",
+                "corrections": ["centimetres"],
             }
         },
     },
@@ -88,7 +89,10 @@ TABLE: dict[str, str] = {
     "evaluate one_shot few_shot all_frames person_figure cross_figure overview video": """
         subjects.entries.ID.source.sequence subjects.entries.ID.source.timestep subjects.entries.ID.source.camera
     """,
-    "import": "capture.download capture.frames capture.width capture.held_out_camera",
+    "import": """
+        capture.download capture.frames capture.width capture.held_out_camera capture.check capture.corrections
+        capture.drop_outliers subjects.entries.ID.corrections
+    """,
     "synthetic-person download": "capture.sequences subjects.entries.ID.sequences",
     "download": "capture.serials",
     "synthetic-person": """
@@ -146,7 +150,9 @@ VALUES: dict[str, Any] = {
     "subjects.train": ["101", "102"],
     "subjects.test": [OWN, OTHER, "203"],
     "subjects.entries.ID.sequences": ["EMO-1-shout+laugh"],
+    "subjects.entries.ID.corrections": ["millimetres"],
     "capture.sequences": ["EXP-2-eyes"],
+    "capture.corrections": ["opencv_axes", "intrinsics_of:88x128"],
     "capture.serials": ["222200037"],
     "interop.avatars": "data/{subject}",
     "interop.uv_gt": "data/{subject}.npz",

@@ -1,1 +1,1 @@
-"""The stage `import`: FLAME tracking and frames to one capture store."""
+"""FLAME tracking of any layout, read into one `recording.Recording`."""

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from osgap.capture.encoded import check_frame, check_mask, decode_frame, decode_mask, encode_png, on_white, read_file
+from osgap.capture.tracking.masks import missing_mask
 from osgap.capture.tracking.recording import Footage, Pictures, Recording
 from osgap.capture.video import decode, rgb
 from osgap.runtime.errors import UserError
@@ -114,7 +115,7 @@ def _of_files(
     content = read_file(image)
     header = check_frame(content, str(image), recording.width, recording.height)
     if mask is None and header.color != "rgba":
-        raise UserError(f"{image}: has neither a mask in fg_masks nor an alpha channel. Export the tracking anew.")
+        raise missing_mask(image)
     if mask:
         mask_content, alpha = _checked_mask(mask, recording)
     else:

@@ -1,7 +1,7 @@
 """A tracked capture as every tracking layout is read: cameras, timesteps, FLAME parameters, split, and where the
 frames are.
 
-`osgap.capture.tracking.layouts` has the readers that make recordings, `osgap.capture.tracking.stage` writes them to a
+`osgap.capture.tracking.layouts` has the readers that make recordings, `osgap.capture.importing.stage` writes them to a
 store.
 """
 

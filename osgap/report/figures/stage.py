@@ -23,7 +23,6 @@ import torch
 
 from osgap.capture.choice import evenly_spaced
 from osgap.capture.store import CaptureStore
-from osgap.evaluation import image_grid
 from osgap.evaluation.splits import (
     NOVEL_VIEW,
     SELF_REENACTMENT,
@@ -36,6 +35,7 @@ from osgap.head.config import HeadAssets
 from osgap.report.config import ReportConfig
 from osgap.report.names import METHOD_NAMES
 from osgap.report.person import Person, PersonFiles
+from osgap.runtime import image_grid
 from osgap.runtime.artifacts import write_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.pixels import to_bytes

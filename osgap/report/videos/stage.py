@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osgap.evaluation import image_grid
 from osgap.evaluation.splits import held_out_camera, held_out_frames
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -23,6 +22,7 @@ from osgap.rendering.writers import write_video
 from osgap.report.config import ReportConfig
 from osgap.report.names import METHOD_NAMES
 from osgap.report.person import Person, PersonFiles
+from osgap.runtime import image_grid
 from osgap.runtime.prefetch import ahead
 from osgap.runtime.progress import track
 from osgap.runtime.provenance import Provenance

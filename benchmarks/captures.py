@@ -1,0 +1,162 @@
+"""Measure the look at captures: false alarms over exports that are right, what it says of exports that are broken.
+
+    python benchmarks/captures.py results/demo/synthetic/tracking ../shared/captures_cc0 --noise 1 --kinds all --every 9
+
+Looks for tracking exports of one sequence in the folders, with the head model beside them (`model/` or `head/`, there
+or in a folder above), and prints a line for each capture and JSON at the end: `alarms` of `captures` that are right
+stop, have outliers or a doubtful head, `seconds` is the median processor time of a look (with the decoding), and for
+each kind of breakage how many were `named` rightly, `stopped` with another cause, or passed unnoticed. `--noise 1` adds
+copies with tracking error (1 mm, 0.6 degrees), as `make_people.py --param-noise 1` does. Kinds are those of
+`tests/capture/breakage.py`, of every so many captures (`--every`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # this checkout's osgap, whatever is installed
+
+from capture.breakage import KINDS, Kind, copied, parameters  # noqa: E402
+
+from osgap.capture.sanity.findings import Findings  # noqa: E402
+from osgap.capture.sanity.inspect import inspect  # noqa: E402
+from osgap.capture.tracking.vhap.export import read_export  # noqa: E402
+from osgap.head.assets import load_head  # noqa: E402
+from osgap.head.config import HeadAssets  # noqa: E402
+from osgap.head.model import HeadModel  # noqa: E402
+from osgap.runtime.errors import UserError  # noqa: E402
+
+HEADS = {
+    "model": ("head_model.pkl", "head_masks.pkl", "head_template.obj"),
+    "head": ("flame2023.pkl", "FLAME_masks.pkl", "head_template_mesh.obj"),
+}
+NOISE = {"translation": 1e-3, "rotation": 0.01, "neck_pose": 0.01, "jaw_pose": 0.01, "eyes_pose": 0.02, "expr": 0.1}
+"""Standard deviations of tracking error: metres, radians, and of expression coefficients."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--head", type=Path, help="folder of the head model of exports that have none beside them")
+    parser.add_argument("--noise", type=float, default=0.0, help="scale of the tracking error of additional copies")
+    parser.add_argument("--kinds", default="none", help="all, none, or names separated by commas")
+    parser.add_argument("--every", type=int, default=1, help="of the captures, one of so many is broken")
+    parser.add_argument("--part", default="0/1", help="K/N: every Nth capture from the Kth on, such as 1/2")
+    arguments = parser.parse_args()
+    first, _, step = arguments.part.partition("/")
+    exports = find_exports(arguments.folders)[int(first) :: int(step)]
+    kinds = {"all": list(KINDS), "none": []}.get(arguments.kinds, arguments.kinds.split(","))
+    alarms, seconds, captures = [], [], 0
+    broken: dict[str, dict[str, int]] = {name: dict.fromkeys(("named", "stopped", "unnoticed"), 0) for name in kinds}
+    for number, export in enumerate(exports):
+        head = head_of(export, arguments.head)
+        with tempfile.TemporaryDirectory() as folder:
+            right = [export]
+            if arguments.noise:
+                right.append(copied(export, Path(folder) / "noise"))
+                add_noise(right[-1], arguments.noise, number)
+            for path in right:
+                start = time.process_time()
+                findings = look(path, head)
+                seconds.append(time.process_time() - start)
+                captures += 1
+                if isinstance(findings, str) or not findings.sound or findings.outliers or _doubted(findings):
+                    alarms.append(f"{export}{' with noise' if path != export else ''}: {told(findings)}")
+                    print(f"FALSE ALARM {alarms[-1]}", flush=True)
+        for name in kinds if number % arguments.every == 0 else []:
+            answer, said = judge(export, head, KINDS[name])
+            broken[name][answer] += 1
+            print(f"{answer:9s} {name:26s} {export.name}: {said}", flush=True)
+    result = {
+        "captures": captures,
+        "alarms": len(alarms),
+        "rate": round(len(alarms) / max(captures, 1), 4),
+        "seconds": round(float(np.median(seconds)), 2) if seconds else None,
+        "kinds": broken,
+    }
+    print(json.dumps(result, indent=1))
+
+
+def find_exports(folders: list[Path]) -> list[Path]:
+    """Exports of one sequence below folders."""
+    found = {path.parent for folder in folders for path in folder.rglob("transforms.json")}
+    return sorted(path for path in found if (path / "flame_param").is_dir())
+
+
+def head_of(export: Path, default: Path | None) -> HeadModel:
+    """The head model beside an export, or in a folder above."""
+    places = [above / kind for above in export.resolve().parents for kind in HEADS]
+    for folder in [*places, *([default] if default else [])]:
+        for names in HEADS.values():
+            if all((folder / name).is_file() for name in names):
+                return _loaded(folder, names)
+    raise SystemExit(f"{export}: no head model beside it; give --head")
+
+
+@cache
+def _loaded(folder: Path, names: tuple[str, str, str]) -> HeadModel:
+    model, masks, template = (folder / name for name in names)
+    return load_head(HeadAssets(model=model, masks=masks, template=template))
+
+
+def add_noise(export: Path, scale: float, seed: int) -> None:
+    """Tracking error, as `make_people.py --param-noise` adds it."""
+    random = np.random.default_rng(seed)
+
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        for name, deviation in NOISE.items():
+            error = random.normal(0, scale * deviation, arrays[name].shape)
+            arrays[name] = (arrays[name] + error).astype(np.float32)
+
+    parameters(export, change)
+
+
+def look(export: Path, head: HeadModel) -> Findings | str:
+    """What is found in an export, or what its reader refuses."""
+    try:
+        return inspect(read_export(export, export.name, "222200037", head.vertex_count), head, export.name)
+    except UserError as error:
+        return str(error)
+
+
+def judge(export: Path, head: HeadModel, kind: Kind) -> tuple[str, str]:
+    """`named`, `stopped` or `unnoticed`, and what was said of a broken copy."""
+    with tempfile.TemporaryDirectory() as folder:
+        broken = copied(export, Path(folder) / export.name)
+        kind.apply(broken)
+        findings = look(broken, head)
+        if isinstance(findings, str):
+            return "stopped", findings
+        if kind.outliers:
+            named = findings.sound and findings.outliers == kind.outliers
+            noticed = bool(findings.outliers) or not findings.sound
+        else:
+            words = any(word in (findings.cause or "") for word in kind.words.split("|"))
+            named = words and (findings.correction or "").startswith(kind.correction or "")
+            noticed = not findings.sound or _doubted(findings)
+        return "named" if named else "stopped" if noticed else "unnoticed", told(findings)
+
+
+def _doubted(findings: Findings) -> bool:
+    return any("the head is doubtful" in warning for warning in findings.warnings)
+
+
+def told(findings: Findings | str) -> str:
+    """In a line."""
+    if isinstance(findings, str):
+        return findings
+    said = [findings.cause or "", f"({findings.correction})" if findings.correction else "", *findings.warnings[:2]]
+    return " ".join(part for part in said if part)[:260] or "nothing"
+
+
+if __name__ == "__main__":
+    main()

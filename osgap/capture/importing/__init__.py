@@ -1,0 +1,1 @@
+"""The stage `import`: a recording, looked at and written to one capture store."""

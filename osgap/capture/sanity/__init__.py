@@ -1,0 +1,1 @@
+"""Does the head that is claimed stand where the images show it?"""

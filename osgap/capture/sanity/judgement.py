@@ -1,0 +1,200 @@
+"""Which frames, cameras and moments do not fit where the others do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from osgap.capture.sanity.alignment import image_shift
+from osgap.capture.sanity.findings import FrameFinding, Summary, Verdict
+from osgap.capture.sanity.measures import EMPTY, FULL, INSIDE, LIKENESS, OUT, Key, Measures
+from osgap.capture.sanity.samples import Sample
+
+_RANK: dict[Verdict, int] = {"fine": 0, "doubtful": 1, "wrong": 2}
+
+# What one frame may differ from the median of its camera before it is another picture, or another head.
+_INSIDE, _OUT, _OVERLAP, _LIKENESS = 0.05, 0.02, 0.15, 0.3
+_MOST_OF = 0.6
+"""Share of a camera's frames, or a moment's, that are wrong before all of it is."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Of one frame."""
+
+    verdict: Verdict
+    reason: str = ""
+
+
+def judged(samples: Sequence[Sample], measures: Measures) -> dict[Key, Judgement]:
+    """What is wrong with single frames, compared with the others of their camera."""
+    typical = {name: _by_camera(measures, name) for name in ("inside", "out", "overlap", "likeness")}
+    return {(sample.timestep, sample.camera): _picture(sample) or _fit(sample, measures, typical) for sample in samples}
+
+
+def _picture(sample: Sample) -> Judgement | None:
+    """What is wrong with a picture itself."""
+    if sample.image is None:
+        return Judgement("wrong", "its image does not decode")
+    if sample.mask is None:
+        return Judgement("wrong", "its mask does not decode, or there is none")
+    share = float((sample.mask >= 0.5).mean())
+    if share <= EMPTY:
+        return Judgement("wrong", "its mask is empty")
+    if share >= FULL:
+        return Judgement("wrong", "its mask is full: nothing of it is background")
+    if float(sample.image[sample.mask >= 0.5].std(axis=0).max()) < 2:
+        return Judgement("wrong", "its image is of one colour")
+    return None
+
+
+def _fit(sample: Sample, measures: Measures, typical: dict[str, dict[int, float]]) -> Judgement:
+    key = (sample.timestep, sample.camera)
+    found = measures.compared[key]
+    if found.outline is None:
+        return Judgement("wrong", "the head is not in the picture")
+    usual = {name: values.get(sample.camera, np.nan) for name, values in typical.items()}
+    out, like = measures.out[key], measures.likeness.get(key)
+    inside_lost, overlap_lost = usual["inside"] - found.inside, usual["overlap"] - found.overlap
+    if found.inside < 1 - _INSIDE and inside_lost > 0.6 * _INSIDE:
+        return Judgement("wrong", f"{100 * (1 - found.inside):.0f} % of the head are out of its mask")
+    if out > _OUT and out - usual["out"] > 0.6 * _OUT:
+        return Judgement("wrong", f"the head's edge is out of its mask by {100 * out:.1f} % of the head's height")
+    if overlap_lost > _OVERLAP:
+        return Judgement("wrong", "its mask is much larger than those of the camera's other frames")
+    if like is not None and like < LIKENESS and usual["likeness"] - like > _LIKENESS:
+        return Judgement("wrong", "its image shows other colours on the face than the others")
+    if out > OUT or found.inside < INSIDE:
+        return Judgement("doubtful", f"{100 * (1 - found.inside):.0f} % of the head are out of its mask")
+    if like is not None and like < 0.1:
+        return Judgement("doubtful", "its image shows other colours on the face than other cameras")
+    return Judgement("fine")
+
+
+def _value(measures: Measures, name: str, key: Key) -> float:
+    if name == "out":
+        return measures.out[key]
+    if name == "likeness":
+        like = measures.likeness.get(key)
+        return np.nan if like is None else like
+    return float(getattr(measures.compared[key], name))
+
+
+def _by_camera(measures: Measures, name: str) -> dict[int, float]:
+    """Medians."""
+    values: dict[int, list[float]] = {}
+    for key in measures.compared:
+        value = _value(measures, name, key)
+        if not np.isnan(value):
+            values.setdefault(key[1], []).append(value)
+    return {camera: float(np.median(found)) for camera, found in values.items()}
+
+
+def misfit_cameras(measures: Measures) -> dict[int, str]:
+    """Cameras in which the head does not stand where the others have it: what is wrong with them."""
+    inside, out, alike = (_by_camera(measures, name) for name in ("inside", "out", "likeness"))
+    if len(inside) < 2:
+        return {}
+    usual = {name: float(np.median(list(v.values()))) if v else np.nan
+             for name, v in (("inside", inside), ("out", out), ("likeness", alike))}  # fmt: skip
+    numbers = {key: number for number, key in enumerate(measures.compared)}
+    found = {}
+    for camera in inside:
+        like = alike.get(camera, np.nan)
+        if inside[camera] < INSIDE and usual["inside"] - inside[camera] > 0.03:
+            found[camera] = f"{100 * (1 - inside[camera]):.0f} % of the head are out of the masks"
+        elif out[camera] > OUT and out[camera] > 3 * usual["out"]:
+            found[camera] = f"the head's edge is out of the masks by {100 * out[camera]:.1f} % of its height"
+        elif like < LIKENESS and usual["likeness"] - like > 0.3:
+            found[camera] = f"its images show other colours on the face than the others (correlation {like:.2f})"
+        elif out[camera] > 0.005 and out[camera] > 4 * usual["out"]:
+            own = np.array([number for key, number in numbers.items() if key[1] == camera])
+            shift = float(np.linalg.norm(image_shift(measures.rows, own)))
+            if shift > 0.025:
+                found[camera] = f"the head stands {100 * shift:.1f} % of its height beside the masks"
+    return found
+
+
+def mostly(judgements: dict[Key, Judgement], part: int) -> set[int]:
+    """Moments (`part` 0) or cameras (1) of which most frames are wrong, of two and more."""
+    found = set()
+    for place in {key[part] for key in judgements}:
+        own = [judgement.verdict == "wrong" for key, judgement in judgements.items() if key[part] == place]
+        if len(own) > 1 and np.mean(own) >= _MOST_OF:
+            found.add(place)
+    return found
+
+
+# what is reported --------------------------------------------------------------------------------------------
+
+
+def frame_findings(judgements: dict[Key, Judgement], measures: Measures, pixels: float) -> tuple[FrameFinding, ...]:
+    """Numbers and verdicts of all frames.
+
+    Args:
+        pixels: of the recording's images per pixel of the reduced ones.
+    """
+    numbers = {key: number for number, key in enumerate(measures.compared)}
+    found = []
+    for key in sorted(judgements):
+        compared, judgement = measures.compared.get(key), judgements[key]
+        shift, distance = np.zeros(2), 0.0
+        if compared is not None and compared.outline is not None:
+            shift = image_shift(measures.rows, np.array([numbers[key]]))
+            distance = float(np.median(np.abs(compared.outline.gap))) / compared.height
+        found.append(
+            FrameFinding(
+                timestep=key[0],
+                camera=key[1],
+                height=round(compared.height * pixels, 1) if compared else 0.0,
+                inside=round(compared.inside, 4) if compared else 0.0,
+                offset=(round(float(shift[0]), 4), round(float(shift[1]), 4)),
+                distance=round(distance, 4),
+                likeness=_rounded(measures.likeness.get(key)),
+                verdict=judgement.verdict,
+                reason=judgement.reason,
+            )
+        )
+    return tuple(found)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def summaries(
+    frames: Sequence[FrameFinding], names: Sequence[str], of: Callable[[FrameFinding], str], worse: dict[str, str]
+) -> tuple[Summary, ...]:
+    """Medians by name.
+
+    Args:
+        of: the name that a frame belongs to.
+        worse: names that are wrong altogether, and why.
+    """
+    found = []
+    for name in names:
+        own = [frame for frame in frames if of(frame) == name]
+        alike = [frame.likeness for frame in own if frame.likeness is not None]
+        verdict: Verdict = "fine"
+        if own:
+            ranks = sorted(_RANK[frame.verdict] for frame in own)
+            verdict = next(v for v, rank in _RANK.items() if rank == ranks[len(ranks) // 2])
+        found.append(
+            Summary(
+                name=name,
+                frames=len(own),
+                inside=_median([frame.inside for frame in own]),
+                offset=(_median([frame.offset[0] for frame in own]), _median([frame.offset[1] for frame in own])),
+                distance=_median([frame.distance for frame in own]),
+                likeness=_median(alike) if alike else None,
+                verdict="wrong" if name in worse else verdict,
+                reason=worse.get(name, ""),
+            )
+        )
+    return tuple(found)
+
+
+def _median(values: Sequence[float]) -> float:
+    return round(float(np.median(values)), 4) if values else 0.0

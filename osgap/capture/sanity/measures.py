@@ -1,0 +1,169 @@
+"""How well a claim fits the frames that are looked at: numbers of each frame, and of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from osgap.capture.sanity.alignment import Rows, head_motion, out_of_mask, rows_of
+from osgap.capture.sanity.claims import Claim, Surface
+from osgap.capture.sanity.colors import SkinColors, likeness
+from osgap.capture.sanity.outlines import Comparison, MaskField, compare, mask_field
+from osgap.capture.sanity.samples import Sample
+
+Key = tuple[int, int]
+"""(timestep, camera)"""
+
+EMPTY, FULL = 0.002, 0.97
+"""Shares of an image that a mask covers where nobody is in it, or no background."""
+
+# Beyond these a capture cannot be right; in head heights, radians, shares and correlations. Tracking as good as it is
+# made (1 mm, 0.6 degrees) stays below a quarter of each; see docs/data.md for what was measured.
+SHIFT, TURN, GROWTH = 0.02, 0.06, 0.04
+INSIDE, OUT, LIKENESS = 0.95, 0.012, 0.25
+DOUBT = 0.6
+"""Share of a bound from which on it is doubtful."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What pictures show."""
+
+    samples: dict[Key, Sample]
+    fields: dict[Key, MaskField]
+    """Masks of those samples that have one with somebody in it and something beside."""
+    surface: Surface
+    height: float
+    """Of the head, in its units."""
+
+    def only(self, keys: Iterable[Key]) -> Evidence:
+        """Of some frames."""
+        chosen = [key for key in keys if key in self.fields]
+        return replace(
+            self,
+            samples={key: self.samples[key] for key in chosen},
+            fields={key: self.fields[key] for key in chosen},
+        )
+
+    def over_time(self, most: int) -> Evidence:
+        """Of about so many frames: of as many as eight moments, some of the cameras each."""
+        moments, cameras = (sorted({key[part] for key in self.fields}) for part in (0, 1))
+        times = {moments[round(k)] for k in np.linspace(0, len(moments) - 1, min(8, len(moments)))}
+        count = min(max(most // max(len(times), 1), 2), len(cameras))
+        views = {cameras[round(k)] for k in np.linspace(0, len(cameras) - 1, count)}
+        return self.only(key for key in self.fields if key[0] in times and key[1] in views)
+
+    def spread(self, most: int) -> Evidence:
+        """Of about so many frames, over all moments and cameras."""
+        keys = list(self.fields)
+        if len(keys) <= most:
+            return self
+        moments = sorted({t for t, _ in keys})
+        cameras = sorted({c for _, c in keys})
+        wanted = max(most // max(len(cameras), 1), 1)
+        some = {moments[round(k)] for k in np.linspace(0, len(moments) - 1, min(wanted, len(moments)))}
+        chosen = [key for key in keys if key[0] in some]
+        step = -(-len(chosen) // most)
+        return self.only(chosen[::step] if step > 1 else chosen)
+
+
+def evidence_of(samples: Sequence[Sample], surface: Surface, height: float) -> Evidence:
+    """The samples with their masks prepared."""
+    fields = {}
+    for sample in samples:
+        if sample.mask is not None and EMPTY < float((sample.mask >= 0.5).mean()) < FULL:
+            fields[sample.timestep, sample.camera] = mask_field(sample.mask)
+    return Evidence({(sample.timestep, sample.camera): sample for sample in samples}, fields, surface, height)
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """How well a claim fits."""
+
+    compared: dict[Key, Comparison]
+    rows: Rows
+    likeness: dict[Key, float | None]
+
+    @cached_property
+    def motion(self) -> np.ndarray:
+        """`[7]` by which the head would have to move: shift [head heights], turn [radians], growth."""
+        return head_motion(self.rows)
+
+    @cached_property
+    def out(self) -> dict[Key, float]:
+        """Mean distance by which each frame's head is out of its mask [head heights]."""
+        return dict(zip(self.compared, out_of_mask(self.rows, len(self.compared)).tolist(), strict=True))
+
+    def cost(self, key: Key) -> float:
+        """How badly a frame fits, from 0 to about 4."""
+        found = self.compared[key]
+        if found.outline is None:
+            return 4.0
+        like = self.likeness.get(key)
+        color = 0.5 if like is None else 0.5 * (1 - like)
+        return 2 * (1 - found.inside) + min(self.out[key] / 0.03, 1) + (1 - found.overlap) + color
+
+    @property
+    def total(self) -> float:
+        """Mean cost, of which single bad frames do not make up much."""
+        costs = np.sort([self.cost(key) for key in self.compared])
+        kept = costs[: max(round(0.9 * len(costs)), 1)]
+        return float(kept.mean()) if len(kept) else 4.0
+
+    def median(self, name: str) -> float:
+        """Median over frames of a field of `Comparison`, `out` or `likeness`."""
+        if name == "out":
+            values = [value for key, value in self.out.items() if self.compared[key].outline is not None]
+        elif name == "likeness":
+            values = [value for value in self.likeness.values() if value is not None]
+        else:
+            values = [float(getattr(found, name)) for found in self.compared.values()]
+        return float(np.median(values)) if values else float("nan")
+
+    @property
+    def few(self) -> float:
+        """By what tracking error may be larger because few moments are looked at, over which it averages out."""
+        return float(np.sqrt(1 + 1.5 / max(len({t for t, _ in self.compared}), 1)))
+
+    @property
+    def excess(self) -> float:
+        """The largest of what is found, relative to what a capture that is right may have: above 1 it is wrong."""
+        if not self.compared or self.median("inside") <= 0 or not len(self.rows.gap):
+            return 100.0
+        few = self.few
+        shift, turn = (float(np.linalg.norm(self.motion[part])) / few for part in (slice(0, 3), slice(3, 6)))
+        like = self.median("likeness")
+        shares = [
+            shift / SHIFT,
+            turn / TURN,
+            abs(float(self.motion[6])) / GROWTH / few,
+            (1 - self.median("inside")) / (1 - INSIDE),
+            self.median("out") / OUT,
+            0.0 if np.isnan(like) else (1 - like) / (1 - LIKENESS),
+        ]
+        return max(shares)
+
+
+def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
+    """Compare a claim with the pictures.
+
+    Args:
+        colored: whether colours are compared; else all likenesses are None.
+    """
+    compared = {
+        key: compare(claim, evidence.surface, evidence.height, *key, field) for key, field in evidence.fields.items()
+    }
+    rows = rows_of(claim, evidence.surface, evidence.height, compared)
+    alike: dict[Key, float | None] = dict.fromkeys(compared)
+    if colored:
+        skin = SkinColors(claim, evidence.surface, evidence.height)
+        colors = {
+            key: skin.seen(*key, sample.image, sample.mask)
+            for key, sample in evidence.samples.items()
+            if sample.image is not None and key in compared and compared[key].outline is not None
+        }
+        alike |= likeness(colors)
+    return Measures(compared, rows, alike)

@@ -1,0 +1,145 @@
+"""One frame's posed head against its mask: how much of it lies inside, and how far apart their edges are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from osgap.capture.sanity.claims import NEAR, Claim, Surface
+from osgap.splat.coverage import silhouette_kernels
+
+_OUTLINE = 1.2  # pixels within the silhouette's edge in which a vertex belongs to it
+_MARGIN = 2.0  # pixels at the image's border in which nothing is known of edges
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """Vertices at the edge of a head's silhouette, `[N]`, and the mask's edge beside them."""
+
+    vertices: np.ndarray
+    """Their numbers."""
+    local: np.ndarray
+    """`[N, 3]` in the axes of the camera."""
+    gap: np.ndarray
+    """`[N]` pixels from the silhouette's edge outwards to the mask's; negative where the head is out of the mask."""
+    gradient: np.ndarray
+    """`[N, 2]` of the distance to the mask's edge, which grows to its inside: unit vectors in the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A frame."""
+
+    height: float
+    """Of the head [pixels of the reduced image]; 0 where it is not in front of the camera."""
+    inside: float
+    """Share of the silhouette (without neck) in the mask."""
+    seen: float
+    """Share of the head's vertices that lie in the image."""
+    overlap: float
+    """Intersection over union of silhouette and mask; the mask is cut off below the silhouette."""
+    outline: Outline | None
+
+
+def signed_distance(inside: np.ndarray) -> np.ndarray:
+    """`[H, W]` float32 pixels to the edge of a region, positive within; beyond the image is as at its border."""
+    region = inside.astype(np.uint8)
+    if not region.any() or region.all():
+        return np.full(region.shape, 1e3 if region.any() else -1e3, np.float32)
+    within = cv2.distanceTransform(region, cv2.DIST_L2, cv2.DIST_MASK_5)
+    without = cv2.distanceTransform(1 - region, cv2.DIST_L2, cv2.DIST_MASK_5)
+    return np.where(region, within - 0.5, 0.5 - without).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskField:
+    """A mask, ready for comparison."""
+
+    inside: np.ndarray
+    """`[h, w]` bool."""
+    distance: np.ndarray
+    """`[h, w]` float32 signed distance to its edge."""
+    gradient: np.ndarray
+    """`[h, w, 2]` float32."""
+
+
+def mask_field(mask: np.ndarray) -> MaskField:
+    """Args:
+    mask: `[h, w]` in [0, 1].
+    """
+    inside = mask >= 0.5
+    distance = signed_distance(inside)
+    smooth = cv2.GaussianBlur(distance, (0, 0), 1.0)
+    gradient = np.stack((cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1)), axis=-1)
+    length = np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-6)
+    return MaskField(inside, distance, gradient / length)
+
+
+def compare(claim: Claim, surface: Surface, height: float, timestep: int, camera: int, field: MaskField) -> Comparison:
+    """Compare a frame's silhouette with its mask.
+
+    Args:
+        height: of the head, in the units of the vertices.
+    """
+    local = claim.local(timestep, camera)
+    depth = float(np.median(local[:, 2]))
+    if local[:, 2].min() < NEAR * height:
+        return Comparison(0.0, 0.0, 0.0, 0.0, None)
+    points = claim.pixels(local, camera)
+    pixels = abs(float(claim.intrinsics[camera, 1, 1])) * height / depth
+    shown = np.all((points >= 0) & (points < (claim.width, claim.height)), axis=1)
+    if shown.mean() < 0.02 or pixels < 4:
+        return Comparison(pixels, 0.0, float(shown.mean()), 0.0, None)
+    corners = points.astype(np.float32)
+    core = _filled(corners, surface.core, claim)
+    silhouette = core | _filled(corners, surface.throat, claim)
+    inside = float((core & field.inside).sum() / max(core.sum(), 1)) if core.any() else 0.0
+    return Comparison(
+        height=pixels,
+        inside=inside * float(shown[surface.members].mean()),
+        seen=float(shown.mean()),
+        overlap=_overlap(silhouette, field.inside),
+        outline=_outline(points, local, silhouette, field),
+    )
+
+
+def _filled(points: np.ndarray, faces: np.ndarray, claim: Claim) -> np.ndarray:
+    inside = np.zeros((claim.height, claim.width), bool)
+    silhouette_kernels.fill(points, faces, inside)
+    return inside
+
+
+def _overlap(silhouette: np.ndarray, mask: np.ndarray) -> float:
+    rows = np.flatnonzero(silhouette.any(axis=1))
+    if not len(rows):
+        return 0.0
+    above = slice(0, rows[-1] + 1)
+    return float((silhouette[above] & mask[above]).sum() / (silhouette[above] | mask[above]).sum())
+
+
+def _outline(points: np.ndarray, local: np.ndarray, silhouette: np.ndarray, field: MaskField) -> Outline | None:
+    height, width = silhouette.shape
+    own = signed_distance(silhouette)
+    centred = (points - 0.5).astype(np.float32)
+    clear = np.all((points > _MARGIN) & (points < (width - _MARGIN, height - _MARGIN)), axis=1)
+    candidates = np.flatnonzero(clear)
+    near = _sampled(own, centred[candidates])
+    candidates, near = candidates[near < _OUTLINE], near[near < _OUTLINE]
+    if len(candidates) < 8:
+        return None
+    gap = _sampled(field.distance, centred[candidates]) - near
+    columns, rows = np.rint(centred[candidates]).astype(int).T
+    return Outline(candidates, local[candidates], gap, field.gradient[rows, columns])
+
+
+def _sampled(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Bilinear values `[N]` at places `[N, 2]` (column, row) with pixel centres at integers."""
+    corner = np.floor(places).astype(int)
+    share = places - corner
+    column, row = corner.T
+    right, below = share.T
+    top = values[row, column] * (1 - right) + values[row, column + 1] * right
+    bottom = values[row + 1, column] * (1 - right) + values[row + 1, column + 1] * right
+    return top * (1 - below) + bottom * below

@@ -1,0 +1,297 @@
+"""What an import and `osgap check` do with what they find: files, refusals, corrections, outliers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from capture import breakage
+from osgap.capture.config import CaptureConfig, SubjectEntry
+from osgap.capture.correction_names import CORRECTIONS
+from osgap.capture.importing.examination import examine
+from osgap.capture.importing.stage import ImportInputs, ImportOutputs, run
+from osgap.capture.store import CaptureStore
+from osgap.capture.tracking.layouts import read_recording
+from osgap.cli import main
+from osgap.head.assets import load_head
+from osgap.head.config import HeadAssets
+from osgap.runtime.artifacts import read_provenance
+from osgap.runtime.errors import UserError
+from osgap.synthetic.captures import stage as person
+from osgap.synthetic.config import SyntheticConfig
+from osgap.synthetic.head.stage import HeadOutputs
+from osgap.synthetic.head.stage import run as make_head
+
+SUBJECT, SEQUENCE, TIMESTEPS = "7", "EXP-1-head", 4
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> HeadAssets:
+    folder = tmp_path_factory.mktemp("head")
+    make_head(HeadOutputs(folder))
+    return HeadAssets(
+        model=folder / "flame2023.pkl", masks=folder / "FLAME_masks.pkl", template=folder / "head_template_mesh.obj"
+    )
+
+
+@pytest.fixture(scope="module")
+def export(assets: HeadAssets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracking of a synthetic person in one sequence."""
+    folder = tmp_path_factory.mktemp("person")
+    config = SyntheticConfig(width=88, height=128, timesteps_per_sequence=TIMESTEPS, samples_per_axis=2, seed=1)
+    outputs = person.PersonOutputs(folder / "nersemble", folder / "tracking", folder / "7.json")
+    person.run(config, assets, outputs, subject=SUBJECT, seed=5, sequences=[SEQUENCE])
+    return folder / "tracking" / f"{SUBJECT}_{SEQUENCE}"
+
+
+@pytest.fixture
+def broken(export: Path, tmp_path: Path) -> Path:
+    """A copy to be broken."""
+    return breakage.copied(export, tmp_path / "tracking" / export.name)
+
+
+@pytest.fixture
+def do_import(tmp_path: Path, assets: HeadAssets) -> Callable[..., ImportOutputs]:
+    """Run the stage; returns where its files are."""
+
+    def call(tracking: Path, entry: SubjectEntry | None = None, **keys: Any) -> ImportOutputs:
+        folder = tmp_path / "captures"
+        outputs = ImportOutputs(folder / "7.h5", folder / "7.json", folder / "7.png")
+        run(
+            CaptureConfig(**keys), ImportInputs(tracking, head=assets), outputs,
+            subject=SUBJECT, seed=0, entry=entry or SubjectEntry(),
+        )  # fmt: skip
+        return outputs
+
+    return call
+
+
+def centimetres(export: Path) -> None:
+    def scaled(matrix: np.ndarray, _: int) -> np.ndarray:
+        matrix[:3, 3] *= 100
+        return matrix
+
+    breakage.poses(export, scaled)
+
+
+def names_in(folder: Path) -> set[str]:
+    """What lies there, hidden files as well."""
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+# imports -----------------------------------------------------------------------------------------------------
+
+
+def test_a_capture_that_is_right_has_a_sheet_and_numbers_beside_it(
+    export: Path, do_import: Callable[..., ImportOutputs]
+) -> None:
+    outputs = do_import(export)
+    assert names_in(outputs.capture.parent) == {"7.h5", "7.json", "7.png"}
+    content = json.loads(outputs.findings.read_text())
+    store = CaptureStore(outputs.capture)
+    assert content["sound"]
+    assert content["cause"] is None
+    assert content["outliers"] == content["corrections"] == []
+    assert [camera["name"] for camera in content["cameras"]] == store.serials
+    assert [sequence["name"] for sequence in content["sequences"]] == [SEQUENCE]
+    assert {(frame["sequence"], frame["timestep"]) for frame in content["frames"]} <= set(store.timesteps)
+    assert {frame["camera"] for frame in content["frames"]} == set(store.serials)
+    sheet = cv2.imread(str(outputs.sheet))
+    assert sheet is not None
+    assert sheet.shape[1] > 16 * 100
+    for path in (outputs.capture, outputs.findings, outputs.sheet):
+        provenance = read_provenance(path)
+        assert provenance is not None
+        assert (provenance["stage"], provenance["subject"]) == ("import", SUBJECT)
+        assert {"corrections", "drop_outliers", "check"} <= set(provenance["config"])
+        assert any("flame2023" in name for name in provenance["inputs"])
+
+
+def test_two_imports_have_the_same_bytes(export: Path, do_import: Callable[..., ImportOutputs]) -> None:
+    outputs = do_import(export)
+    paths = (outputs.capture, outputs.findings, outputs.sheet)
+    before = [path.read_bytes() for path in paths]
+    do_import(export)
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_a_capture_that_cannot_be_right_stops_and_can_be_looked_at(
+    export: Path, broken: Path, do_import: Callable[..., ImportOutputs]
+) -> None:
+    centimetres(broken)
+    with pytest.raises(UserError, match=r"centimetres.*7\.refused\.png") as caught:
+        do_import(broken)
+    folder = broken.parents[1] / "captures"
+    assert str(broken) in str(caught.value)
+    assert names_in(folder) == {"7.refused.png", "7.refused.json"}
+    refused = json.loads((folder / "7.refused.json").read_text())
+    assert not refused["sound"]
+    assert refused["correction"] == "centimetres"
+    assert read_provenance(folder / "7.refused.png") is not None
+
+    corrected = do_import(broken, corrections=["centimetres"])
+    assert names_in(folder) == {"7.h5", "7.json", "7.png"}, "what was refused is gone"
+    assert json.loads(corrected.findings.read_text())["corrections"] == ["centimetres"]
+    mended = CaptureStore(corrected.capture).cameras.world_to_camera
+    whole = CaptureStore(do_import(export).capture).cameras.world_to_camera
+    np.testing.assert_allclose(mended.numpy(), whole.numpy(), atol=1e-5)
+
+
+def test_a_persons_own_corrections_win(broken: Path, do_import: Callable[..., ImportOutputs]) -> None:
+    centimetres(broken)
+    entry = SubjectEntry(corrections=["centimetres"])
+    assert json.loads(do_import(broken, entry, corrections=["degrees"]).findings.read_text())["sound"]
+    with pytest.raises(UserError, match="does not stand where the images show it"):
+        do_import(broken, SubjectEntry(corrections=[]), corrections=["centimetres"])
+
+
+def test_who_knows_better_may_import_it(
+    broken: Path, do_import: Callable[..., ImportOutputs], caplog: pytest.LogCaptureFixture
+) -> None:
+    centimetres(broken)
+    with pytest.raises(UserError):
+        do_import(broken)
+    outputs = do_import(broken, check="warn")
+    assert names_in(outputs.capture.parent) == {"7.h5", "7.json", "7.png"}
+    assert not json.loads(outputs.findings.read_text())["sound"]
+    assert "7: the head does not stand where the images show it" in caplog.text
+
+
+def test_a_broken_file_leaves_nothing(broken: Path, do_import: Callable[..., ImportOutputs]) -> None:
+    """Found after the look, when all is written."""
+    image = broken / "images" / "00001_03.png"
+    content = image.read_bytes()
+    image.unlink()
+    image.write_bytes(content[:-30])
+    with pytest.raises(UserError, match=r"00001_03\.png"):
+        do_import(broken, check="warn")
+    assert names_in(broken.parents[1] / "captures") == set()
+
+
+def test_bad_frames_are_named_and_left_out_if_asked(
+    broken: Path, do_import: Callable[..., ImportOutputs], caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = broken / "fg_masks" / "00001_03.png"
+    pixels = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+    assert pixels is not None
+    mask.unlink()
+    cv2.imwrite(str(mask), 255 - pixels)
+    for dropped in (False, True):
+        caplog.clear()
+        outputs = do_import(broken, drop_outliers=dropped)
+        content, store = json.loads(outputs.findings.read_text()), CaptureStore(outputs.capture)
+        bad = {"sequence": SEQUENCE, "timestep": 1, "camera": store.serials[3]}
+        assert content["outliers"] == [bad]
+        assert content["outliers_dropped"] == dropped
+        assert ((SEQUENCE, 1) in store.timesteps) != dropped
+        assert f"bad frames: {SEQUENCE} timestep 1 camera {store.serials[3]};" in caplog.text
+        assert ("capture.drop_outliers" in caplog.text) != dropped
+
+
+def test_what_was_assumed_is_said_once(export: Path, assets: HeadAssets, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    notes = ("no static_offset: zero", "dynamic_offset is left out")
+    recording = read_recording(export, CaptureConfig(), SUBJECT, SubjectEntry(), assets=assets)
+    examination = examine(replace(recording, notes=notes), load_head(assets), SUBJECT)
+    examination.say()
+    assert examination.content()["notes"] == list(notes)
+    for note in notes:
+        assert caplog.text.count(note) == 1
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_images_without_masks_are_refused_before_any_is_decoded(
+    broken: Path, do_import: Callable[..., ImportOutputs], named: bool
+) -> None:
+    for path in (broken / "fg_masks").iterdir():
+        path.unlink()
+    if not named:
+        breakage.records(broken, lambda frame: frame.pop("fg_mask_path", None))
+    for path in (broken / "images").iterdir():
+        head = path.read_bytes()[:40]
+        path.unlink()
+        path.write_bytes(head)
+    with pytest.raises(UserError, match=r"00000_00\.png: has neither a mask .* one of 64 .*RobustVideoMatting"):
+        do_import(broken)
+    assert names_in(broken.parents[1] / "captures") == set()
+
+
+# osgap check -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def check(
+    assets: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run the command; returns its status and what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(export: Path, *arguments: str) -> tuple[int, str]:
+        head = ["--head", *map(str, assets.files)]
+        monkeypatch.setattr(sys, "argv", ["osgap", "check", str(export), *head, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), capsys.readouterr().out
+
+    return call
+
+
+def test_a_check_says_what_an_import_would(broken: Path, check: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    status, said = check(broken)
+    assert status == 0
+    assert "The head stands where the images show it" in said
+    name = broken.name
+    assert {f"{name}.check.png", f"{name}.check.json"} <= names_in(tmp_path)
+
+    centimetres(broken)
+    status, said = check(broken, "--out", "looked", "--name", "somebody")
+    assert status == 1
+    assert "centimetres" in said
+    assert names_in(tmp_path / "looked") == {"somebody.check.png", "somebody.check.json"}
+
+    status, said = check(broken, "--json")
+    content = json.loads(said)
+    assert status == 1
+    assert content["correction"] == "centimetres"
+    written = json.loads((tmp_path / f"{name}.check.json").read_text())
+    assert {key: value for key, value in written.items() if key != "provenance"} == content
+
+    status, said = check(broken, "--set", "capture.corrections=[centimetres]")
+    assert status == 0
+    assert "Corrected" in said
+
+
+# names -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["centimeters"], r"did you mean 'centimetres'\?"),
+        (["intrinsics_of"], r"did you mean 'intrinsics_of:WxH'\?"),
+        (["intrinsics_of:88"], "a width and a height"),
+        (["nonsense!"], "known are"),
+        (["degrees", "degrees"], "more than once"),
+        (["world_axes:x,y,-z"], "no right-handed axes"),
+    ],
+)
+def test_names_of_corrections_are_checked_with_the_config(names: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        CaptureConfig(corrections=names)
+    with pytest.raises(ValueError, match=said):
+        SubjectEntry(corrections=names)
+
+
+def test_the_documentation_lists_every_correction() -> None:
+    text = (ROOT / "docs" / "data.md").read_text()
+    for name in CORRECTIONS:
+        assert f"`{name}`" in text, name
