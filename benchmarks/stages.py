@@ -78,7 +78,7 @@ def _sources(options: argparse.Namespace, results: Path) -> list[Any]:
 
 
 def _measure(pipeline: Pipeline, job: Job, told: list[str], device: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "osgap.cli", *_command(job), *told]
+    command = [sys.executable, "-m", "osgap.cli", *_command(pipeline, job), *told]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     used = _used_by_all_children()
     with _CardMemory(device) as card:
@@ -103,12 +103,14 @@ def _measure(pipeline: Pipeline, job: Job, told: list[str], device: str) -> dict
     return measured
 
 
-def _command(job: Job) -> list[str]:
+def _command(pipeline: Pipeline, job: Job) -> list[str]:
     """What the rule of a job calls."""
     values = job.wildcards
     if job.stage == "figure":
         kind = job.rule.removesuffix("_figure")
         return ["figure", kind, values.get("subject", "201"), *(["--driver", "101"] if kind == "cross" else [])]
+    if job.stage == "calibrate":
+        return ["calibrate", "--supervision", pipeline.calibrated[values["folder"]]]
     if job.stage == "evaluate":
         return ["evaluate", values["method"], values["subject"]]
     if job.stage == "oneshot":
