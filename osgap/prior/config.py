@@ -301,17 +301,12 @@ class OneShotConfig(Section):
 
     def concerning(self, supervision: Supervision) -> OneShotConfig:
         """The same settings where they concern one supervision, defaults elsewhere."""
-        others = {
-            "supervision": "",
-            "few_shot_photos": "few_shot",
-            "frames_per_step": "all_frames",
-            "all_frames_steps": "all_frames",
-            "all_frames_geometry_rate": "all_frames",
-        }
+        of_all = ("frames_per_step", "all_frames_steps", "all_frames_geometry_rate")
+        of_few = ("steps", "geometry_rate", "held_out", "calibration_people")
+        others = ["supervision", *(of_few if supervision == "all_frames" else of_all)]
+        others += [] if supervision == "few_shot" else ["few_shot_photos"]
         defaults = type(self).model_fields
-        return self.model_copy(
-            update={name: defaults[name].default for name, needed_by in others.items() if needed_by != supervision}
-        )
+        return self.model_copy(update={name: defaults[name].default for name in others})
 
 
 def people_to_calibrate_on(train: Sequence[str], kept_out: Sequence[str], count: int) -> list[str]:

@@ -125,10 +125,10 @@ TABLE: dict[str, str] = {
     "tables person_figure cross_figure": "oneshot.supervision",
     "few_shot": "oneshot.few_shot_photos",
     "all_frames": "oneshot.frames_per_step oneshot.all_frames_steps oneshot.all_frames_geometry_rate",
+    "one_shot few_shot": "oneshot.steps oneshot.geometry_rate oneshot.held_out oneshot.calibration_people",
     "one_shot few_shot all_frames": """
-        oneshot.steps oneshot.network_steps oneshot.network_rate oneshot.map_rate oneshot.geometry_rate oneshot.prior
-        oneshot.smooth oneshot.seen oneshot.alike oneshot.held_out oneshot.calibration_people oneshot.motion
-        oneshot.motion_rate oneshot.tracking.rotation oneshot.tracking.translation oneshot.tracking.neck_pose
+        oneshot.network_steps oneshot.network_rate oneshot.map_rate oneshot.prior oneshot.smooth oneshot.seen
+        oneshot.alike oneshot.motion oneshot.motion_rate oneshot.tracking.rotation oneshot.tracking.translation oneshot.tracking.neck_pose
         oneshot.tracking.jaw_pose oneshot.tracking.eyes_pose oneshot.tracking.expr oneshot.losses.l1
         oneshot.losses.ssim oneshot.losses.alpha oneshot.losses.position oneshot.losses.position_threshold
         oneshot.losses.scale oneshot.losses.scale_threshold oneshot.losses.coverage
