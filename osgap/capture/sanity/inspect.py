@@ -16,7 +16,7 @@ from osgap.capture.sanity.causes import ACCEPTED, Hypothesis, likely_cause
 from osgap.capture.sanity.claims import Claim, claim_of, head_height, surface_of
 from osgap.capture.sanity.findings import Findings
 from osgap.capture.sanity.judgement import Judgement, frame_findings, judged, misfit_cameras, mostly, summaries
-from osgap.capture.sanity.measures import DOUBT, FULL, Evidence, Key, Measures, evidence_of, measure
+from osgap.capture.sanity.measures import DOUBT, FULL, Evidence, Key, Measures, evidence_of, from_one_side, measure
 from osgap.capture.sanity.samples import Sample, chosen_frames, read_samples, reduced_size
 from osgap.capture.sanity.swaps import (
     camera_rows,
@@ -35,6 +35,8 @@ _GROSS, _MOSTLY = 3.0, 0.85
 """`Measures.excess`, and share of the head in the masks, beyond which moments nearby explain nothing."""
 _QUIET = 0.15
 """`Measures.excess` below which nothing is left to be explained by parameters of moments further off."""
+_CLEARER = 2.5
+"""Times what other moments' parameters must save, where tracking error does not average out over cameras."""
 
 Cause = tuple[str, str | None]
 """A sentence, and the correction that mends it."""
@@ -100,6 +102,7 @@ class _Case:
         self.recording, self.head = recording, head
         self.claim, self.evidence, self.measures, self.judgements = claim, evidence, measures, judgements
         self.cameras: dict[int, str] = {}
+        self.one_sided = from_one_side(claim, evidence)
 
     def cause(self, samples: Sequence[Sample]) -> Cause | None:
         """What is wrong with all of the capture, most likely; None where nothing is."""
@@ -113,7 +116,7 @@ class _Case:
         found = None if gross else self._exchanged() or self._later()
         if found is None and (self.measures.excess > 1 or wrong > 0.5):
             return self._misfit()
-        if found is None and self.measures.excess > DOUBT:
+        if found is None and self.measures.excess > DOUBT and not self.one_sided:
             likely = likely_cause(self.recording, self.head, self.claim, self.evidence, DOUBT * self.measures.excess)
             found = None if likely is None else _told(likely)
         return found or self._mirrored() or self._camera()
@@ -199,9 +202,10 @@ class _Case:
 
     def _later(self) -> Cause | None:
         """Parameters of a moment nearby."""
-        found = later_moments(self.recording, self.head, self.claim, self.evidence, (1, -1))
+        clear = _CLEARER if self.one_sided else 1.0
+        found = later_moments(self.recording, self.head, self.claim, self.evidence, (1, -1), clear)
         if found is None and self.measures.excess > _QUIET:
-            found = later_moments(self.recording, self.head, self.claim, self.evidence, (2, -2, 3, -3))
+            found = later_moments(self.recording, self.head, self.claim, self.evidence, (2, -2, 3, -3), clear)
         if found is not None:
             count = found[0]
             return (
@@ -213,7 +217,7 @@ class _Case:
         return self._moments(moments) if len(moments) > 1 else None
 
     def _mirrored(self) -> Cause | None:
-        if mirrored_images(self.claim, self.evidence) > _MIRRORED:
+        if not self.one_sided and mirrored_images(self.claim, self.evidence) > _MIRRORED:
             return "images fit if mirrored, masks do not: are images flipped left to right? Mirror them back.", None
         return None
 

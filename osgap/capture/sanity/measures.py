@@ -26,6 +26,12 @@ SHIFT, TURN, GROWTH = 0.02, 0.06, 0.04
 INSIDE, OUT, LIKENESS = 0.95, 0.012, 0.25
 DOUBT = 0.6
 """Share of a bound from which on it is doubtful."""
+_FREE, _HELD = 0.4 * SHIFT, 30.0
+"""A shift counts up to this, and this many times the mean distance by which the head is out of its masks: masks that
+are larger on one side may show hair in place of a shift, above all in one camera."""
+_NARROW = 0.95
+"""Length of the mean of unit vectors from the head to cameras, beyond which they all look from one side: about 35
+degrees from the first to the last of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +141,7 @@ class Measures:
             return 100.0
         few = self.few
         shift, turn = (float(np.linalg.norm(self.motion[part])) / few for part in (slice(0, 3), slice(3, 6)))
+        shift = min(shift, _FREE + _HELD * self.median("out"))
         like = self.median("likeness")
         shares = [
             shift / SHIFT,
@@ -145,6 +152,17 @@ class Measures:
             0.0 if np.isnan(like) else (1 - like) / (1 - LIKENESS),
         ]
         return max(shares)
+
+
+def from_one_side(claim: Claim, evidence: Evidence) -> bool:
+    """Whether all cameras that are looked at see the head from one side, as a single one does: then its depth, its size
+    and the focal length explain each other, and nothing shows hair to be hair."""
+    directions = []
+    for timestep, camera in evidence.fields:
+        pose = claim.world_to_camera[camera]
+        direction = -pose[:3, :3].T @ pose[:3, 3] - claim.vertices[timestep].mean(axis=0)
+        directions.append(direction / max(float(np.linalg.norm(direction)), 1e-9))
+    return bool(directions) and float(np.linalg.norm(np.mean(directions, axis=0))) > _NARROW
 
 
 def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
