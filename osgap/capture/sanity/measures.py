@@ -24,6 +24,9 @@ EMPTY, FULL = 0.002, 0.97
 # made (1 mm, 0.6 degrees) stays below a quarter of each; see docs/data.md for what was measured.
 SHIFT, TURN, GROWTH = 0.02, 0.06, 0.04
 INSIDE, OUT, LIKENESS = 0.95, 0.012, 0.25
+LOOSE, LOOSE_FROM_ONE_SIDE = 0.03, 0.08
+"""Of the gaps from a head's edge to its mask's, the one that 15 % are below: hair is not everywhere around a head."""
+_CLOSEST = 0.15
 DOUBT = 0.6
 """Share of a bound from which on it is doubtful."""
 _FREE, _HELD = 0.4 * SHIFT, 30.0
@@ -92,6 +95,8 @@ class Measures:
     compared: dict[Key, Comparison]
     rows: Rows
     likeness: dict[Key, float | None]
+    one_sided: bool
+    """See `from_one_side`."""
 
     @cached_property
     def motion(self) -> np.ndarray:
@@ -135,6 +140,19 @@ class Measures:
         return float(np.sqrt(1 + 1.5 / max(len({t for t, _ in self.compared}), 1)))
 
     @property
+    def apparent_growth(self) -> float:
+        """By how much `motion` lets heads grow in the images, in the mean: what a shift in depth does in one camera."""
+        columns = self.rows.lens[:, :3]
+        return float(np.linalg.lstsq(columns, self.rows.matrix @ self.motion, rcond=None)[0][2])
+
+    @property
+    def loose(self) -> float:
+        """How far masks are beyond heads where they are closest, in the median [head heights]."""
+        bounds = np.searchsorted(self.rows.frame, np.arange(len(self.compared) + 1))
+        gaps = [self.rows.gap[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+        return float(np.median([np.quantile(gap, _CLOSEST) for gap in gaps])) if gaps else 0.0
+
+    @property
     def excess(self) -> float:
         """The largest of what is found, relative to what a capture that is right may have: above 1 it is wrong."""
         if not self.compared or self.median("inside") <= 0 or not len(self.rows.gap):
@@ -146,9 +164,10 @@ class Measures:
         shares = [
             shift / SHIFT,
             turn / TURN,
-            abs(float(self.motion[6])) / GROWTH / few,
+            max(abs(float(self.motion[6])), abs(self.apparent_growth)) / GROWTH / few,
             (1 - self.median("inside")) / (1 - INSIDE),
             self.median("out") / OUT,
+            self.loose / (LOOSE_FROM_ONE_SIDE if self.one_sided else LOOSE),
             0.0 if np.isnan(like) else (1 - like) / (1 - LIKENESS),
         ]
         return max(shares)
@@ -184,4 +203,4 @@ def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
             if sample.image is not None and key in compared and compared[key].outline is not None
         }
         alike |= likeness(colors)
-    return Measures(compared, rows, alike)
+    return Measures(compared, rows, alike, from_one_side(claim, evidence))
