@@ -262,10 +262,6 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.erode(mask, np.ones((size, size), np.uint8)))
 
 
-def _turned_head(arrays: dict[str, np.ndarray]) -> None:
-    arrays["rotation"] = (arrays["rotation"] + np.array([0, np.pi, 0])).astype(np.float32)
-
-
 def _turned_cameras(out: Path) -> None:
     """All pictures on their side, cameras as before."""
     poses(out, lambda pose, _: pose @ rotation(2, 90))
@@ -322,7 +318,6 @@ KINDS: dict[str, Kind] = {
         lambda o: pictures(o, _eroded, ("fg_masks",)), None, "one scale|another scale|nothing that was tried"
     ),
     "z_down": Kind(lambda o: poses(o, lambda m, _: rotation(0, -90) @ m), "world_axes", "axes"),
-    "turned_head": Kind(lambda o: parameters(o, _turned_head), None, "axes|turned|nothing that was tried"),
     "turned_cameras": Kind(_turned_cameras, None, "nothing that was tried|turned"),
     "no_neck_pose": Kind(_times("neck_pose", 0.0), None, "turned|nothing that was tried|moment"),
     "empty_mask": Kind(_picture("00001_03", lambda p: p * 0, "fg_masks"), None, "", ((1, 3),)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -149,7 +150,7 @@ class Measures:
     def loose(self) -> float:
         """How far masks are beyond heads where they are closest, in the median [head heights]."""
         bounds = np.searchsorted(self.rows.frame, np.arange(len(self.compared) + 1))
-        gaps = [self.rows.gap[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+        gaps = [self.rows.gap[a:b] for a, b in pairwise(bounds) if b > a]
         return float(np.median([np.quantile(gap, _CLOSEST) for gap in gaps])) if gaps else 0.0
 
     @property
