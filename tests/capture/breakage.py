@@ -239,6 +239,34 @@ def _transposed(matrix: Matrix, _: int) -> Matrix:
     return matrix
 
 
+def _half_turned(out: Path) -> None:
+    """One camera's pose turned about its axis, as if its pictures were upside down."""
+    poses(out, lambda pose, c: pose @ rotation(2, 180) if c == 5 else pose)
+
+
+def _doubled_width(values: Record) -> None:
+    values["fl_x"] *= 2
+
+
+def _boxes(mask: np.ndarray) -> np.ndarray:
+    """The rectangle around a mask."""
+    rows, columns = np.flatnonzero((mask > 127).any(axis=1)), np.flatnonzero((mask > 127).any(axis=0))
+    mask = mask * 0
+    if len(rows):
+        mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 255
+    return mask
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    size = max(mask.shape[0] // 12, 2)
+    return np.asarray(cv2.erode(mask, np.ones((size, size), np.uint8)))
+
+
+def _turned_cameras(out: Path) -> None:
+    """All pictures on their side, cameras as before."""
+    poses(out, lambda pose, _: pose @ rotation(2, 90))
+
+
 KINDS: dict[str, Kind] = {
     "centimetres": Kind(_scaled_positions(100), "centimetres", "centimetres"),
     "millimetres": Kind(_scaled_positions(1000), "millimetres", "millimetres"),
@@ -283,6 +311,15 @@ KINDS: dict[str, Kind] = {
     "reversed_parameters": Kind(_moments_as(("flame_param",), lambda t, n: n - 1 - t), None, "moment|timestep"),
     "one_turned_camera": Kind(_one_pose(5, rotation(1, 3)), None, "camera"),
     "one_moved_camera": Kind(_one_pose(5, rotation(0, -4)), None, "camera"),
+    "upside_down_camera": Kind(_half_turned, None, "camera"),
+    "doubled_fl_x": Kind(lambda o: intrinsics(o, _doubled_width), None, "fl_x"),
+    "boxed_masks": Kind(lambda o: pictures(o, _boxes, ("fg_masks",)), None, "rectangles"),
+    "eroded_masks": Kind(
+        lambda o: pictures(o, _eroded, ("fg_masks",)), None, "one scale|another scale|nothing that was tried"
+    ),
+    "z_down": Kind(lambda o: poses(o, lambda m, _: rotation(0, -90) @ m), "world_axes", "axes"),
+    "turned_cameras": Kind(_turned_cameras, None, "nothing that was tried|turned"),
+    "no_neck_pose": Kind(_times("neck_pose", 0.0), None, "turned|nothing that was tried|moment"),
     "empty_mask": Kind(_picture("00001_03", lambda p: p * 0, "fg_masks"), None, "", ((1, 3),)),
     "full_mask": Kind(_picture("00001_03", lambda p: p * 0 + 255, "fg_masks"), None, "", ((1, 3),)),
     "inverted_mask": Kind(_picture("00001_03", lambda p: 255 - p, "fg_masks"), None, "", ((1, 3),)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
+import torch
 
 from osgap.capture.sanity.claims import Claim, claim_of
 from osgap.capture.sanity.corrections import all_axes, corrected
@@ -45,9 +46,12 @@ _CAMERA_CHANGES = (
     "", "opencv_axes", "world_to_camera", "opencv_world_to_camera", "transposed_rotations", "left_handed",
 )  # fmt: skip
 _UNITS = ("", "centimetres", "millimetres", "decimetres")
-_COMPLEXITIES = {"world_axes": 1.6, "head_at_origin": 2.1, "head_centimetres": 2.1, "head_millimetres": 2.1}
+_COMPLEXITIES = {"world_axes": 1.6, "head_at_origin": 3.0, "head_centimetres": 2.1, "head_millimetres": 2.1}
 """Of what explains much by chance: a head that is elsewhere often fits without its translation as well."""
 _FAR = 2.0  # metres of translation from where on its unit is the first thing to doubt
+_UNIT_FROM = {"head_millimetres": 0.5, "head_centimetres": 1.0}
+"""Metres of translation up to which another unit leaves next to none, as `head_at_origin` does."""
+_SQUARE = 0.05  # by which focal lengths differ where pixels are no squares
 _OTHERS = (
     "head_millimetres", "head_centimetres", "head_at_origin", "degrees", "reversed_rotations", "exchanged_center",
     "centered",
@@ -94,7 +98,8 @@ def likely_cause(
     found = _best_named(_named(recording, head, claim), evidence, fine)
     plain = any(hypothesis.excess < _PLAIN and hypothesis.complexity <= 2 for hypothesis in found)
     if not plain or own.excess < _GROSS:
-        found += [replace(h, measures=measure(h.claim, fine)) for h in _of_pictures(claim)]
+        pictures = [*_of_pictures(claim), *_one_focal(claim)]
+        found += [replace(h, measures=measure(h.claim, fine)) for h in pictures]
         found += [replace(h, measures=measure(h.claim, fine)) for h in _fits(recording, claim, evidence)]
     fitting = [
         hypothesis
@@ -119,8 +124,11 @@ def _named(recording: Recording, head: HeadModel, claim: Claim) -> Iterator[Hypo
         if names:
             poses = corrected(recording, names).world_to_camera
             yield _hypothesis(names, claim.replace(world_to_camera=poses))
-    far = float(recording.params.translation.norm(dim=1).median()) > _FAR
+    distance = float(recording.params.translation.norm(dim=1).median())
+    far = distance > _FAR
     for other in _OTHERS:
+        if distance < _UNIT_FROM.get(other, 0.0) or (other == "degrees" and not _beyond_half_turn(recording)):
+            continue
         base = corrected(recording, (other,))
         posed = claim_of(base, head, timesteps)
         for change, unit in product(("", "opencv_axes", "world_to_camera"), _UNITS):
@@ -128,6 +136,13 @@ def _named(recording: Recording, head: HeadModel, claim: Claim) -> Iterator[Hypo
             poses = corrected(base, names).world_to_camera
             hypothesis = _hypothesis((other, *names), posed.replace(world_to_camera=poses))
             yield replace(hypothesis, complexity=1.0 + len(names)) if far else hypothesis
+
+
+def _beyond_half_turn(recording: Recording) -> bool:
+    """Whether a rotation is larger than any has to be in radians."""
+    params = recording.params
+    angles = torch.stack([params.rotation.norm(dim=1), params.neck_pose.norm(dim=1), params.jaw_pose.norm(dim=1)])
+    return float(angles.max()) > 3.3
 
 
 def _hypothesis(names: tuple[str, ...], claim: Claim) -> Hypothesis:
@@ -144,7 +159,7 @@ def _best_named(hypotheses: Iterator[Hypothesis], evidence: Evidence, fine: Evid
     """Those that fit best: by boxes, then silhouettes, then colours too."""
     coarse = evidence.spread(_FRAMES_COARSE)
     boxes = Boxes(coarse)
-    ranked = sorted(hypotheses, key=lambda h: 0.02 * h.complexity - boxes.score(h.claim))[:_COARSE]
+    ranked = sorted(hypotheses, key=lambda h: 0.02 * min(h.complexity, 2) - boxes.score(h.claim))[:_COARSE]
     outlined = [replace(h, measures=measure(h.claim, coarse, colored=False)) for h in ranked]
     outlined.sort(key=lambda h: h.price)
     return [replace(h, measures=measure(h.claim, fine)) for h in outlined[:_FINE]]
@@ -161,6 +176,19 @@ def _of_pictures(claim: Claim) -> Iterator[Hypothesis]:
         (1, -1, "the head fits if the pictures are flipped upside down: does v go up in them?"),
     ):
         yield Hypothesis(what + " Mirror or turn images and masks back.", (), mirrored(claim, right, down), 1.0)
+
+
+def _one_focal(claim: Claim) -> Iterator[Hypothesis]:
+    """Pixels that are squares, where the intrinsics have none."""
+    focal = claim.intrinsics[:, [0, 1], [0, 1]]
+    if abs(float(np.median(focal[:, 0] / focal[:, 1])) - 1) < _SQUARE:
+        return
+    for wrong, right in ((0, 1), (1, 0)):
+        matrices = claim.intrinsics.copy()
+        matrices[:, wrong, wrong] = focal[:, right]
+        names = ("fl_x", "fl_y")
+        sentence = f"the intrinsics fit with {names[right]} as {names[wrong]} too: focal lengths differ, is one wrong?"
+        yield Hypothesis(sentence, (), claim.replace(intrinsics=matrices), 1.0)
 
 
 def mirrored(claim: Claim, right: int, down: int) -> Claim:
@@ -203,7 +231,8 @@ def _moved(shift: np.ndarray, growth: float, height: float, turned: bool) -> str
     more = f", turned and made {100 * growth:+.0f} % larger" if turned else ""
     return (
         f"the head stands {length:.3f} m ({100 * length / height:.0f} % of its height) beside where the images show "
-        f"it: it fits if moved by ({where}) m{more}. Are two coordinate systems mixed up?"
+        f"it: it fits if moved by ({where}) m{more}. "
+        + ("Are head and masks of this person and of one scale?" if turned else "Are two coordinate systems mixed up?")
     )
 
 

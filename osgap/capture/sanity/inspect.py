@@ -17,7 +17,7 @@ from osgap.capture.sanity.claims import Claim, claim_of, head_height, surface_of
 from osgap.capture.sanity.findings import Findings
 from osgap.capture.sanity.judgement import Judgement, frame_findings, judged, misfit_cameras, mostly, summaries
 from osgap.capture.sanity.measures import DOUBT, FULL, Evidence, Key, Measures, evidence_of, measure
-from osgap.capture.sanity.samples import Sample, chosen_frames, read_samples, reduced_size
+from osgap.capture.sanity.samples import Sample, chosen_frames, filled_share, read_samples, reduced_size
 from osgap.capture.sanity.swaps import (
     camera_rows,
     inverted,
@@ -35,6 +35,12 @@ _GROSS, _MOSTLY = 3.0, 0.85
 """`Measures.excess`, and share of the head in the masks, beyond which moments nearby explain nothing."""
 _QUIET = 0.15
 """`Measures.excess` below which nothing is left to be explained by parameters of moments further off."""
+_CLEARER = 2.5
+"""Times what other moments' parameters must save, where tracking error does not average out over cameras."""
+_FITS = 0.8
+"""`Measures.excess` that other moments' parameters may leave if they are the right ones."""
+_BOXED = 0.97
+"""Share of the rectangle around a mask that it fills, beyond which it is one."""
 
 Cause = tuple[str, str | None]
 """A sentence, and the correction that mends it."""
@@ -100,6 +106,7 @@ class _Case:
         self.recording, self.head = recording, head
         self.claim, self.evidence, self.measures, self.judgements = claim, evidence, measures, judgements
         self.cameras: dict[int, str] = {}
+        self.one_sided = measures.one_sided
 
     def cause(self, samples: Sequence[Sample]) -> Cause | None:
         """What is wrong with all of the capture, most likely; None where nothing is."""
@@ -113,7 +120,7 @@ class _Case:
         found = None if gross else self._exchanged() or self._later()
         if found is None and (self.measures.excess > 1 or wrong > 0.5):
             return self._misfit()
-        if found is None and self.measures.excess > DOUBT:
+        if found is None and self.measures.excess > DOUBT and not self.one_sided:
             likely = likely_cause(self.recording, self.head, self.claim, self.evidence, DOUBT * self.measures.excess)
             found = None if likely is None else _told(likely)
         return found or self._mirrored() or self._camera()
@@ -127,6 +134,8 @@ class _Case:
             return "masks are full: the whole image is the person in most of them. Make masks of the person.", None
         if not self.evidence.fields:
             return "masks are empty: nobody is in them. Make masks of the person.", None
+        if np.median([filled_share(mask) for mask in masks]) > _BOXED:
+            return "masks are rectangles: a detection's boxes? Make masks of the person.", None
         if self.measures.excess > 1 and self.measures.median("inside") < 0.5:
             other = measure(self.claim, inverted(self.evidence).spread(40))
             if other.excess <= ACCEPTED:
@@ -160,8 +169,7 @@ class _Case:
                 found.append((other.total + 0.04, self._order(order)))
         moments = other_moments(self.claim, self.evidence)
         if moments:
-            vertices = {t: self.claim.vertices[moments.get(t, t)] for t in self.claim.vertices}
-            other = measure(self.claim.replace(vertices=vertices), some)
+            other = self._of_moments(moments)
             if other.excess <= ACCEPTED:
                 found.append((other.total + 0.05, self._moments(moments)))
         return found
@@ -199,10 +207,11 @@ class _Case:
 
     def _later(self) -> Cause | None:
         """Parameters of a moment nearby."""
-        found = later_moments(self.recording, self.head, self.claim, self.evidence, (1, -1))
+        clear = _CLEARER if self.one_sided else 1.0
+        found = later_moments(self.recording, self.head, self.claim, self.evidence, (1, -1), clear)
         if found is None and self.measures.excess > _QUIET:
-            found = later_moments(self.recording, self.head, self.claim, self.evidence, (2, -2, 3, -3))
-        if found is not None:
+            found = later_moments(self.recording, self.head, self.claim, self.evidence, (2, -2, 3, -3), clear)
+        if found is not None and found[1].excess <= _FITS:
             count = found[0]
             return (
                 f"FLAME parameters fit better if taken from {abs(count)} timestep{'s' if abs(count) > 1 else ''} "
@@ -210,10 +219,15 @@ class _Case:
                 f"parameters_later:{count}",
             )
         moments = other_moments(self.claim, self.evidence) if self.measures.excess > _QUIET else {}
-        return self._moments(moments) if len(moments) > 1 else None
+        return self._moments(moments) if len(moments) > 1 and self._of_moments(moments).excess <= _FITS else None
+
+    def _of_moments(self, moments: dict[int, int]) -> Measures:
+        """How well the parameters of other moments fit."""
+        vertices = {t: self.claim.vertices[moments.get(t, t)] for t in self.claim.vertices}
+        return measure(self.claim.replace(vertices=vertices), self.evidence.spread(40))
 
     def _mirrored(self) -> Cause | None:
-        if mirrored_images(self.claim, self.evidence) > _MIRRORED:
+        if not self.one_sided and mirrored_images(self.claim, self.evidence) > _MIRRORED:
             return "images fit if mirrored, masks do not: are images flipped left to right? Mirror them back.", None
         return None
 

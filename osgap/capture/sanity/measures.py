@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,8 +25,17 @@ EMPTY, FULL = 0.002, 0.97
 # made (1 mm, 0.6 degrees) stays below a quarter of each; see docs/data.md for what was measured.
 SHIFT, TURN, GROWTH = 0.02, 0.06, 0.04
 INSIDE, OUT, LIKENESS = 0.95, 0.012, 0.25
+LOOSE, LOOSE_FROM_ONE_SIDE = 0.03, 0.08
+"""Of the gaps from a head's edge to its mask's, the one that 15 % are below: hair is not everywhere around a head."""
+_CLOSEST = 0.15
 DOUBT = 0.6
 """Share of a bound from which on it is doubtful."""
+_FREE, _HELD = 0.4 * SHIFT, 30.0
+"""A shift counts up to this, and this many times the mean distance by which the head is out of its masks: masks that
+are larger on one side may show hair in place of a shift, above all in one camera."""
+_NARROW = 0.95
+"""Length of the mean of unit vectors from the head to cameras, beyond which they all look from one side: about 35
+degrees from the first to the last of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +96,8 @@ class Measures:
     compared: dict[Key, Comparison]
     rows: Rows
     likeness: dict[Key, float | None]
+    one_sided: bool
+    """See `from_one_side`."""
 
     @cached_property
     def motion(self) -> np.ndarray:
@@ -129,22 +141,48 @@ class Measures:
         return float(np.sqrt(1 + 1.5 / max(len({t for t, _ in self.compared}), 1)))
 
     @property
+    def apparent_growth(self) -> float:
+        """By how much `motion` lets heads grow in the images, in the mean: what a shift in depth does in one camera."""
+        columns = self.rows.lens[:, :3]
+        return float(np.linalg.lstsq(columns, self.rows.matrix @ self.motion, rcond=None)[0][2])
+
+    @property
+    def loose(self) -> float:
+        """How far masks are beyond heads where they are closest, in the median [head heights]."""
+        bounds = np.searchsorted(self.rows.frame, np.arange(len(self.compared) + 1))
+        gaps = [self.rows.gap[a:b] for a, b in pairwise(bounds) if b > a]
+        return float(np.median([np.quantile(gap, _CLOSEST) for gap in gaps])) if gaps else 0.0
+
+    @property
     def excess(self) -> float:
         """The largest of what is found, relative to what a capture that is right may have: above 1 it is wrong."""
         if not self.compared or self.median("inside") <= 0 or not len(self.rows.gap):
             return 100.0
         few = self.few
         shift, turn = (float(np.linalg.norm(self.motion[part])) / few for part in (slice(0, 3), slice(3, 6)))
+        shift = min(shift, _FREE + _HELD * self.median("out"))
         like = self.median("likeness")
         shares = [
             shift / SHIFT,
             turn / TURN,
-            abs(float(self.motion[6])) / GROWTH / few,
+            max(abs(float(self.motion[6])), abs(self.apparent_growth)) / GROWTH / few,
             (1 - self.median("inside")) / (1 - INSIDE),
             self.median("out") / OUT,
+            self.loose / (LOOSE_FROM_ONE_SIDE if self.one_sided else LOOSE),
             0.0 if np.isnan(like) else (1 - like) / (1 - LIKENESS),
         ]
         return max(shares)
+
+
+def from_one_side(claim: Claim, evidence: Evidence) -> bool:
+    """Whether all cameras that are looked at see the head from one side, as a single one does: then its depth, its size
+    and the focal length explain each other, and nothing shows hair to be hair."""
+    directions = []
+    for timestep, camera in evidence.fields:
+        pose = claim.world_to_camera[camera]
+        direction = -pose[:3, :3].T @ pose[:3, 3] - claim.vertices[timestep].mean(axis=0)
+        directions.append(direction / max(float(np.linalg.norm(direction)), 1e-9))
+    return bool(directions) and float(np.linalg.norm(np.mean(directions, axis=0))) > _NARROW
 
 
 def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
@@ -166,4 +204,4 @@ def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
             if sample.image is not None and key in compared and compared[key].outline is not None
         }
         alike |= likeness(colors)
-    return Measures(compared, rows, alike)
+    return Measures(compared, rows, alike, from_one_side(claim, evidence))

@@ -156,3 +156,13 @@ def _sample(
     if mask is not None:
         mask = cv2.resize(np.ascontiguousarray(mask), size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     return Sample(timestep, camera, image, mask)
+
+
+def filled_share(mask: np.ndarray) -> float:
+    """Share of the smallest rectangle around a mask that it fills, in [0, 1]."""
+    inside = mask >= 0.5
+    rows, columns = inside.any(axis=1), inside.any(axis=0)
+    if not rows.any():
+        return 0.0
+    height, width = (np.ptp(np.flatnonzero(line)) + 1 for line in (rows, columns))
+    return float(inside.sum() / (height * width))

@@ -63,9 +63,12 @@ def with_cameras(claim: Claim, order: Sequence[int]) -> Claim:
 
 
 def later_moments(
-    recording: Recording, head: HeadModel, claim: Claim, evidence: Evidence, counts: Sequence[int]
+    recording: Recording, head: HeadModel, claim: Claim, evidence: Evidence, counts: Sequence[int], clear: float = 1.0
 ) -> tuple[int, Measures] | None:
     """How many timesteps later the parameters are that fit better than each moment's own, if they do clearly.
+
+    Args:
+        clear: factor on what they must save.
 
     Returns:
         The number, and how well they fit.
@@ -83,20 +86,20 @@ def later_moments(
         shared = some.only(key for key in some.fields if key[0] in source)
         own = measure(claim, shared)
         other = measure(claim.replace(vertices=dict(zip(source, posed, strict=True))), shared)
-        gain = _gain(own, other)
+        gain = _gain(own, other, clear)
         if gain and (best is None or gain > best[0]):
             best = (gain, count, other)
     return None if best is None else (best[1], best[2])
 
 
-def _gain(own: Measures, other: Measures) -> float:
+def _gain(own: Measures, other: Measures, factor: float) -> float:
     """Mean cost that another claim saves; 0 if that is not clear, or not in most moments."""
     saved: dict[int, list[float]] = {}
     for key in own.compared:
         saved.setdefault(key[0], []).append(own.cost(key) - other.cost(key))
     moments = np.array([np.mean(values) for values in saved.values()])
     mean = float(moments.mean()) if len(moments) else 0.0
-    least = max(_GAIN + _CHANCE / max(len(moments), 1), _SHARE * own.total)
+    least = factor * max(_GAIN + _CHANCE / max(len(moments), 1), _SHARE * own.total)
     clear = mean > least and (moments > -0.5 * _GAIN).mean() >= 0.8
     return mean if clear else 0.0
 
