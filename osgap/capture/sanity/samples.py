@@ -18,7 +18,8 @@ from osgap.runtime.prefetch import in_threads, processors
 PIXELS = 12_000_000
 """Of all images that are decoded, about; more where that is less than `FEWEST` frames."""
 FEWEST, MOST = 96, 480
-"""Frames of a recording that are looked at, if it has so many."""
+"""Frames of a recording that are looked at, if it has so many; of small ones no more than `SMALL`, or a tenth."""
+SMALL = 144
 SUSPECTS = 32
 """Frames that are looked at besides, because their files are much smaller or larger than their neighbours'."""
 _MOST_WORKERS = 8  # each has a picture of full size in its hands
@@ -49,11 +50,12 @@ def chosen_frames(recording: Recording) -> list[tuple[int, int]]:
     """(timestep, camera) of the frames to look at: of every sequence the first, the middle and the last moment with all
     cameras, more moments as far as the bounds allow, and frames whose files are conspicuous."""
     cameras = len(recording.serials)
-    allowed = int(np.clip(PIXELS // (recording.width * recording.height), FEWEST, MOST))
+    most = int(np.clip(len(recording.timesteps) * cameras // 10, SMALL, MOST))
+    allowed = int(np.clip(PIXELS // (recording.width * recording.height), FEWEST, most))
     moments = max(allowed // cameras, 1)
     rows = _moments(recording, moments)
-    if len(rows) * cameras > MOST:  # more sequences than there is time for: each with some of the cameras
-        step = -(-len(rows) * cameras // MOST)
+    if len(rows) * cameras > most:  # more sequences than there is time for: each with some of the cameras
+        step = -(-len(rows) * cameras // most)
         chosen = {(t, c) for k, t in enumerate(rows) for c in range(cameras) if (c + k) % step == 0}
     else:
         chosen = {(t, c) for t in rows for c in range(cameras)}
