@@ -128,10 +128,11 @@ TABLE: dict[str, str] = {
     "one_shot few_shot": "oneshot.steps oneshot.geometry_rate oneshot.held_out oneshot.calibration_people",
     "one_shot few_shot all_frames": """
         oneshot.network_steps oneshot.network_rate oneshot.map_rate oneshot.prior oneshot.smooth oneshot.seen
-        oneshot.alike oneshot.motion oneshot.motion_rate oneshot.tracking.rotation oneshot.tracking.translation oneshot.tracking.neck_pose
-        oneshot.tracking.jaw_pose oneshot.tracking.eyes_pose oneshot.tracking.expr oneshot.losses.l1
-        oneshot.losses.ssim oneshot.losses.alpha oneshot.losses.position oneshot.losses.position_threshold
-        oneshot.losses.scale oneshot.losses.scale_threshold oneshot.losses.coverage
+        oneshot.alike oneshot.motion oneshot.motion_rate oneshot.tracking.rotation oneshot.tracking.translation
+        oneshot.tracking.neck_pose oneshot.tracking.jaw_pose oneshot.tracking.eyes_pose oneshot.tracking.expr
+        oneshot.losses.l1 oneshot.losses.ssim oneshot.losses.alpha oneshot.losses.position
+        oneshot.losses.position_threshold oneshot.losses.scale oneshot.losses.scale_threshold
+        oneshot.losses.coverage
     """,
     "cross_figure": "evaluation.cross_frames",
     "evaluate": "evaluation.lpips.alex.sha256 evaluation.lpips.vgg.sha256",
