@@ -102,6 +102,22 @@ def test_what_is_not_used_is_said(small_head: HeadModel, tmp_path: Path) -> None
     assert any(note.startswith("cam (up to 1)") for note in read_motion(tmp_path / "deca.npz", 48).notes)
 
 
+@pytest.mark.parametrize("names", [vhap, deca])
+@pytest.mark.parametrize("differing", [False, True])
+def test_of_a_shape_per_timestep_the_first_is_taken(
+    small_head: HeadModel, tmp_path: Path, names: Any, differing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = make(small_head)
+    shape = np.tile(params.shape.numpy(), (T, 1))
+    shape[-1, 3] += 0.5 * differing
+    np.savez(tmp_path / "motion.npz", **{**names(params), "shape": shape})
+    found = read_motion(tmp_path / "motion.npz", small_head.vertex_count)
+    assert found.shape_known
+    assert torch.equal(found.params.shape, params.shape)
+    said = "; ".join([*found.notes, caplog.text])
+    assert ("shape differs between timesteps, by up to 0.5; the first one's is used" in said) == differing
+
+
 def test_one_frame_is_one_timestep(small_head: HeadModel, tmp_path: Path) -> None:
     np.savez(tmp_path / "frame.npz", **{name: array[0] for name, array in deca(make(small_head)).items()})
     assert read_motion(tmp_path / "frame.npz", small_head.vertex_count).params.timesteps == 1
@@ -119,6 +135,10 @@ def test_one_frame_is_one_timestep(small_head: HeadModel, tmp_path: Path) -> Non
         ({"neck_pose": np.zeros((T, 6))}, r"neck_pose has shape \(4, 6\), expected \(4, 3\) .*axis-angle vectors"),
         ({"exp": np.full((T, 50), np.nan)}, r"exp\[0, 0\] is nan"),
         ({"exp": np.array(["a"])}, "exp has type"),
+        ({"exp": np.float32(1)}, r"exp is a single number, 1\.0; expected is an array with a row per timestep"),
+        ({"pose": np.float32(1)}, "pose is a single number"),
+        ({"shape": np.float32(1)}, "shape is a single number"),
+        ({"neck_pose": np.float32(1)}, "neck_pose is a single number"),
         ({"exp": np.ones((T, 101))}, "expr has 101 expression coefficients"),
     ],
 )
