@@ -21,7 +21,6 @@ A pose of 15 numbers is all joints in FLAME's order (IMavatar): rotation, neck, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +29,10 @@ import numpy as np
 import torch
 
 from osgap.head.coefficients import first_identity, fitted
-from osgap.head.editions import check_head, check_motion, recorded
-from osgap.head.model import HeadModel
 from osgap.head.params import MOTION_WIDTHS, N_SHAPE, FlameParams, as_numbers, load_flame_param
-from osgap.runtime.artifacts import read_npz, read_provenance
+from osgap.runtime.artifacts import read_npz
 from osgap.runtime.errors import UserError
 from osgap.runtime.notes import Notes
-
-_log = logging.getLogger(__name__)
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "shape": ("shape", "shapecode", "shape_params"),
@@ -109,27 +104,6 @@ def read_motion(path: Path, vertex_count: int) -> MotionFile:
         **{name: torch.from_numpy(array) for name, array in motion.items()},
     )
     return MotionFile(params, shape is not None, tuple(notes))
-
-
-def drive(own: FlameParams, own_file: Path, motion: Path, head: HeadModel) -> FlameParams:
-    """An avatar's identity with the motion of a file, where that puts it; what the file lacks is logged.
-
-    Args:
-        own: of the avatar.
-        own_file: its file, which says with which edition of the head model it was made.
-        motion: the other file.
-        head: the head model that both are for.
-
-    Raises:
-        UserError: as `read_motion`; or when one of them is of another edition of the head model.
-    """
-    edition = recorded(read_provenance(own_file))
-    check_head(head, edition, own_file)
-    found = read_motion(motion, head.vertex_count)
-    check_motion(recorded(read_provenance(motion)), edition, motion)
-    for note in found.notes:
-        _log.warning("%s: %s", motion, note)
-    return own.driven_by(found.params)
 
 
 def _known(key: str) -> str:

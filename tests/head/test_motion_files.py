@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osgap.head.coefficients import fitted
-from osgap.head.editions import Edition
 from osgap.head.model import HeadModel
-from osgap.head.motion_files import drive, read_motion
-from osgap.head.params import MOTION_WIDTHS, FlameParams, save_flame_param
+from osgap.head.motion_files import read_motion
+from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.runtime.errors import UserError
 from osgap.runtime.notes import Notes
 
@@ -168,26 +167,3 @@ def test_any_number_of_coefficients_pads_exactly(count: int, rows: int, zeros: i
     np.testing.assert_array_equal(full[:, :kept], values[:, :kept])
     assert not full[:, kept:].any()
     assert bool(list(notes)) == (count + zeros != 100)
-
-
-def test_motion_of_another_edition_is_refused(
-    small_head: HeadModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    own, motion = make(small_head, 1), make(small_head, 2)
-    avatar, driver = tmp_path / "avatar.npz", tmp_path / "driver.npz"
-    mine, other = Edition(small_head.edition_id, "FLAME 2023"), Edition("0" * 16, "FLAME 2020")
-    for found, allowed in ((mine, True), (other, False), (None, True)):
-        save_flame_param(avatar, own, mine.record)
-        save_flame_param(driver, motion, found.record if found else {"stage": "fit"})
-        if allowed:
-            assert torch.equal(drive(own, avatar, driver, small_head).expr, motion.expr)
-            continue
-        with pytest.raises(UserError, match=r"driver\.npz: the motion was tracked with FLAME 2020 .*--across-editions"):
-            drive(own, avatar, driver, small_head)
-    save_flame_param(avatar, own, other.record)
-    with pytest.raises(UserError, match=r"avatar\.npz: was made with FLAME 2020 .*Set flame\.assets to FLAME 2020"):
-        drive(own, avatar, driver, small_head)
-    np.savez(driver, **deca(motion))  # type: ignore[arg-type]
-    save_flame_param(avatar, own)
-    drive(own, avatar, driver, small_head)
-    assert "no neck_pose is given" in caplog.text
