@@ -154,13 +154,27 @@ def test_a_checkpoint_that_would_run_a_program_is_refused(
         (lambda c: c["flame"].pop("jaw"), r"lacks flame\.jaw"),
         (lambda c: c.pop("opencv"), r"lacks opencv\.\w"),
         (lambda c: c["flame"].update(jaw=np.zeros((1, 3))), r"flame\.jaw has shape \(1, 3\), expected 6 numbers"),
-        (lambda c: c["flame"].update(jaw=np.ones((1, 6))), "their two rows are parallel"),
-        (lambda c: c["flame"].update(exp=np.full((1, 100), np.nan)), "not finite"),
+        (
+            lambda c: c["flame"].update(jaw=np.ones((1, 6))),
+            r"flame\.jaw is no rotation \(its two rows .* are parallel\)",
+        ),
+        (lambda c: c["flame"].update(exp=np.full((1, 100), np.nan)), r"flame\.exp\[0, 0\] is nan; finite numbers"),
+        (lambda c: c["flame"].update(exp="x"), r"flame\.exp is no array of numbers"),
+        (lambda c: c["flame"].update(exp=torch.ones(1, 100).to_sparse()), r"flame\.exp is no array of numbers"),
+        (lambda c: c["flame"].update(eyelids="x"), r"flame\.eyelids is no array of numbers"),
+        (lambda c: c["flame"].update(eyelids=[[1], [1, 2]]), r"flame\.eyelids is no array of numbers"),
+        (lambda c: c["flame"].update(eyelids=np.full((1, 2), np.nan)), r"flame\.eyelids\[0, 0\] is nan"),
+        (lambda c: c["flame"].update(eyelids=np.float32("inf")), r"flame\.eyelids is inf"),
+        (lambda c: c.update(flame=7), r"lacks flame\.shape"),
         (lambda c: c["flame"].update(exp=np.full((1, 100), 1e3)), "expr reaches 1e.03"),
         (lambda c: c["flame"].update(exp=np.ones((1, 120))), "120 expression coefficients"),
         (lambda c: c["opencv"].update(R=np.ones((1, 3, 3))), "is no rotation"),
         (lambda c: c["opencv"]["K"].__imul__(2), r"intrinsics differ from those of 00003\.frame"),
-        (lambda c: c.update(img_size=np.array([9])), "img_size is"),
+        (lambda c: c.update(img_size=np.array([9])), r"img_size is \[9\.0\]; expected are height and width"),
+        (lambda c: c.update(img_size=512), r"img_size is \[512\.0\]"),
+        (lambda c: c.update(img_size=[20, 24.5]), r"img_size is \[20\.0, 24\.5\]"),
+        (lambda c: c.update(img_size="512x512"), "img_size is no array of numbers"),
+        (lambda c: c.pop("img_size"), "lacks img_size, height and width in pixels"),
     ],
 )
 def test_damaged_checkpoints_are_named(
@@ -168,8 +182,24 @@ def test_damaged_checkpoints_are_named(
 ) -> None:
     folder = write_metrical(tmp_path / "obama", make_video(small_head, 1))
     edit_frame(folder / "checkpoint/00005.frame", change)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         imported(folder, assets)
+    assert "checkpoint" in str(caught.value)
+    assert "anew" not in str(caught.value)
+
+
+def test_checkpoints_of_tensors_are_read(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:
+    """As the tracker's optimiser has them: on its graph, and of any precision."""
+    video = still_neck(make_video(small_head, 3))
+    folder = write_metrical(tmp_path / "obama", video)
+    for path in (folder / "checkpoint").iterdir():
+        content = torch.load(path, weights_only=False)
+        for name, array in content["flame"].items():
+            content["flame"][name] = torch.from_numpy(array).requires_grad_()
+        content["flame"]["eyelids"] = content["flame"]["eyelids"].bfloat16()
+        content["img_size"] = torch.tensor(content["img_size"])
+        torch.save(content, path)
+    check_same(imported(folder, assets), video, small_head, [0, 1, 2, 3, 4])
 
 
 def test_missing_pictures_are_named(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:

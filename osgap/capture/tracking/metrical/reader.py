@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osgap.capture.nersemble import read_json
-from osgap.capture.tracking.metrical.frames import Checkpoint, checkpoints, read_checkpoint
+from osgap.capture.tracking.metrical.frames import AGAIN, Checkpoint, checkpoints, read_checkpoint
 from osgap.capture.tracking.monocular import monocular_params
 from osgap.capture.tracking.recording import Pictures, Recording, Timestep, plausible, split_frames, split_note, tested
 from osgap.runtime.errors import UserError
@@ -91,14 +91,14 @@ def _check_alike(frames: Sequence[Checkpoint], files: Sequence[Path]) -> None:
         difference = float(np.abs(frame.intrinsics - frames[0].intrinsics).max())
         if len(frame.expr) != len(frames[0].expr):
             raise UserError(
-                f"{file}: has {len(frame.expr)} expression coefficients, {files[0].name} has {len(frames[0].expr)}. "
-                f"Track anew."
+                f"{file}: flame.exp has {len(frame.expr)} expression coefficients, that of {files[0].name} has "
+                f"{len(frames[0].expr)}; one video has one number of them. {AGAIN}"
             )
         if frame.size != frames[0].size or difference > _PIXEL_TOLERANCE:
             raise UserError(
                 f"{file}: its intrinsics differ from those of {files[0].name} by {difference:.3g} pixels (image size "
                 f"{frame.size[0]}x{frame.size[1]} against {frames[0].size[0]}x{frames[0].size[1]}); one video must "
-                f"have one camera. Track anew."
+                f"have one camera. {AGAIN}"
             )
 
 
@@ -116,7 +116,7 @@ def _tested(folder: Path, frames: Sequence[Checkpoint], subject: str, notes: Not
         if not flags.any() or flags.all():
             raise UserError(
                 f"{path}: lists {len(names)} frames, of which {int(flags.sum())} of {len(flags)} are tracked; some "
-                f"must be for testing and some for training. Make INSTA's data set anew, or remove the file."
+                f"must be for testing and some for training. Run INSTA's generate.sh again, or remove the file."
             )
         notes.add(f"frames for testing are those of {_SPLIT} ({int(flags.sum())} of {len(flags)})")
         return flags
