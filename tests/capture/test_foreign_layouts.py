@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -160,7 +162,6 @@ def test_a_checkpoint_that_would_run_a_program_is_refused(
         ),
         (lambda c: c["flame"].update(exp=np.full((1, 100), np.nan)), r"flame\.exp\[0, 0\] is nan; finite numbers"),
         (lambda c: c["flame"].update(exp="x"), r"flame\.exp is no array of numbers"),
-        (lambda c: c["flame"].update(exp=torch.ones(1, 100).to_sparse()), r"flame\.exp is no array of numbers"),
         (lambda c: c["flame"].update(eyelids="x"), r"flame\.eyelids is no array of numbers"),
         (lambda c: c["flame"].update(eyelids=[[1], [1, 2]]), r"flame\.eyelids is no array of numbers"),
         (lambda c: c["flame"].update(eyelids=np.full((1, 2), np.nan)), r"flame\.eyelids\[0, 0\] is nan"),
@@ -200,6 +201,38 @@ def test_checkpoints_of_tensors_are_read(small_head: HeadModel, assets: HeadAsse
         content["img_size"] = torch.tensor(content["img_size"])
         torch.save(content, path)
     check_same(imported(folder, assets), video, small_head, [0, 1, 2, 3, 4])
+
+
+def paint_over(folder: Path, into: Path) -> None:
+    """Images of the same names without alpha."""
+    into.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("*.png")):
+        assert cv2.imwrite(str(into / path.name), cv2.imread(str(path)))
+
+
+@pytest.mark.parametrize(("cut_out", "whole"), [("matted", "images"), ("images", "matted")])
+def test_the_folder_with_alpha_is_taken(
+    small_head: HeadModel, assets: HeadAssets, tmp_path: Path, cut_out: str, whole: str
+) -> None:
+    video = still_neck(make_video(small_head, 2))
+    folder = write_metrical(tmp_path / "obama", video, images=cut_out)
+    paint_over(folder / cut_out, folder / whole)
+    check_same(imported(folder, assets), video, small_head, [0, 1, 2, 3, 4])
+
+
+def test_images_that_are_not_cut_out_are_named(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:
+    """With what this layout's programs do about it."""
+    folder = write_metrical(tmp_path / "obama", make_video(small_head, 1))
+    paint_over(folder / "images", folder / "images")
+    with pytest.raises(UserError, match=r"images/00003\.png: has no alpha channel, one of 5 .*generate\.sh.*matted"):
+        imported(folder, assets)
+    folder = write_imavatar(tmp_path / "MVI_1810", make_video(small_head, 1))
+    (folder / "mask/2.png").unlink()
+    with pytest.raises(UserError, match=r"image/2\.png: has neither .*mask/2\.png, .* one of 1 .*preprocess\.sh"):
+        imported(folder, assets)
+    shutil.rmtree(folder / "mask")
+    with pytest.raises(UserError, match=r"image/1\.png: has neither .*mask/1\.png, .* one of 5 .*RGBA"):
+        imported(folder, assets)
 
 
 def test_missing_pictures_are_named(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:

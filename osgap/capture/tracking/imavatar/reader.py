@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from osgap.capture.encoded import read_file, read_header
+from osgap.capture.encoded import may_have_alpha, read_file, read_header
 from osgap.capture.tracking.imavatar.parameters import Frame, Parameters, parameter_files, read_parameters
 from osgap.capture.tracking.monocular import monocular_params
 from osgap.capture.tracking.recording import (
@@ -67,7 +67,7 @@ def read_imavatar(folder: Path, subject: str, head: HeadModel) -> Recording:
     rows.sort(key=lambda place: bool(flags[place[0]][place[1]]))
     frames = [videos[v].frames[frame] for v, frame in rows]
     images = [_image(videos[v].file.parent, videos[v].frames[frame]) for v, frame in rows]
-    masks = [_mask(image) for image in images]
+    masks = _masks(images)
     header = read_header(read_file(images[0]), str(images[0]))
     notes.add(f"the size of images is not given; {header.width}x{header.height} pixels is what the first one has")
     width, height = header.width, header.height
@@ -150,6 +150,19 @@ def _image(folder: Path, frame: Frame) -> Path:
     if found is None:
         raise UserError(f"{candidates[0]}: no such file, but {frame.where} names it. Extract the frames anew.")
     return found
+
+
+def _masks(images: Sequence[Path]) -> list[Path | None]:
+    """Of every image; None where it has alpha in place of one."""
+    masks = [_mask(image) for image in images]
+    bare = [image for image, mask in zip(images, masks, strict=True) if mask is None and not may_have_alpha(image)]
+    if bare:
+        raise UserError(
+            f"{bare[0]}: has neither a mask, {bare[0].parent.with_name(_MASKS[0]) / bare[0].stem}.png, nor an alpha "
+            f"channel; it is one of {len(bare)} such images. IMavatar's preprocess/preprocess.sh makes the masks "
+            f"(8-bit grey, 255 where the person is); SplattingAvatar's data has RGBA images in {_IMAGES[1]}."
+        )
+    return masks
 
 
 def _mask(image: Path) -> Path | None:

@@ -79,9 +79,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     problem = rigid_problem(pose)
     if problem:
         raise UserError(f"{path}: the camera (opencv R and t) {problem}. {AGAIN}")
-    lids = (
-        _numbers(content["flame"]["eyelids"], "flame.eyelids", path) if "eyelids" in content["flame"] else np.zeros(1)
-    )
+    lids = _numbers(content["flame"].get("eyelids", 0), "flame.eyelids", path)
     return Checkpoint(
         number=int(path.stem),
         name=path.stem,
