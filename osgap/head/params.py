@@ -187,12 +187,15 @@ def as_numbers(array: np.ndarray, name: str, path: Path | str) -> np.ndarray:
         UserError: naming file and array, when it holds no numbers, or some that are not finite.
     """
     if array.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Make it anew.")
+        raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Save numbers under that key.")
     with np.errstate(over="ignore"):  # a double may be finite, and too large all the same
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
         where = np.argwhere(~np.isfinite(numbers))[0].tolist()
-        raise UserError(f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Track anew.")
+        raise UserError(
+            f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Correct it, "
+            f"or remove the timestep, or track it again."
+        )
     return numbers
 
 
