@@ -292,10 +292,18 @@ def test_several_videos_of_one_person(small_head: HeadModel, assets: HeadAssets,
         (lambda c: c.update(intrinsics=[1, 2, 3]), r"intrinsics is \[1, 2, 3\], expected 4 numbers"),
         (lambda c: c["intrinsics"].__setitem__(2, 0.01), "principal point"),
         (lambda c: c["frames"][1].update(pose=[0] * 6), "frame 1: pose is .* expected 15 numbers"),
-        (lambda c: c["frames"][1].update(expression=[0] * 10), "frame 1: has 10 expression coefficients, others"),
+        (
+            lambda c: c["frames"][1].update(expression=[0] * 10),
+            "frame 1: expression has 10 coefficients, that of others",
+        ),
         (lambda c: c["frames"][1].update(world_mat=[[2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]), "is no rotation"),
         (lambda c: c["frames"][1].update(file_path="../../secret"), "leads out of the folder"),
         (lambda c: c["frames"][1].update(file_path="./image/77"), r"image/77\.png: no such file"),
+        (lambda c: c["frames"][1].update(file_path="./image/77.png"), r"image/77\.png: no such file"),
+        (lambda c: c["frames"][1].update(file_path=7), r"frame 1: file_path is 7; the path of an image"),
+        (lambda c: c["frames"].__setitem__(1, 7), r"frame 1 is a int, expected an object"),
+        (lambda c: c.update(intrinsics=[0, 1, 0.5, 0.5]), "fx, fy, cx and cy other than 0 are expected"),
+        (lambda c: c["frames"][1].pop("world_mat"), r"frame 1: world_mat is None, expected a list of numbers"),
         (lambda c: c["frames"][1].update(pose=[1e3] * 15), r"rotation reaches 1e\+03"),
     ],
 )
@@ -304,8 +312,31 @@ def test_damaged_parameters_are_named(
 ) -> None:
     folder = write_imavatar(tmp_path / "MVI_1810", make_video(small_head, 1))
     edit_json(folder / "flame_params.json", change)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         imported(folder, assets)
+    assert "anew" not in str(caught.value)
+
+
+def test_paths_of_images_may_have_their_ending(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:
+    video = make_video(small_head, 1, shape=100, expr=50)
+    folder = write_imavatar(tmp_path / "MVI_1810", video)
+
+    def end(content: dict[str, Any]) -> None:
+        for frame, ending in zip(content["frames"], (".png", ".jpg", ".PNG", "", ".jpeg"), strict=True):
+            frame["file_path"] += ending
+
+    edit_json(folder / "flame_params.json", end)
+    store = imported(folder, assets)
+    check_same(store, video, small_head, [0, 1, 2, 3, 4])
+    assert store.timesteps == [("MVI_1810", t + 1) for t in range(5)]
+
+
+def test_folders_that_are_none_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file.mp4").write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    for name, found in (("nobody", "no such folder"), ("file.mp4", "is a file"), ("empty", "found nothing")):
+        with pytest.raises(UserError, match=rf"{name}: .*{found}"):
+            layout_of(tmp_path / name)
 
 
 # meshes in place of parameters -------------------------------------------------------------------------------

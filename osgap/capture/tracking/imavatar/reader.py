@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from osgap.capture.encoded import may_have_alpha, read_file, read_header
-from osgap.capture.tracking.imavatar.parameters import Frame, Parameters, parameter_files, read_parameters
+from osgap.capture.tracking.imavatar.parameters import (
+    AGAIN,
+    ENDINGS,
+    Frame,
+    Parameters,
+    parameter_files,
+    read_parameters,
+)
 from osgap.capture.tracking.monocular import monocular_params
 from osgap.capture.tracking.recording import (
     CENTER_RANGE,
@@ -42,7 +49,6 @@ _TOLERANCE = 1e-6  # of intrinsics, between videos
 _IDENTITY_TOLERANCE = 1e-4
 _IMAGES = ("image", "images")
 _MASKS = ("mask", "masks")
-_EXTENSIONS = (".png", ".jpg", ".jpeg")
 _JOINTS = {"rotation": slice(0, 3), "neck_pose": slice(3, 6), "jaw_pose": slice(6, 9), "eyes_pose": slice(9, 15)}
 
 
@@ -104,7 +110,8 @@ def _motion(frames: Sequence[Frame], shape: np.ndarray, folder: Path) -> dict[st
     for frame in frames:
         if len(frame.expr) != count:
             raise UserError(
-                f"{frame.where}: has {len(frame.expr)} expression coefficients, others have {count}. Make it anew."
+                f"{frame.where}: expression has {len(frame.expr)} coefficients, that of others has {count}; one "
+                f"subject has one number of them. {AGAIN}"
             )
     poses = np.stack([frame.pose for frame in frames])
     motion = {"expr": np.stack([frame.expr for frame in frames])}
@@ -145,10 +152,13 @@ def _image(folder: Path, frame: Frame) -> Path:
     """The file of a frame's image; SplattingAvatar has it in `images`, whatever the file says."""
     parent, name = posixpath.split(frame.path)
     places = [parent, *(other for other in _IMAGES if other != parent)] if parent in _IMAGES else [parent]
-    candidates = [folder / place / f"{name}{extension}" for place in places for extension in _EXTENSIONS]
+    candidates = [folder / place / f"{name}{extension}" for place in places for extension in ENDINGS]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        raise UserError(f"{candidates[0]}: no such file, but {frame.where} names it. Extract the frames anew.")
+        raise UserError(
+            f"{candidates[0]}: no such file, but {frame.where} names it by file_path. Run IMavatar's "
+            f"preprocess/preprocess.sh again, which cuts the video into images, or remove the frame from the file."
+        )
     return found
 
 
