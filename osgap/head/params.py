@@ -194,7 +194,7 @@ def as_numbers(array: np.ndarray, name: str, path: Path | str) -> np.ndarray:
         where = np.argwhere(~np.isfinite(numbers))[0].tolist()
         raise UserError(
             f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Correct it, "
-            f"or remove the timestep, or track it again."
+            f"or run the program that wrote the file again."
         )
     return numbers
 

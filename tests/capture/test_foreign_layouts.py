@@ -207,7 +207,9 @@ def paint_over(folder: Path, into: Path) -> None:
     """Images of the same names without alpha."""
     into.mkdir(exist_ok=True)
     for path in sorted(folder.glob("*.png")):
-        assert cv2.imwrite(str(into / path.name), cv2.imread(str(path)))
+        image = cv2.imread(str(path))
+        assert image is not None
+        assert cv2.imwrite(str(into / path.name), image)
 
 
 @pytest.mark.parametrize(("cut_out", "whole"), [("matted", "images"), ("images", "matted")])

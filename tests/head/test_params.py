@@ -107,8 +107,11 @@ def arrays(**changes: object) -> dict[str, np.ndarray]:
         ),
         ({"shape": np.ones(400, np.float32)}, ["shape has 400 identity coefficients", "Track with at most 300"]),
         ({"shape": np.zeros((3, 300), np.float32)}, ["shape has shape (3, 300), expected (300,)"]),
-        ({"eyes_pose": np.array(["a", "b"])}, ["eyes_pose has type <U1"]),
-        ({"translation": np.array([[0, 0, 0], [0, np.nan, 0]], np.float32)}, ["translation[1, 1] is nan"]),
+        ({"eyes_pose": np.array(["a", "b"])}, ["eyes_pose has type <U1", "Save numbers under that key"]),
+        (
+            {"translation": np.array([[0, 0, 0], [0, np.nan, 0]], np.float32)},
+            ["translation[1, 1] is nan", "program that wrote the file"],
+        ),
         ({"static_offset": np.full((1, 5, 3), np.inf, np.float32)}, ["static_offset[0, 0, 0] is inf"]),
         ({"static_offset": np.zeros((2, 5, 3), np.float32)}, ["static_offset has shape (2, 5, 3)"]),
     ],
