@@ -81,7 +81,8 @@ def export_splats(
         avatar: Folder with point_cloud.ply and flame_param.npz.
         output: A .ply file for one frame, a folder for several.
         frames: Timesteps, such as 7, 0:10, 0:100:5 or all.
-        motion: flame_param.npz of somebody whose motion the avatar is given. Default is its own.
+        motion: Whose motion the avatar is given: a .npz (docs/data.md), an avatar's folder, or a capture store (.h5).
+            Default is its own.
         up: The axis that points up: -y as splat viewers expect, y as the cameras of the capture have it.
         sh_degree: Degree of the spherical harmonics that the reader expects; all but the first are zero.
         color: What the avatar's own colours are. Files of this program say so themselves.
@@ -111,7 +112,8 @@ def export_mesh(
         avatar: Folder with point_cloud.ply and flame_param.npz.
         output: A .obj, .ply or .glb file for one frame, a folder for several.
         frames: Timesteps, such as 7, 0:10, 0:100:5 or all.
-        motion: flame_param.npz of somebody whose motion the avatar is given. Default is its own.
+        motion: Whose motion the avatar is given: a .npz (docs/data.md), an avatar's folder, or a capture store (.h5).
+            Default is its own.
         up: The axis that points up: y as glTF has it, -y to lie on exported splats.
         suffix: Format of the files in a folder.
     """

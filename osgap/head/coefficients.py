@@ -11,6 +11,7 @@ import numpy as np
 from osgap.runtime.errors import UserError
 from osgap.runtime.notes import Notes
 
+_IDENTITY_TOLERANCE = 1e-4  # of shape coefficients, between timesteps
 _KINDS: Mapping[str, str] = {"shape": "identity", "expr": "expression"}
 
 
@@ -44,3 +45,18 @@ def fitted(values: np.ndarray, width: int, name: str, source: Path | str, notes:
         return values[..., :width]
     notes.add(f"{count} of {width} {kind} coefficients are given; the others are taken to be 0")
     return np.concatenate([values, np.zeros((*values.shape[:-1], width - count), values.dtype)], axis=-1)
+
+
+def first_identity(rows: np.ndarray, notes: Notes) -> np.ndarray:
+    """The identity that is used of a file with one per timestep: the first; it is noted that others differ.
+
+    Args:
+        rows: `[T, N]`, T at least 1.
+
+    Returns:
+        `[N]`.
+    """
+    difference = float(np.abs(rows - rows[0]).max(initial=0))
+    if difference > _IDENTITY_TOLERANCE:
+        notes.add(f"shape differs between timesteps, by up to {difference:.3g}; the first one's is used")
+    return rows[0]

@@ -13,7 +13,7 @@ neck_pose      neck_pose                              neck_pose_   `[T, 3]` axis
 eyes_pose      eye_pose                               eye_pose_    `[T, 6]` axis-angle, left and right; 0 where missing
                                                       params
 translation    (their cameras are in the crop)                     `[T, 3]` metres; 0 where missing
-shape          shape, shapecode                       shape_params `[300]`, or fewer; not needed
+shape          shape, shapecode                       shape_params `[N]` or `[T, N]`; not needed
 =============  =====================================  ===========  =================================================
 
 A pose of 15 numbers is all joints in FLAME's order (IMavatar): rotation, neck, jaw, left eye, right eye.
@@ -21,7 +21,6 @@ A pose of 15 numbers is all joints in FLAME's order (IMavatar): rotation, neck, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +28,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osgap.head.coefficients import fitted
-from osgap.head.editions import check_head, check_motion, recorded
-from osgap.head.model import HeadModel
+from osgap.head.coefficients import first_identity, fitted
 from osgap.head.params import MOTION_WIDTHS, N_SHAPE, FlameParams, as_numbers, load_flame_param
-from osgap.runtime.artifacts import read_npz, read_provenance
+from osgap.runtime.artifacts import read_npz
 from osgap.runtime.errors import UserError
 from osgap.runtime.notes import Notes
-
-_log = logging.getLogger(__name__)
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "shape": ("shape", "shapecode", "shape_params"),
@@ -102,34 +97,13 @@ def read_motion(path: Path, vertex_count: int) -> MotionFile:
     _note_unused(found, notes)
     identity = np.zeros(N_SHAPE, np.float32)
     if shape is not None and shape.size:
-        identity = fitted(shape.reshape(-1, shape.shape[-1])[0], N_SHAPE, "shape", path, notes)
+        identity = fitted(first_identity(shape.reshape(-1, shape.shape[-1]), notes), N_SHAPE, "shape", path, notes)
     params = FlameParams(
         shape=torch.from_numpy(identity),
         static_offset=torch.zeros(vertex_count, 3),
         **{name: torch.from_numpy(array) for name, array in motion.items()},
     )
     return MotionFile(params, shape is not None, tuple(notes))
-
-
-def drive(own: FlameParams, own_file: Path, motion: Path, head: HeadModel) -> FlameParams:
-    """An avatar's identity with the motion of a file, where that puts it; what the file lacks is logged.
-
-    Args:
-        own: of the avatar.
-        own_file: its file, which says with which edition of the head model it was made.
-        motion: the other file.
-        head: the head model that both are for.
-
-    Raises:
-        UserError: as `read_motion`; or when one of them is of another edition of the head model.
-    """
-    edition = recorded(read_provenance(own_file))
-    check_head(head, edition, own_file)
-    found = read_motion(motion, head.vertex_count)
-    check_motion(recorded(read_provenance(motion)), edition, motion)
-    for note in found.notes:
-        _log.warning("%s: %s", motion, note)
-    return own.driven_by(found.params)
 
 
 def _known(key: str) -> str:
@@ -143,7 +117,15 @@ def _one_of(found: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray
         raise UserError(
             f"{path}: {' and '.join(names)} are names for the same, and the file has both. Remove all but one of them."
         )
-    return as_numbers(found[names[0]], names[0], path) if names else None
+    if not names:
+        return None
+    array = as_numbers(found[names[0]], names[0], path)
+    if not array.ndim:
+        raise UserError(
+            f"{path}: {names[0]} is a single number, {array}; expected is an array with a row per timestep. Save all "
+            f"of it, or leave the key out if it may be missing (docs/data.md)."
+        )
+    return array
 
 
 def _take_pose_apart(arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -151,7 +133,7 @@ def _take_pose_apart(arrays: dict[str, np.ndarray], path: Path) -> None:
     pose = arrays.pop("pose", None)
     if pose is None:
         return
-    width = pose.shape[-1] if pose.ndim else 0
+    width = pose.shape[-1]
     if width not in _POSE:
         raise UserError(
             f"{path}: the pose has shape {pose.shape}; expected are axis-angle vectors of the head (3), of head and "

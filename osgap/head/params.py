@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osgap.head.coefficients import fitted
+from osgap.head.coefficients import first_identity, fitted
 from osgap.head.teeth import FLAME_VERTICES, TEETH_VERTICES
 from osgap.runtime.artifacts import read_npz, write_npz
 from osgap.runtime.errors import UserError
@@ -142,8 +142,9 @@ def read_flame_arrays(path: Path | str, notes: Notes | None = None) -> dict[str,
         notes: takes note of coefficients that are not given. Default is to log it.
 
     Returns:
-        Every key of `MOTION_WIDTHS` as `(T, width)` float32, `shape` as `(300,)` float32, and `static_offset`
-        `(1, V, 3)` float32 where the file has it. Other keys (`dynamic_offset`) are ignored, as by GaussianAvatars.
+        Every key of `MOTION_WIDTHS` as `(T, width)` float32, `shape` as `(300,)` float32 (of one per timestep the
+        first), and `static_offset` `(1, V, 3)` float32 where the file has it. Other keys (`dynamic_offset`) are
+        ignored, as by GaussianAvatars.
 
     Raises:
         UserError: naming the file, the key, what was found and what was expected.
@@ -158,16 +159,16 @@ def read_flame_arrays(path: Path | str, notes: Notes | None = None) -> dict[str,
             f"Expected are {', '.join(wanted[:-1])}. Add what is missing."
         )
     arrays = {name: as_numbers(array, name, path) for name, array in arrays.items()}
-    if arrays["shape"].ndim == 2 and len(arrays["shape"]) == 1:
-        arrays["shape"] = arrays["shape"][0]
     own = Notes() if notes is None else notes
+    count = len(arrays["expr"]) if arrays["expr"].ndim else 0
+    if arrays["shape"].ndim == 2 and len(arrays["shape"]) in {1, count} - {0}:
+        arrays["shape"] = first_identity(arrays["shape"], own)
     for name, width, ndim in (("shape", N_SHAPE, 1), ("expr", N_EXPR, 2)):
         if arrays[name].ndim == ndim:
             arrays[name] = fitted(arrays[name], width, name, path, own)
     if notes is None:
         own.log(_log, path)
 
-    count = len(arrays["expr"]) if arrays["expr"].ndim else 0
     expected: dict[str, tuple[int, ...]] = {"shape": (N_SHAPE,)}
     expected |= {name: (count, width) for name, width in MOTION_WIDTHS.items()}
     for name, shape in expected.items():
@@ -186,12 +187,15 @@ def as_numbers(array: np.ndarray, name: str, path: Path | str) -> np.ndarray:
         UserError: naming file and array, when it holds no numbers, or some that are not finite.
     """
     if array.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Make it anew.")
+        raise UserError(f"{path}: {name} has type {array.dtype}; float32 is expected. Save numbers under that key.")
     with np.errstate(over="ignore"):  # a double may be finite, and too large all the same
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
         where = np.argwhere(~np.isfinite(numbers))[0].tolist()
-        raise UserError(f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Track anew.")
+        raise UserError(
+            f"{path}: {name}{where} is {array[tuple(where)]}; finite numbers are expected. Correct it, "
+            f"or run the program that wrote the file again."
+        )
     return numbers
 
 

@@ -21,12 +21,12 @@ from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.head.editions import KEY, check_head, recorded
 from osgap.head.model import HeadModel
-from osgap.head.motion_files import drive
 from osgap.head.params import FlameParams
 from osgap.head.texels import TexelBinding
 from osgap.interop.axes import Up
 from osgap.interop.config import ColorSpace
 from osgap.interop.mesh import SAVERS, posed_mesh
+from osgap.interop.motion import load_motion, motion_file
 from osgap.interop.splats import save_splats
 from osgap.interop.texel_layout import USUAL_SIZES, find_layout
 from osgap.interop.timesteps import parse_frames
@@ -51,6 +51,8 @@ class _Opened:
     head: HeadModel
     files: Mapping[str, Path]
     """What was read, by what it is."""
+    motion: Path | None = None
+    """What drives the avatar, as it was named."""
 
     def provenance(self, kind: str, **options: Any) -> dict[str, Any]:
         """Short, because viewers look for the end of a header in its first kilobytes."""
@@ -115,7 +117,7 @@ def export_splats(
     Args:
         output: a `.ply` file for one frame; or a folder for any number, which get `00000.ply` and so on by timestep.
         frames: see `parse_frames`; of the motion where there is one.
-        motion: a `flame_param.npz` whose motion drives the avatar. Default is the avatar's own.
+        motion: what drives the avatar, as `osgap.interop.motion.load_motion` takes it. Default is the avatar's own.
 
     Returns:
         The files that were written.
@@ -154,7 +156,7 @@ def export_mesh(
     Args:
         output: a `.obj`, `.ply` or `.glb` file for one frame; or a folder for any number.
         frames: see `parse_frames`; of the motion where there is one.
-        motion: a `flame_param.npz` whose motion drives the avatar. Default is the avatar's own.
+        motion: what drives the avatar, as `osgap.interop.motion.load_motion` takes it. Default is the avatar's own.
         suffix: which format the files in a folder have.
 
     Returns:
@@ -214,18 +216,16 @@ def _open(folder: Path, assets: HeadAssets, color: ColorSpace, motion: Path | No
     check_head(head, recorded(read_provenance(parameters)), parameters)
     files = {"point_cloud": folder / POINT_CLOUD, "flame_param": parameters}
     files |= {"head_model": assets.model, "head_masks": assets.masks, "head_template": assets.template}
-    files |= {} if motion is None else {"motion": motion}
+    files |= {} if motion is None else {"motion": motion_file(motion)}
     if avatar.params.timesteps == 0:
         raise UserError(f"{files['flame_param']}: has no timestep. Use the parameters that came with the avatar.")
-    return _Opened(folder, avatar, head, files)
+    return _Opened(folder, avatar, head, files, motion)
 
 
 def _motion(opened: _Opened, frames: str) -> tuple[FlameParams, list[int]]:
-    params, source = opened.avatar.params, opened.files["flame_param"]
-    if "motion" in opened.files:
-        source = opened.files["motion"]
-        params = drive(params, opened.files["flame_param"], source, opened.head)
-    return params, parse_frames(frames, params.timesteps, source)
+    edition = recorded(read_provenance(opened.files["flame_param"]))
+    params = load_motion(opened.avatar.params, opened.motion, None, opened.head, edition)
+    return params, parse_frames(frames, params.timesteps, opened.motion or opened.files["flame_param"])
 
 
 @torch.no_grad()

@@ -22,6 +22,8 @@ def parse_frames(text: str, count: int, source: Path | str) -> list[int]:
     Raises:
         UserError: when the text is none of these, or names no timestep or one that is not there.
     """
+    if not count:
+        raise UserError(f"{source}: has no timestep, so there is nothing to export. Give another file.")
     text = text.strip()
     if text == "all":
         frames = range(count)

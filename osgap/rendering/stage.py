@@ -20,11 +20,12 @@ from osgap.head.config import HeadAssets
 from osgap.head.editions import check_head, recorded
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
+from osgap.interop.motion import load_motion, motion_file
 from osgap.interop.viewers import flame_param_file, load_foreign_avatar
 from osgap.rendering.cameras import capture_camera, even_sized, orbit_cameras, sized, yaw_angles
 from osgap.rendering.checks import LONGEST, background_color, check
 from osgap.rendering.keyframes import CameraList, Keyframes, read_path
-from osgap.rendering.motion import load_motion, motion_file, parse_timesteps, played
+from osgap.rendering.motion import parse_timesteps, played
 from osgap.rendering.output import Kind, kind_of, spare
 from osgap.rendering.sequence import frames, singly
 from osgap.rendering.settings import Clip, Motion, View

@@ -791,6 +791,7 @@ def test_imports_that_do_not_fit(fetch: Callable[..., Path], tree: Tree, tmp_pat
 
     other = Exporter(tmp_path / "other", [*tree.serials[:2], "mh00"]).single()
     assert "only tracked: mh00; only calibrated" in message(other.folder, SEQUENCE)
+    assert "export it again with VHAP's vhap/export_as_nerf_dataset.py, with all cameras" in text
 
     exporter = Exporter(tmp_path / "tracking", tree.serials)
     longer = exporter.single("030_EMO-1_v16", timesteps=8)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -154,13 +156,26 @@ def test_a_checkpoint_that_would_run_a_program_is_refused(
         (lambda c: c["flame"].pop("jaw"), r"lacks flame\.jaw"),
         (lambda c: c.pop("opencv"), r"lacks opencv\.\w"),
         (lambda c: c["flame"].update(jaw=np.zeros((1, 3))), r"flame\.jaw has shape \(1, 3\), expected 6 numbers"),
-        (lambda c: c["flame"].update(jaw=np.ones((1, 6))), "their two rows are parallel"),
-        (lambda c: c["flame"].update(exp=np.full((1, 100), np.nan)), "not finite"),
+        (
+            lambda c: c["flame"].update(jaw=np.ones((1, 6))),
+            r"flame\.jaw is no rotation \(its two rows .* are parallel\)",
+        ),
+        (lambda c: c["flame"].update(exp=np.full((1, 100), np.nan)), r"flame\.exp\[0, 0\] is nan; finite numbers"),
+        (lambda c: c["flame"].update(exp="x"), r"flame\.exp is no array of numbers"),
+        (lambda c: c["flame"].update(eyelids="x"), r"flame\.eyelids is no array of numbers"),
+        (lambda c: c["flame"].update(eyelids=[[1], [1, 2]]), r"flame\.eyelids is no array of numbers"),
+        (lambda c: c["flame"].update(eyelids=np.full((1, 2), np.nan)), r"flame\.eyelids\[0, 0\] is nan"),
+        (lambda c: c["flame"].update(eyelids=np.float32("inf")), r"flame\.eyelids is inf"),
+        (lambda c: c.update(flame=7), r"lacks flame\.shape"),
         (lambda c: c["flame"].update(exp=np.full((1, 100), 1e3)), "expr reaches 1e.03"),
         (lambda c: c["flame"].update(exp=np.ones((1, 120))), "120 expression coefficients"),
         (lambda c: c["opencv"].update(R=np.ones((1, 3, 3))), "is no rotation"),
         (lambda c: c["opencv"]["K"].__imul__(2), r"intrinsics differ from those of 00003\.frame"),
-        (lambda c: c.update(img_size=np.array([9])), "img_size is"),
+        (lambda c: c.update(img_size=np.array([9])), r"img_size is \[9\.0\]; expected are height and width"),
+        (lambda c: c.update(img_size=512), r"img_size is \[512\.0\]"),
+        (lambda c: c.update(img_size=[20, 24.5]), r"img_size is \[20\.0, 24\.5\]"),
+        (lambda c: c.update(img_size="512x512"), "img_size is no array of numbers"),
+        (lambda c: c.pop("img_size"), "lacks img_size, height and width in pixels"),
     ],
 )
 def test_damaged_checkpoints_are_named(
@@ -168,7 +183,57 @@ def test_damaged_checkpoints_are_named(
 ) -> None:
     folder = write_metrical(tmp_path / "obama", make_video(small_head, 1))
     edit_frame(folder / "checkpoint/00005.frame", change)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
+        imported(folder, assets)
+    assert "checkpoint" in str(caught.value)
+    assert "anew" not in str(caught.value)
+
+
+def test_checkpoints_of_tensors_are_read(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:
+    """As the tracker's optimiser has them: on its graph, and of any precision."""
+    video = still_neck(make_video(small_head, 3))
+    folder = write_metrical(tmp_path / "obama", video)
+    for path in (folder / "checkpoint").iterdir():
+        content = torch.load(path, weights_only=False)
+        for name, array in content["flame"].items():
+            content["flame"][name] = torch.from_numpy(array).requires_grad_()
+        content["flame"]["eyelids"] = content["flame"]["eyelids"].bfloat16()
+        content["img_size"] = torch.tensor(content["img_size"])
+        torch.save(content, path)
+    check_same(imported(folder, assets), video, small_head, [0, 1, 2, 3, 4])
+
+
+def paint_over(folder: Path, into: Path) -> None:
+    """Images of the same names without alpha."""
+    into.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("*.png")):
+        image = cv2.imread(str(path))
+        assert image is not None
+        assert cv2.imwrite(str(into / path.name), image)
+
+
+@pytest.mark.parametrize(("cut_out", "whole"), [("matted", "images"), ("images", "matted")])
+def test_the_folder_with_alpha_is_taken(
+    small_head: HeadModel, assets: HeadAssets, tmp_path: Path, cut_out: str, whole: str
+) -> None:
+    video = still_neck(make_video(small_head, 2))
+    folder = write_metrical(tmp_path / "obama", video, images=cut_out)
+    paint_over(folder / cut_out, folder / whole)
+    check_same(imported(folder, assets), video, small_head, [0, 1, 2, 3, 4])
+
+
+def test_images_that_are_not_cut_out_are_named(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:
+    """With what this layout's programs do about it."""
+    folder = write_metrical(tmp_path / "obama", make_video(small_head, 1))
+    paint_over(folder / "images", folder / "images")
+    with pytest.raises(UserError, match=r"images/00003\.png: has no alpha channel, one of 5 .*generate\.sh.*matted"):
+        imported(folder, assets)
+    folder = write_imavatar(tmp_path / "MVI_1810", make_video(small_head, 1))
+    (folder / "mask/2.png").unlink()
+    with pytest.raises(UserError, match=r"image/2\.png: has neither .*mask/2\.png, .* one of 1 .*preprocess\.sh"):
+        imported(folder, assets)
+    shutil.rmtree(folder / "mask")
+    with pytest.raises(UserError, match=r"image/1\.png: has neither .*mask/1\.png, .* one of 5 .*RGBA"):
         imported(folder, assets)
 
 
@@ -229,10 +294,18 @@ def test_several_videos_of_one_person(small_head: HeadModel, assets: HeadAssets,
         (lambda c: c.update(intrinsics=[1, 2, 3]), r"intrinsics is \[1, 2, 3\], expected 4 numbers"),
         (lambda c: c["intrinsics"].__setitem__(2, 0.01), "principal point"),
         (lambda c: c["frames"][1].update(pose=[0] * 6), "frame 1: pose is .* expected 15 numbers"),
-        (lambda c: c["frames"][1].update(expression=[0] * 10), "frame 1: has 10 expression coefficients, others"),
+        (
+            lambda c: c["frames"][1].update(expression=[0] * 10),
+            "frame 1: expression has 10 coefficients, that of others",
+        ),
         (lambda c: c["frames"][1].update(world_mat=[[2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]), "is no rotation"),
         (lambda c: c["frames"][1].update(file_path="../../secret"), "leads out of the folder"),
         (lambda c: c["frames"][1].update(file_path="./image/77"), r"image/77\.png: no such file"),
+        (lambda c: c["frames"][1].update(file_path="./image/77.png"), r"image/77\.png: no such file"),
+        (lambda c: c["frames"][1].update(file_path=7), r"frame 1: file_path is 7; the path of an image"),
+        (lambda c: c["frames"].__setitem__(1, 7), r"frame 1 is a int, expected an object"),
+        (lambda c: c.update(intrinsics=[0, 1, 0.5, 0.5]), "fx, fy, cx and cy other than 0 are expected"),
+        (lambda c: c["frames"][1].pop("world_mat"), r"frame 1: world_mat is None, expected a list of numbers"),
         (lambda c: c["frames"][1].update(pose=[1e3] * 15), r"rotation reaches 1e\+03"),
     ],
 )
@@ -241,8 +314,31 @@ def test_damaged_parameters_are_named(
 ) -> None:
     folder = write_imavatar(tmp_path / "MVI_1810", make_video(small_head, 1))
     edit_json(folder / "flame_params.json", change)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         imported(folder, assets)
+    assert "anew" not in str(caught.value)
+
+
+def test_paths_of_images_may_have_their_ending(small_head: HeadModel, assets: HeadAssets, tmp_path: Path) -> None:
+    video = make_video(small_head, 1, shape=100, expr=50)
+    folder = write_imavatar(tmp_path / "MVI_1810", video)
+
+    def end(content: dict[str, Any]) -> None:
+        for frame, ending in zip(content["frames"], (".png", ".jpg", ".PNG", "", ".jpeg"), strict=True):
+            frame["file_path"] += ending
+
+    edit_json(folder / "flame_params.json", end)
+    store = imported(folder, assets)
+    check_same(store, video, small_head, [0, 1, 2, 3, 4])
+    assert store.timesteps == [("MVI_1810", t + 1) for t in range(5)]
+
+
+def test_folders_that_are_none_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file.mp4").write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    for name, found in (("nobody", "no such folder"), ("file.mp4", "is a file"), ("empty", "found nothing")):
+        with pytest.raises(UserError, match=rf"{name}: .*{found}"):
+            layout_of(tmp_path / name)
 
 
 # meshes in place of parameters -------------------------------------------------------------------------------

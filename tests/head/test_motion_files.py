@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osgap.head.coefficients import fitted
-from osgap.head.editions import Edition
 from osgap.head.model import HeadModel
-from osgap.head.motion_files import drive, read_motion
-from osgap.head.params import MOTION_WIDTHS, FlameParams, save_flame_param
+from osgap.head.motion_files import read_motion
+from osgap.head.params import MOTION_WIDTHS, FlameParams
 from osgap.runtime.errors import UserError
 from osgap.runtime.notes import Notes
 
@@ -102,6 +101,22 @@ def test_what_is_not_used_is_said(small_head: HeadModel, tmp_path: Path) -> None
     assert any(note.startswith("cam (up to 1)") for note in read_motion(tmp_path / "deca.npz", 48).notes)
 
 
+@pytest.mark.parametrize("names", [vhap, deca])
+@pytest.mark.parametrize("differing", [False, True])
+def test_of_a_shape_per_timestep_the_first_is_taken(
+    small_head: HeadModel, tmp_path: Path, names: Any, differing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = make(small_head)
+    shape = np.tile(params.shape.numpy(), (T, 1))
+    shape[-1, 3] += 0.5 * differing
+    np.savez(tmp_path / "motion.npz", **{**names(params), "shape": shape})
+    found = read_motion(tmp_path / "motion.npz", small_head.vertex_count)
+    assert found.shape_known
+    assert torch.equal(found.params.shape, params.shape)
+    said = "; ".join([*found.notes, caplog.text])
+    assert ("shape differs between timesteps, by up to 0.5; the first one's is used" in said) == differing
+
+
 def test_one_frame_is_one_timestep(small_head: HeadModel, tmp_path: Path) -> None:
     np.savez(tmp_path / "frame.npz", **{name: array[0] for name, array in deca(make(small_head)).items()})
     assert read_motion(tmp_path / "frame.npz", small_head.vertex_count).params.timesteps == 1
@@ -119,6 +134,10 @@ def test_one_frame_is_one_timestep(small_head: HeadModel, tmp_path: Path) -> Non
         ({"neck_pose": np.zeros((T, 6))}, r"neck_pose has shape \(4, 6\), expected \(4, 3\) .*axis-angle vectors"),
         ({"exp": np.full((T, 50), np.nan)}, r"exp\[0, 0\] is nan"),
         ({"exp": np.array(["a"])}, "exp has type"),
+        ({"exp": np.float32(1)}, r"exp is a single number, 1\.0; expected is an array with a row per timestep"),
+        ({"pose": np.float32(1)}, "pose is a single number"),
+        ({"shape": np.float32(1)}, "shape is a single number"),
+        ({"neck_pose": np.float32(1)}, "neck_pose is a single number"),
         ({"exp": np.ones((T, 101))}, "expr has 101 expression coefficients"),
     ],
 )
@@ -148,26 +167,3 @@ def test_any_number_of_coefficients_pads_exactly(count: int, rows: int, zeros: i
     np.testing.assert_array_equal(full[:, :kept], values[:, :kept])
     assert not full[:, kept:].any()
     assert bool(list(notes)) == (count + zeros != 100)
-
-
-def test_motion_of_another_edition_is_refused(
-    small_head: HeadModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    own, motion = make(small_head, 1), make(small_head, 2)
-    avatar, driver = tmp_path / "avatar.npz", tmp_path / "driver.npz"
-    mine, other = Edition(small_head.edition_id, "FLAME 2023"), Edition("0" * 16, "FLAME 2020")
-    for found, allowed in ((mine, True), (other, False), (None, True)):
-        save_flame_param(avatar, own, mine.record)
-        save_flame_param(driver, motion, found.record if found else {"stage": "fit"})
-        if allowed:
-            assert torch.equal(drive(own, avatar, driver, small_head).expr, motion.expr)
-            continue
-        with pytest.raises(UserError, match=r"driver\.npz: the motion was tracked with FLAME 2020 .*--across-editions"):
-            drive(own, avatar, driver, small_head)
-    save_flame_param(avatar, own, other.record)
-    with pytest.raises(UserError, match=r"avatar\.npz: was made with FLAME 2020 .*Set flame\.assets to FLAME 2020"):
-        drive(own, avatar, driver, small_head)
-    np.savez(driver, **deca(motion))  # type: ignore[arg-type]
-    save_flame_param(avatar, own)
-    drive(own, avatar, driver, small_head)
-    assert "no neck_pose is given" in caplog.text

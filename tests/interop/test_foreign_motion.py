@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rendering.people import make_world
 
 from interop.balls import Ball, make_ball
 from osgap.head.assets import load_head
@@ -14,6 +17,8 @@ from osgap.head.editions import Edition, recorded
 from osgap.head.params import load_flame_param, save_flame_param
 from osgap.interop.export import export_avatar, export_mesh, export_splats
 from osgap.interop.mesh import posed_mesh
+from osgap.interop.motion import load_motion
+from osgap.interop.splats import load_splats
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 from osgap.splat.avatar import Avatar
@@ -30,16 +35,49 @@ def test_decas_names_drive_the_mesh(ball: Ball, tmp_path: Path) -> None:
     exp, pose = (rng.normal(0, 0.3, (3, width)).astype(np.float32) for width in (50, 6))
     np.savez(tmp_path / "deca.npz", exp=exp, pose=pose, shape=np.ones((3, 100)))
     (path,) = export_mesh(ball.folder, tmp_path / "a.obj", ball.assets, frames="2", motion=tmp_path / "deca.npz")
-    zeros = {name: torch.zeros(3, width) for name, width in (("neck_pose", 3), ("eyes_pose", 6), ("translation", 3))}
+    zeros = {name: torch.zeros(3, width) for name, width in (("neck_pose", 3), ("eyes_pose", 6))}
     driven = own.replace(
         expr=torch.from_numpy(np.pad(exp, ((0, 0), (0, 50)))),
         rotation=torch.from_numpy(pose[:, :3]),
         jaw_pose=torch.from_numpy(pose[:, 3:]),
+        translation=own.translation.mean(dim=0).expand(3, 3),
         **zeros,
     )
     expected = posed_mesh(load_head(ball.assets), driven, 2, "y").vertices
+    np.testing.assert_allclose(vertices(path), expected, atol=1e-5)
+
+
+def vertices(path: Path) -> np.ndarray:
+    """`[V, 3]` of an OBJ file."""
     lines = [line.split()[1:4] for line in path.read_text().splitlines() if line.startswith("v ")]
-    np.testing.assert_allclose(np.array(lines, float), expected, atol=1e-5)
+    return np.array(lines, float)
+
+
+def test_the_head_stays_about_where_the_avatars_own_is(ball: Ball, tmp_path: Path) -> None:
+    """Exports put somebody else's motion where `osgap render` does, whichever of its sources it is from."""
+    head, own = load_head(ball.assets), ball.avatar.params
+    theirs = own.replace(shape=own.shape + 1, translation=own.translation + torch.tensor([0.5, -2.0, 1.0]))
+    dataclasses.replace(ball.avatar, params=theirs).save(tmp_path / "theirs", {"stage": "fit"})
+    np.savez(tmp_path / "unnamed.npz", **{name: value.numpy() for name, value in theirs.motion.items()})  # type: ignore[arg-type]
+    for source in (tmp_path / "theirs", tmp_path / "theirs/flame_param.npz", tmp_path / "unnamed.npz"):
+        params = load_motion(own, source, None, head)
+        torch.testing.assert_close(params.translation.mean(dim=0), own.translation.mean(dim=0))
+        (mesh,) = export_mesh(ball.folder, tmp_path / "a.obj", ball.assets, frames="1", motion=source)
+        np.testing.assert_allclose(vertices(mesh), posed_mesh(head, params, 1, "y").vertices, atol=1e-5)
+        (splats,) = export_splats(ball.folder, tmp_path / "a.ply", ball.assets, frames="1", motion=source)
+        expected = ball.avatar.gaussians(head, [1], params).means[0]
+        torch.testing.assert_close(load_splats(splats).means, expected, atol=1e-5, rtol=0)
+    for damaged, message in ((tmp_path, "is a folder without"), (tmp_path / "nobody.h5", "no such capture store")):
+        with pytest.raises(UserError, match=message):
+            export_mesh(ball.folder, tmp_path / "b.obj", ball.assets, motion=damaged)
+    assert not (tmp_path / "b.obj").exists()
+
+
+def test_a_capture_drives_exports(small_files: Any, tmp_path: Path) -> None:
+    world = make_world(tmp_path, small_files.write(tmp_path))
+    params = load_motion(world.anna.avatar.params, world.bert.capture, None, world.head)
+    (mesh,) = export_mesh(world.anna.folder, tmp_path / "a.obj", world.assets, frames="2", motion=world.bert.capture)
+    np.testing.assert_allclose(vertices(mesh), posed_mesh(world.head, params, 2, "y").vertices, atol=1e-5)
 
 
 def test_editions_go_with_exports(ball: Ball, tmp_path: Path) -> None:

@@ -51,9 +51,10 @@ def test_frames_that_are_not_there(text: str, message: str) -> None:
         parse_frames(text, 12, "flame_param.npz")
 
 
-def test_nobody_moves() -> None:
-    with pytest.raises(UserError, match="none at all"):
-        parse_frames("all", 0, "flame_param.npz")
+@pytest.mark.parametrize("text", ["all", "0", "0:3"])
+def test_nobody_moves(text: str) -> None:
+    with pytest.raises(UserError, match=r"flame_param\.npz: has no timestep"):
+        parse_frames(text, 0, "flame_param.npz")
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 9))

@@ -13,7 +13,8 @@ from osgap.capture.store import CaptureStore
 from osgap.evaluation.splits import cross_motion
 from osgap.head.editions import Edition
 from osgap.head.params import save_flame_param
-from osgap.rendering.motion import load_motion, parse_timesteps, played
+from osgap.interop.motion import load_motion
+from osgap.rendering.motion import parse_timesteps, played
 from osgap.runtime.errors import UserError
 from rendering.people import SEQUENCES, World
 
@@ -62,6 +63,12 @@ def test_timesteps_are_slices_and_lists(text: str, expected: list[int]) -> None:
 def test_other_timesteps_are_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_timesteps(text, 6, "motion.npz")
+
+
+@pytest.mark.parametrize("text", ["all", "0", "-1", ":"])
+def test_a_motion_without_timesteps_is_named(text: str) -> None:
+    with pytest.raises(UserError, match=r"motion\.npz: has no timestep"):
+        parse_timesteps(text, 0, "motion.npz")
 
 
 def test_another_person_drives_as_in_cross_reenactment(world: World) -> None:
@@ -150,7 +157,11 @@ def test_wrong_motions_are_refused(world: World, tmp_path: Path) -> None:
         (tmp_path / "nobody.h5", None, r"nobody\.h5: no such capture store"),
         (tmp_path, None, re.escape(str(tmp_path)) + ": is a folder without flame_param.npz; a motion is"),
         (tmp_path / "nobody", None, "nobody: no such folder; a motion is"),
-        (anna.folder / "point_cloud.ply", None, r"point_cloud\.ply: is a file of another kind; a motion is"),
+        (
+            anna.folder / "point_cloud.ply",
+            None,
+            r"ply: is a file of another kind; .* another tracker's \.npz",
+        ),
         (tmp_path / "empty.npz", None, r"empty\.npz: has no timestep"),
     ]
     for source, sequence, message in cases:

@@ -64,7 +64,10 @@ def layout_of(folder: Path) -> Layout:
         return "vhap"
     if find_calibration(folder) is not None:
         return "benchmark"
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        found = "is a file; the folder of a tracking is expected" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {found}. Check the path.")
+    names = sorted(path.name for path in folder.iterdir())
     found = f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "nothing"
     raise UserError(
         f"{folder}: no tracking that can be read (found {found}). An export in VHAP's layout has transforms.json or "

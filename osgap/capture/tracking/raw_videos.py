@@ -30,7 +30,8 @@ def check_against_raw(export: Recording, raw: Path, manifest: Path, participant:
         raise UserError(
             f"{export.tables[0]} has {len(tracked)} cameras, {calibration_file} has {len(calibrated)}"
             f"{_only('only tracked', tracked - calibrated)}{_only('only calibrated', calibrated - tracked)}. "
-            f"The export is of another recording or incomplete: export it anew with all cameras."
+            f"The export is of another recording or incomplete: export it again with VHAP's "
+            f"vhap/export_as_nerf_dataset.py, with all cameras."
         )
 
     content = read_json(manifest)

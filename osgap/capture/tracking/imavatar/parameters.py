@@ -4,7 +4,7 @@ intrinsics     [4] fx, fy, cx, cy as parts of the image's width and height (if c
 512x512); fx is negative, as its camera looks along -z
 shape_params   [100]
 frames         list of
-file_path      ./image/12, without the extension
+file_path      ./image/12; an extension is left out
 world_mat      [3][4] world to camera, OpenGL axes; FLAME's metres times 4
 expression     [50]
 pose           [15] axis-angle: head, neck, jaw, left eye, right eye
@@ -24,8 +24,13 @@ from osgap.capture.nersemble import read_json, rigid_problem
 from osgap.runtime.errors import UserError
 
 PARAMETERS = "flame_params.json"
+AGAIN = f"Run IMavatar's preprocess/preprocess.sh again, which writes {PARAMETERS}, or correct the file."
+"""What mends a file, for messages."""
 SCALE = 4.0
 """Lengths of its world per metre of FLAME: heads are scaled to fit the unit sphere."""
+
+ENDINGS = (".png", ".jpg", ".jpeg")
+"""Of the files of images."""
 
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 _PIXELS = 512
@@ -82,10 +87,12 @@ def read_parameters(path: Path) -> Parameters:
     content = read_json(path)
     listed = content.get("frames")
     if not isinstance(listed, list) or not listed:
-        raise UserError(f"{path}: has no list `frames` with a frame in it. Make it anew, or check the path.")
+        raise UserError(f"{path}: has no list `frames` with a frame in it. {AGAIN}")
     intrinsics = _numbers(content, "intrinsics", str(path), 4)
     if not np.abs(intrinsics).all():
-        raise UserError(f"{path}: intrinsics are {intrinsics.tolist()}; fx, fy, cx and cy are expected. Make it anew.")
+        raise UserError(
+            f"{path}: intrinsics are {intrinsics.tolist()}; fx, fy, cx and cy other than 0 are expected. {AGAIN}"
+        )
     in_pixels = bool(intrinsics[3] > 1)
     return Parameters(
         file=path,
@@ -98,25 +105,26 @@ def read_parameters(path: Path) -> Parameters:
 
 def _frame(entry: Any, where: str) -> Frame:
     if not isinstance(entry, Mapping):
-        raise UserError(f"{where} is a {type(entry).__name__}, expected an object. Make it anew.")
+        raise UserError(f"{where} is a {type(entry).__name__}, expected an object. {AGAIN}")
     text = entry.get("file_path")
     if not isinstance(text, str) or not text or "\0" in text:
-        raise UserError(f"{where} has no usable file_path (found {text!r}). Make it anew.")
+        raise UserError(f"{where}: file_path is {text!r}; the path of an image, as ./image/12, is expected. {AGAIN}")
     norm = posixpath.normpath(text.replace("\\", "/"))
     if posixpath.isabs(norm) or norm.startswith("..") or ":" in norm:
         raise UserError(f"{where}: file_path {text!r} leads out of the folder. Correct it.")
+    stem, ending = posixpath.splitext(norm)
     flat = _numbers(entry, "world_mat", where, None)
     if len(flat) not in (12, 16):
-        raise UserError(f"{where}: world_mat has {len(flat)} numbers, expected 3x4. Make it anew.")
+        raise UserError(f"{where}: world_mat has {len(flat)} numbers, expected 3x4. {AGAIN}")
     world_to_camera = np.eye(4)
     world_to_camera[:3] = flat.reshape(-1, 4)[:3]
     world_to_camera[:3, 3] /= SCALE
     problem = rigid_problem(world_to_camera)
     if problem:
-        raise UserError(f"{where}: world_mat {problem}. Make it anew.")
+        raise UserError(f"{where}: world_mat {problem}. {AGAIN}")
     return Frame(
         where=where,
-        path=norm,
+        path=stem if ending.lower() in ENDINGS else norm,
         world_to_camera=_OPENGL_TO_OPENCV @ world_to_camera,
         expr=_numbers(entry, "expression", where, None),
         pose=_numbers(entry, "pose", where, _POSE_WIDTH),
@@ -131,5 +139,5 @@ def _numbers(entry: Mapping[str, Any], key: str, where: str, count: int | None) 
         values = np.full(1, np.nan)
     if not len(values) or not np.isfinite(values).all() or (count is not None and len(values) != count):
         expected = "a list of numbers" if count is None else f"{count} numbers"
-        raise UserError(f"{where}: {key} is {str(entry.get(key))[:80]}, expected {expected}. Make it anew.")
+        raise UserError(f"{where}: {key} is {str(entry.get(key))[:80]}, expected {expected}. {AGAIN}")
     return values

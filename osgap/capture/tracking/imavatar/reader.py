@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from osgap.capture.encoded import read_file, read_header
-from osgap.capture.tracking.imavatar.parameters import Frame, Parameters, parameter_files, read_parameters
+from osgap.capture.encoded import may_have_alpha, read_file, read_header
+from osgap.capture.tracking.imavatar.parameters import (
+    AGAIN,
+    ENDINGS,
+    Frame,
+    Parameters,
+    parameter_files,
+    read_parameters,
+)
 from osgap.capture.tracking.monocular import monocular_params
 from osgap.capture.tracking.recording import (
     CENTER_RANGE,
@@ -42,7 +49,6 @@ _TOLERANCE = 1e-6  # of intrinsics, between videos
 _IDENTITY_TOLERANCE = 1e-4
 _IMAGES = ("image", "images")
 _MASKS = ("mask", "masks")
-_EXTENSIONS = (".png", ".jpg", ".jpeg")
 _JOINTS = {"rotation": slice(0, 3), "neck_pose": slice(3, 6), "jaw_pose": slice(6, 9), "eyes_pose": slice(9, 15)}
 
 
@@ -67,7 +73,7 @@ def read_imavatar(folder: Path, subject: str, head: HeadModel) -> Recording:
     rows.sort(key=lambda place: bool(flags[place[0]][place[1]]))
     frames = [videos[v].frames[frame] for v, frame in rows]
     images = [_image(videos[v].file.parent, videos[v].frames[frame]) for v, frame in rows]
-    masks = [_mask(image) for image in images]
+    masks = _masks(images)
     header = read_header(read_file(images[0]), str(images[0]))
     notes.add(f"the size of images is not given; {header.width}x{header.height} pixels is what the first one has")
     width, height = header.width, header.height
@@ -104,7 +110,8 @@ def _motion(frames: Sequence[Frame], shape: np.ndarray, folder: Path) -> dict[st
     for frame in frames:
         if len(frame.expr) != count:
             raise UserError(
-                f"{frame.where}: has {len(frame.expr)} expression coefficients, others have {count}. Make it anew."
+                f"{frame.where}: expression has {len(frame.expr)} coefficients, that of others has {count}; one "
+                f"subject has one number of them. {AGAIN}"
             )
     poses = np.stack([frame.pose for frame in frames])
     motion = {"expr": np.stack([frame.expr for frame in frames])}
@@ -145,11 +152,27 @@ def _image(folder: Path, frame: Frame) -> Path:
     """The file of a frame's image; SplattingAvatar has it in `images`, whatever the file says."""
     parent, name = posixpath.split(frame.path)
     places = [parent, *(other for other in _IMAGES if other != parent)] if parent in _IMAGES else [parent]
-    candidates = [folder / place / f"{name}{extension}" for place in places for extension in _EXTENSIONS]
+    candidates = [folder / place / f"{name}{extension}" for place in places for extension in ENDINGS]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        raise UserError(f"{candidates[0]}: no such file, but {frame.where} names it. Extract the frames anew.")
+        raise UserError(
+            f"{candidates[0]}: no such file, but {frame.where} names it by file_path. Run IMavatar's "
+            f"preprocess/preprocess.sh again, which cuts the video into images, or remove the frame from the file."
+        )
     return found
+
+
+def _masks(images: Sequence[Path]) -> list[Path | None]:
+    """Of every image; None where it has alpha in place of one."""
+    masks = [_mask(image) for image in images]
+    bare = [image for image, mask in zip(images, masks, strict=True) if mask is None and not may_have_alpha(image)]
+    if bare:
+        raise UserError(
+            f"{bare[0]}: has neither a mask, {bare[0].parent.with_name(_MASKS[0]) / bare[0].stem}.png, nor an alpha "
+            f"channel; it is one of {len(bare)} such images. IMavatar's preprocess/preprocess.sh makes the masks "
+            f"(8-bit grey, 255 where the person is); SplattingAvatar's data has RGBA images in {_IMAGES[1]}."
+        )
+    return masks
 
 
 def _mask(image: Path) -> Path | None:

@@ -21,6 +21,8 @@ from osgap.capture.nersemble import rigid_problem
 from osgap.runtime.errors import UserError
 
 _NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
+AGAIN = "Track the video again with metrical-tracker, and take its folder `checkpoint` as it is."
+"""What mends a checkpoint, for messages."""
 _WIDTHS: Mapping[tuple[str, str], int | None] = {
     ("flame", "shape"): None,
     ("flame", "exp"): None,
@@ -76,24 +78,30 @@ def read_checkpoint(path: Path) -> Checkpoint:
     pose[:3, :3], pose[:3, 3] = arrays["opencv", "R"].reshape(3, 3), arrays["opencv", "t"]
     problem = rigid_problem(pose)
     if problem:
-        raise UserError(f"{path}: the camera (opencv R and t) {problem}. Track anew.")
-    size = np.asarray(content.get("img_size", ())).ravel()
-    if len(size) != 2 or not (np.isreal(size).all() and (size >= 1).all() and (size == size.astype(np.int64)).all()):
-        raise UserError(f"{path}: img_size is {size.tolist()}; height and width in pixels are expected. Track anew.")
-    flame = content.get("flame", {})
-    lids = np.asarray(flame["eyelids"], np.float64) if "eyelids" in flame else np.zeros(1)
+        raise UserError(f"{path}: the camera (opencv R and t) {problem}. {AGAIN}")
+    lids = _numbers(content["flame"].get("eyelids", 0), "flame.eyelids", path)
     return Checkpoint(
         number=int(path.stem),
         name=path.stem,
         shape=arrays["flame", "shape"],
         expr=arrays["flame", "exp"],
-        jaw=_axis_angles(arrays["flame", "jaw"], path),
-        eyes=_axis_angles(arrays["flame", "eyes"], path),
+        jaw=_axis_angles(arrays["flame", "jaw"], "jaw", path),
+        eyes=_axis_angles(arrays["flame", "eyes"], "eyes", path),
         eyelids=float(np.abs(lids).max(initial=0)),
         world_to_camera=pose,
         intrinsics=arrays["opencv", "K"].reshape(3, 3),
-        size=(int(size[1]), int(size[0])),
+        size=_size(content, path),
     )
+
+
+def _size(content: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """Width and height [pixels]."""
+    if "img_size" not in content:
+        raise UserError(f"{path}: lacks img_size, height and width in pixels. {AGAIN}")
+    size = _numbers(content["img_size"], "img_size", path).ravel()
+    if len(size) != 2 or (size < 1).any() or (size != np.round(size)).any():
+        raise UserError(f"{path}: img_size is {size.tolist()}; expected are height and width in pixels. {AGAIN}")
+    return int(size[1]), int(size[0])
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -107,7 +115,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         raise UserError(
             f"{path}: not a checkpoint of arrays alone ({reason[:160]}), so that reading it could run a program. If "
             f"you trust it, open it where it was made (`d = torch.load(file, weights_only=False)`) and `torch.save` a "
-            f"dict of its NumPy arrays `flame`, `opencv` and `img_size` anew."
+            f"dict of its NumPy arrays `flame`, `opencv` and `img_size` again."
         ) from None
     if not isinstance(content, Mapping):
         raise UserError(
@@ -136,21 +144,30 @@ def _array(content: Mapping[str, Any], key: tuple[str, str], width: int | None, 
     group, name = key
     part = content.get(group)
     if not isinstance(part, Mapping) or name not in part:
-        raise UserError(f"{path}: lacks {group}.{name}. Track anew, with metrical-tracker's own checkpoints.")
-    try:
-        array = np.asarray(part[name], np.float64)
-    except (TypeError, ValueError):
-        raise UserError(f"{path}: {group}.{name} is no array of numbers. Track anew.") from None
+        raise UserError(f"{path}: lacks {group}.{name}. {AGAIN}")
+    array = _numbers(part[name], f"{group}.{name}", path)
     flat = array.ravel()
     if not len(flat) or (width is not None and len(flat) != width):
         expected = "coefficients of one frame" if width is None else f"{width} numbers"
-        raise UserError(f"{path}: {group}.{name} has shape {array.shape}, expected {expected}. Track anew.")
-    if not np.isfinite(flat).all():
-        raise UserError(f"{path}: {group}.{name} has numbers that are not finite. Track anew.")
+        raise UserError(f"{path}: {group}.{name} has shape {array.shape}, expected {expected}. {AGAIN}")
     return flat
 
 
-def _axis_angles(six: np.ndarray, path: Path) -> np.ndarray:
+def _numbers(value: Any, name: str, path: Path) -> np.ndarray:
+    """An array or a tensor, on its graph or off it, as finite float64."""
+    import torch
+
+    try:
+        array = np.asarray(value.detach().double() if isinstance(value, torch.Tensor) else value, np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # texts, ragged lists, sparse tensors
+        raise UserError(f"{path}: {name} is no array of numbers, as is expected. {AGAIN}") from None
+    if not np.isfinite(array).all():
+        where = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise UserError(f"{path}: {name}{where or ''} is {array[tuple(where)]}; finite numbers are expected. {AGAIN}")
+    return array
+
+
+def _axis_angles(six: np.ndarray, name: str, path: Path) -> np.ndarray:
     """Rotations of six numbers each, the first two rows of the matrix before they are made orthonormal (Zhou et al.,
     "On the continuity of rotation representations in neural networks", CVPR 2019), as axis-angle vectors `[3 n]`."""
     from scipy.spatial.transform import Rotation
@@ -158,7 +175,10 @@ def _axis_angles(six: np.ndarray, path: Path) -> np.ndarray:
     rows = six.reshape(-1, 2, 3)
     lengths = np.linalg.norm(np.cross(rows[:, 0], rows[:, 1]), axis=-1)
     if (lengths < 1e-6).any():
-        raise UserError(f"{path}: jaw or eyes are no rotations (their two rows are parallel). Track anew.")
+        raise UserError(
+            f"{path}: flame.{name} is no rotation (its two rows of three numbers are parallel); expected are the first "
+            f"two rows of a rotation matrix. {AGAIN}"
+        )
     first = rows[:, 0] / np.linalg.norm(rows[:, 0], axis=-1, keepdims=True)
     second = rows[:, 1] - (first * rows[:, 1]).sum(-1, keepdims=True) * first
     second /= np.linalg.norm(second, axis=-1, keepdims=True)

@@ -2,7 +2,7 @@
 
     obama/
     ├── checkpoint/NNNNN.frame      camera, shape, expression, jaw and eyes of one frame (`frames`)
-    ├── images/NNNNN.png            RGBA, as INSTA's generate.sh cuts them out; else matted/NNNNN.png
+    ├── images/NNNNN.png            RGBA, as INSTA's generate.sh cuts them out; or matted/NNNNN.png
     └── transforms_test.json        INSTA's split, if there is one
 
 The head stands still there and the camera moves about it; here it is the other way round (`monocular`). Neck and global
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from osgap.capture.encoded import may_have_alpha
 from osgap.capture.nersemble import read_json
-from osgap.capture.tracking.metrical.frames import Checkpoint, checkpoints, read_checkpoint
+from osgap.capture.tracking.metrical.frames import AGAIN, Checkpoint, checkpoints, read_checkpoint
 from osgap.capture.tracking.monocular import monocular_params
 from osgap.capture.tracking.recording import Pictures, Recording, Timestep, plausible, split_frames, split_note, tested
 from osgap.runtime.errors import UserError
@@ -91,14 +92,14 @@ def _check_alike(frames: Sequence[Checkpoint], files: Sequence[Path]) -> None:
         difference = float(np.abs(frame.intrinsics - frames[0].intrinsics).max())
         if len(frame.expr) != len(frames[0].expr):
             raise UserError(
-                f"{file}: has {len(frame.expr)} expression coefficients, {files[0].name} has {len(frames[0].expr)}. "
-                f"Track anew."
+                f"{file}: flame.exp has {len(frame.expr)} expression coefficients, that of {files[0].name} has "
+                f"{len(frames[0].expr)}; one video has one number of them. {AGAIN}"
             )
         if frame.size != frames[0].size or difference > _PIXEL_TOLERANCE:
             raise UserError(
                 f"{file}: its intrinsics differ from those of {files[0].name} by {difference:.3g} pixels (image size "
                 f"{frame.size[0]}x{frame.size[1]} against {frames[0].size[0]}x{frames[0].size[1]}); one video must "
-                f"have one camera. Track anew."
+                f"have one camera. {AGAIN}"
             )
 
 
@@ -116,7 +117,7 @@ def _tested(folder: Path, frames: Sequence[Checkpoint], subject: str, notes: Not
         if not flags.any() or flags.all():
             raise UserError(
                 f"{path}: lists {len(names)} frames, of which {int(flags.sum())} of {len(flags)} are tracked; some "
-                f"must be for testing and some for training. Make INSTA's data set anew, or remove the file."
+                f"must be for testing and some for training. Run INSTA's generate.sh again, or remove the file."
             )
         notes.add(f"frames for testing are those of {_SPLIT} ({int(flags.sum())} of {len(flags)})")
         return flags
@@ -126,23 +127,36 @@ def _tested(folder: Path, frames: Sequence[Checkpoint], subject: str, notes: Not
 
 
 def _images(folder: Path, frames: Sequence[Checkpoint]) -> list[Path]:
+    """The images that cut the person out, of whichever folder has more of them."""
     places = [folder / name for name in _FOLDERS if (folder / name).is_dir()]
     if not places:
         raise UserError(
             f"{folder}: has checkpoints but no folder `images`; frames must be cut out (RGBA). Run INSTA's generate.sh "
             f"on the tracker's output, and put its `images` here."
         )
+    found = [[_image(place, frame) for frame in frames] for place in places]
+    cut_out = [[image is not None and may_have_alpha(image) for image in images] for images in found]
+    best = max(range(len(places)), key=lambda place: sum(cut_out[place]))
     images = []
-    for frame in frames:
-        names = [places[0] / f"{frame.name}{extension}" for extension in _EXTENSIONS]
-        image = next((path for path in names if path.is_file()), None)
+    for frame, image, alpha in zip(frames, found[best], cut_out[best], strict=True):
         if image is None:
             raise UserError(
-                f"{names[0]}: no such file, but checkpoint/{frame.name}.frame tracks it. Make the images anew, or "
-                f"remove the checkpoint."
+                f"{places[best] / frame.name}.png: no such file, but checkpoint/{frame.name}.frame tracks it. Run "
+                f"INSTA's generate.sh again, which makes the images, or remove the checkpoint."
+            )
+        if not alpha:
+            raise UserError(
+                f"{image}: has no alpha channel, one of {cut_out[best].count(False)} such images; frames must be cut "
+                f"out (RGBA). Run INSTA's generate.sh on the tracker's output, which mattes them, or put RGBA images "
+                f"of the same names into {folder / _FOLDERS[1]}."
             )
         images.append(image)
     return images
+
+
+def _image(place: Path, frame: Checkpoint) -> Path | None:
+    names = [place / f"{frame.name}{extension}" for extension in _EXTENSIONS]
+    return next((path for path in names if path.is_file()), None)
 
 
 def _note_left_out(frames: Sequence[Checkpoint], notes: Notes) -> None:

@@ -55,7 +55,7 @@ def read_camera(
     shared: Mapping[str, Any],
     where: str,
     image_size: Callable[[], tuple[int, int]],
-    advice: str = "Export the tracking anew.",
+    advice: str = "Correct it, or export the tracking again with VHAP's vhap/export_as_nerf_dataset.py.",
     notes: Notes | None = None,
 ) -> ExportCamera:
     """The camera of one frame.

@@ -74,7 +74,7 @@ def read_flame(files: list[Path], vertex_count: int | None, notes: Notes) -> Fla
 
 def _dynamic_offset(file: Path) -> float:
     """The longest offset of one timestep's vertices, in metres; 0 where there is none."""
-    arrays = read_npz(file, ["dynamic_offset"], kind="FLAME parameters", remedy="Export anew.")
+    arrays = read_npz(file, ["dynamic_offset"], kind="FLAME parameters", remedy="Export it again with VHAP.")
     offsets = arrays.get("dynamic_offset", np.zeros(3))
     if offsets.dtype.kind not in "fiu" or not offsets.ndim or offsets.shape[-1] != 3 or not offsets.any():
         return 0.0
