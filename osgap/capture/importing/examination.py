@@ -14,7 +14,8 @@ import numpy as np
 from osgap.capture.sanity.corrections import corrected, without_outliers
 from osgap.capture.sanity.findings import Findings, require_sound
 from osgap.capture.sanity.inspect import inspect
-from osgap.capture.sanity.overlay import contact_sheet
+from osgap.capture.sanity.overlay import contact_sheet, shown_frames
+from osgap.capture.sanity.samples import chosen_frames, read_samples
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 from osgap.runtime.artifacts import atomic_path, encode_json, encode_small_png
@@ -101,19 +102,27 @@ class Examination:
         return told
 
 
-def examine(recording: Recording, head: HeadModel, subject: str, corrections: Sequence[str] = ()) -> Examination:
+def examine(
+    recording: Recording, head: HeadModel, subject: str, corrections: Sequence[str] = (), *, images: bool = True
+) -> Examination:
     """Correct a recording as asked, and look at it.
 
     Args:
         corrections: names of `osgap.capture.sanity.corrections`.
+        images: False: only masks are looked at.
 
     Raises:
-        UserError: an unknown correction.
+        UserError: an unknown correction, or the first of the frames that are looked at whose file is broken, missing
+            or of another size or kind than it must have.
     """
     if corrections:
         recording = corrected(recording, corrections)
-    findings = inspect(recording, head, subject)
-    return Examination(recording, findings, contact_sheet(recording, head, findings), tuple(corrections))
+    chosen = chosen_frames(recording)
+    read = read_samples(recording, sorted({*chosen, *shown_frames(recording)}), images=images)  # each video once
+    samples = {(sample.timestep, sample.camera): sample for sample in read}
+    findings = inspect(recording, head, subject, [samples[frame] for frame in chosen])
+    sheet = contact_sheet(recording, head, findings, samples)
+    return Examination(recording, findings, sheet, tuple(corrections))
 
 
 @contextlib.contextmanager

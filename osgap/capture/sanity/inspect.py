@@ -40,19 +40,20 @@ Cause = tuple[str, str | None]
 """A sentence, and the correction that mends it."""
 
 
-def inspect(recording: Recording, head: HeadModel, subject: str) -> Findings:
+def inspect(recording: Recording, head: HeadModel, subject: str, samples: Sequence[Sample] | None = None) -> Findings:
     """Compare a sample of frames of every camera and sequence with the posed head. Raises nothing for what it finds.
 
     Args:
         recording: a tracked capture; its frames are read from their files.
         head: the model that it was tracked with.
         subject: the person, for the report.
+        samples: of `chosen_frames`, where they have been read.
     """
-    chosen = chosen_frames(recording)
-    samples = read_samples(recording, chosen)
+    if samples is None:
+        samples = read_samples(recording, chosen_frames(recording))
     surface = surface_of(head)
     evidence = evidence_of(samples, surface, head_height(head, recording, surface))
-    claim = claim_of(recording, head, sorted({t for t, _ in chosen}))
+    claim = claim_of(recording, head, sorted({sample.timestep for sample in samples}))
     measures = measure(claim, evidence)
     judgements = judged(samples, measures)
     case = _Case(recording, head, claim, evidence, _of_most(claim, evidence, measures, judgements), judgements)
@@ -119,10 +120,7 @@ class _Case:
         return found or self._mirrored() or self._camera()
 
     def _masks(self, samples: Sequence[Sample]) -> Cause | None:
-        masks = [sample.mask for sample in samples if sample.mask is not None]
-        if not masks:
-            return "no mask can be read.", None
-        shares = np.array([(mask >= 0.5).mean() for mask in masks])
+        shares = np.array([(sample.mask >= 0.5).mean() for sample in samples])
         if np.median(shares) >= FULL:
             return "masks are full: the whole image is the person in most of them. Make masks of the person.", None
         if not self.evidence.fields:
