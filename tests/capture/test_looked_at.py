@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from capture import breakage
+from capture.exports import write_pictures
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.correction_names import CORRECTIONS
 from osgap.capture.importing.examination import examine
@@ -24,6 +25,8 @@ from osgap.capture.importing.stage import ImportInputs, ImportOutputs, run
 from osgap.capture.sanity.overlay import shown_frames
 from osgap.capture.store import CaptureStore
 from osgap.capture.tracking.layouts import read_recording
+from osgap.capture.tracking.recording import Footage, Pictures
+from osgap.capture.video import decode_few
 from osgap.cli import main
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -175,11 +178,11 @@ def test_a_broken_file_that_was_not_looked_at_leaves_nothing(
 ) -> None:
     """Found after the look, when all is written."""
     monkeypatch.setattr("osgap.capture.importing.examination.chosen_frames", shown_frames)
-    image = broken / "images" / "00002_03.png"
+    image = broken / "images" / "00001_03.png"
     content = image.read_bytes()
     image.unlink()
     image.write_bytes(content[:-30])
-    with pytest.raises(UserError, match=r"00002_03\.png"):
+    with pytest.raises(UserError, match=r"00001_03\.png"):
         do_import(broken, check="warn")
     assert names_in(broken.parents[1] / "captures") == set()
 
@@ -307,6 +310,33 @@ def test_images_without_masks_are_refused_before_any_is_decoded(
     with pytest.raises(UserError, match=r"00000_00\.png: has neither a mask .* one of 64 .*RobustVideoMatting"):
         do_import(broken)
     assert names_in(broken.parents[1] / "captures") == set()
+
+
+def test_each_video_is_decoded_once_and_says_what_images_say(
+    export: Path, assets: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording, head = read_recording(export, CaptureConfig(), SUBJECT, SubjectEntry(), assets=assets), load_head(assets)
+    assert isinstance(recording.frames, Pictures)
+    rows = sorted(range(TIMESTEPS), key=lambda t: recording.timesteps[t].index)
+    footage = []
+    for camera, serial in enumerate(recording.serials):
+        pictures = [cv2.imread(str(recording.frames.images[t][camera]))[..., ::-1] for t in rows]  # type: ignore[index]
+        video = write_pictures(tmp_path / f"{serial}.mp4", [np.ascontiguousarray(picture) for picture in pictures])
+        masks = [mask for t in rows if (mask := recording.frames.masks[t][camera])]
+        footage.append(Footage(video, camera, rows, list(range(TIMESTEPS)), masks))
+    decoded: list[Path] = []
+
+    def counted(path: Path, *rest: Any) -> Any:
+        decoded.append(path)
+        return decode_few(path, *rest)
+
+    monkeypatch.setattr("osgap.capture.video.decode_few", counted)
+    of_images = examine(recording, head, SUBJECT)
+    assert decoded == []
+    of_videos = examine(replace(recording, frames=footage), head, SUBJECT)
+    assert decoded == [each.video for each in footage]
+    assert of_videos.findings == of_images.findings
+    assert (of_videos.sheet == of_images.sheet).all()
 
 
 # osgap check -------------------------------------------------------------------------------------------------

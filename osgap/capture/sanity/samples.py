@@ -134,15 +134,16 @@ def _mask(path: Path, recording: Recording) -> np.ndarray:
 
 
 def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], recording: Recording) -> Iterator[Sample]:
-    from osgap.capture.video import decode, rgb
+    from osgap.capture.video import decode_few, rgb
 
+    threads = min(processors(), _MOST_WORKERS)
     for footage in frames:
         wanted = [k for k, t in enumerate(footage.timesteps) if (t, footage.camera) in chosen]
         numbers = [footage.numbers[k] for k in wanted]
-        pictures = map(rgb, decode(footage.video, numbers, 1))  # one at a time: they are large
+        pictures = map(rgb, decode_few(footage.video, numbers, threads))  # one at a time: they are large
         masks: Iterator[np.ndarray]
         if isinstance(footage.masks, Path):
-            masks = (rgb(picture)[..., 1] for picture in decode(footage.masks, numbers, 1))
+            masks = (rgb(picture)[..., 1] for picture in decode_few(footage.masks, numbers, threads))
         else:
             masks = (_mask(path, recording) for path in [footage.masks[k] for k in wanted])
         for k, picture, mask in zip(wanted, pictures, masks, strict=True):
