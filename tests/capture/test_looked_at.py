@@ -203,7 +203,9 @@ def test_bad_frames_are_named_and_left_out_if_asked(
         assert content["outliers"] == [bad]
         assert content["outliers_dropped"] == dropped
         assert ((SEQUENCE, 1) in store.timesteps) != dropped
-        assert f"bad frames: {SEQUENCE} timestep 1 camera {store.serials[3]};" in caplog.text
+        assert f"bad frames: {SEQUENCE} timestep 1 camera {store.serials[3]}: " in caplog.text
+        assert caplog.text.count(f"camera {store.serials[3]}") == 1
+        assert "doubtful" not in caplog.text
         assert ("capture.drop_outliers" in caplog.text) != dropped
 
 

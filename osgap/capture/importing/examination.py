@@ -94,9 +94,12 @@ class Examination:
             _log.warning("%s: bad frames: %s; %s", subject, "; ".join(bad), advice)
 
     def bad_frames(self) -> list[str]:
-        """The outliers by name, the first few of many."""
-        names = [self.name(*frame) for frame in self.findings.outliers]
-        told = [f"{name['sequence']} timestep {name['timestep']} camera {name['camera']}" for name in names]
+        """The outliers by name with what is wrong with each, the first few of many."""
+        reasons = {(frame.timestep, frame.camera): frame.reason for frame in self.findings.frames}
+        told = []
+        for frame in self.findings.outliers:
+            name = self.name(*frame)
+            told.append(f"{name['sequence']} timestep {name['timestep']} camera {name['camera']}: {reasons[frame]}")
         if len(told) > _SHOWN:
             told[_SHOWN:] = [f"… and {len(told) - _SHOWN} more, which the JSON names"]
         return told

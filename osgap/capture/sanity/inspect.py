@@ -72,7 +72,7 @@ def inspect(recording: Recording, head: HeadModel, subject: str, samples: Sequen
         scale=round(1 + float(measures.motion[6]), 4),
         cause=cause[0] if cause else None,
         correction=cause[1] if cause else None,
-        warnings=() if cause else tuple(case.warnings(outliers)),
+        warnings=() if cause else tuple(case.warnings()),
         outliers=outliers,
     )
 
@@ -230,8 +230,8 @@ class _Case:
         timestep = self.recording.timesteps[row]
         return f"timestep {timestep.index} of {timestep.sequence}"
 
-    def warnings(self, outliers: Sequence[Key]) -> list[str]:
-        """What is doubtful."""
+    def warnings(self) -> list[str]:
+        """What is doubtful, besides single bad frames."""
         found = []
         motion = self.measures.motion
         shift = float(np.linalg.norm(motion[:3]))
@@ -242,14 +242,10 @@ class _Case:
                 f"larger; {100 * (1 - self.measures.median('inside')):.1f} % of it are out of them"
             )
         serials = self.recording.serials
-        moments = mostly(self.judgements, 0)
-        for t in sorted(moments):
+        for t in sorted(mostly(self.judgements, 0)):
             found.append(
                 f"{self._time(t)} does not fit in most cameras: are its FLAME parameters those of another moment?"
             )
-        for t, c in outliers:
-            if t not in moments:
-                found.append(f"{self._time(t)}, camera {serials[c]}: {self.judgements[t, c].reason}")
         doubtful = Counter(c for (_, c), judgement in self.judgements.items() if judgement.verdict == "doubtful")
         if doubtful:
             told = ", ".join(f"{serials[c]} ({count})" for c, count in doubtful.most_common(6))
