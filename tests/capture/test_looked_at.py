@@ -153,6 +153,19 @@ def test_a_capture_that_cannot_be_right_stops_and_can_be_looked_at(
     np.testing.assert_allclose(mended.numpy(), whole.numpy(), atol=1e-5)
 
 
+def test_a_refused_import_leaves_what_an_earlier_one_has_written(
+    export: Path, broken: Path, do_import: Callable[..., ImportOutputs]
+) -> None:
+    outputs = do_import(export)
+    paths = (outputs.capture, outputs.findings, outputs.sheet)
+    before = [path.read_bytes() for path in paths]
+    centimetres(broken)
+    with pytest.raises(UserError, match=r"7\.refused\.png shows it\..* are of an earlier import and stay"):
+        do_import(broken)
+    assert [path.read_bytes() for path in paths] == before
+    assert names_in(outputs.capture.parent) == {"7.h5", "7.json", "7.png", "7.refused.json", "7.refused.png"}
+
+
 def test_a_persons_own_corrections_win(broken: Path, do_import: Callable[..., ImportOutputs]) -> None:
     centimetres(broken)
     entry = SubjectEntry(corrections=["centimetres"])

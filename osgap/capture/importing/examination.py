@@ -156,7 +156,8 @@ def refuse_unsound(examination: Examination, findings: Path, sheet: Path, proven
     except UserError as error:
         with written(examination, aside_findings, aside_sheet, provenance):
             pass
-        raise UserError(f"{error} {aside_sheet} shows it.") from None
+        earlier = f" {sheet} and {findings.name} are of an earlier import and stay." if sheet.exists() else ""
+        raise UserError(f"{error} {aside_sheet} shows it.{earlier}") from None
 
 
 def forget_refusal(findings: Path, sheet: Path) -> None:

@@ -67,7 +67,8 @@ def run(
 
     Raises:
         UserError: naming the file that is broken, missing or in disagreement with others, or why the head cannot be
-            where the tracking has it. No output is left then; in the latter case the contact sheet and its numbers lie
+            where the tracking has it. Nothing is written then, and outputs of an earlier import stay as they are (only
+            Snakemake removes those of a job before it begins); in the latter case the contact sheet and its numbers lie
             beside where they would be, as `ID.refused.png` and `ID.refused.json`.
     """
     recording = read_recording(
