@@ -155,6 +155,8 @@ def told(findings: Findings | str) -> str:
     if isinstance(findings, str):
         return findings
     said = [findings.cause or "", f"({findings.correction})" if findings.correction else "", *findings.warnings[:2]]
+    if findings.outliers:
+        said.append(f"{len(findings.outliers)} bad frames")
     return " ".join(part for part in said if part)[:260] or "nothing"
 
 

@@ -98,7 +98,20 @@ def check_frame(data: bytes, name: str, width: int, height: int) -> Header:
     Raises:
         UserError: saying what is wrong with it.
     """
-    return _check(data, name, width, height, ("rgb", "rgba"), "8-bit RGB", bits=(8,))[0]
+    return _check_frame(data, name, width, height)[0]
+
+
+def checked_frame(data: bytes, name: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Check a frame as `check_frame` does.
+
+    Returns:
+        `[H, W, 3]` uint8 RGB as the pixels lie, and `[H, W]` uint8 alpha; None where the file has none.
+
+    Raises:
+        UserError: saying what is wrong with it.
+    """
+    header, pixels = _check_frame(data, name, width, height)
+    return pixels[..., 2::-1], pixels[..., 3] if header.color == "rgba" else None
 
 
 def check_mask(data: bytes, name: str, width: int, height: int) -> np.ndarray:
@@ -153,6 +166,10 @@ def on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     frames."""
     wide = alpha[..., None].astype(np.uint16)
     return ((color * wide + 255 * (255 - wide)) // 255).astype(np.uint8)
+
+
+def _check_frame(data: bytes, name: str, width: int, height: int) -> tuple[Header, np.ndarray]:
+    return _check(data, name, width, height, ("rgb", "rgba"), "8-bit RGB", bits=(8,))
 
 
 def _check(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +17,16 @@ import numpy as np
 import pytest
 
 from capture import breakage
+from capture.exports import write_pictures
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.correction_names import CORRECTIONS
 from osgap.capture.importing.examination import examine
 from osgap.capture.importing.stage import ImportInputs, ImportOutputs, run
+from osgap.capture.sanity.overlay import shown_frames
 from osgap.capture.store import CaptureStore
 from osgap.capture.tracking.layouts import read_recording
+from osgap.capture.tracking.recording import Footage, Pictures
+from osgap.capture.video import decode_few
 from osgap.cli import main
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -146,6 +153,19 @@ def test_a_capture_that_cannot_be_right_stops_and_can_be_looked_at(
     np.testing.assert_allclose(mended.numpy(), whole.numpy(), atol=1e-5)
 
 
+def test_a_refused_import_leaves_what_an_earlier_one_has_written(
+    export: Path, broken: Path, do_import: Callable[..., ImportOutputs]
+) -> None:
+    outputs = do_import(export)
+    paths = (outputs.capture, outputs.findings, outputs.sheet)
+    before = [path.read_bytes() for path in paths]
+    centimetres(broken)
+    with pytest.raises(UserError, match=r"7\.refused\.png shows it\..* are of an earlier import and stay"):
+        do_import(broken)
+    assert [path.read_bytes() for path in paths] == before
+    assert names_in(outputs.capture.parent) == {"7.h5", "7.json", "7.png", "7.refused.json", "7.refused.png"}
+
+
 def test_a_persons_own_corrections_win(broken: Path, do_import: Callable[..., ImportOutputs]) -> None:
     centimetres(broken)
     entry = SubjectEntry(corrections=["centimetres"])
@@ -166,8 +186,11 @@ def test_who_knows_better_may_import_it(
     assert "7: the head does not stand where the images show it" in caplog.text
 
 
-def test_a_broken_file_leaves_nothing(broken: Path, do_import: Callable[..., ImportOutputs]) -> None:
+def test_a_broken_file_that_was_not_looked_at_leaves_nothing(
+    broken: Path, do_import: Callable[..., ImportOutputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Found after the look, when all is written."""
+    monkeypatch.setattr("osgap.capture.importing.examination.chosen_frames", shown_frames)
     image = broken / "images" / "00001_03.png"
     content = image.read_bytes()
     image.unlink()
@@ -193,7 +216,9 @@ def test_bad_frames_are_named_and_left_out_if_asked(
         assert content["outliers"] == [bad]
         assert content["outliers_dropped"] == dropped
         assert ((SEQUENCE, 1) in store.timesteps) != dropped
-        assert f"bad frames: {SEQUENCE} timestep 1 camera {store.serials[3]};" in caplog.text
+        assert f"bad frames: {SEQUENCE} timestep 1 camera {store.serials[3]}: " in caplog.text
+        assert caplog.text.count(f"camera {store.serials[3]}") == 1
+        assert "doubtful" not in caplog.text
         assert ("capture.drop_outliers" in caplog.text) != dropped
 
 
@@ -206,6 +231,83 @@ def test_what_was_assumed_is_said_once(export: Path, assets: HeadAssets, caplog:
     assert examination.content()["notes"] == list(notes)
     for note in notes:
         assert caplog.text.count(note) == 1
+
+
+def turned(data: bytes) -> bytes:
+    """With EXIF's orientation 6: to be turned by 90 degrees."""
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
+    chunk = b"eXIf" + tiff
+    return data[:33] + struct.pack(">I", len(tiff)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+
+
+def rewritten(kind: str, change: Callable[[bytes], bytes], which: str = "*") -> Callable[[Path], None]:
+    def apply(export: Path) -> None:
+        for path in (export / kind).glob(f"{which}.png"):
+            content = change(path.read_bytes())
+            path.unlink()
+            path.write_bytes(content)
+
+    return apply
+
+
+def each_pixel(kind: str, change: Callable[[np.ndarray], np.ndarray], which: str = "*") -> Callable[[Path], None]:
+    return lambda export: breakage.pictures(export, change, (kind,), which)
+
+
+def missing(kind: str, which: str = "*") -> Callable[[Path], None]:
+    def apply(export: Path) -> None:
+        for path in (export / kind).glob(f"{which}.png"):
+            path.unlink()
+
+    return apply
+
+
+def nothing_named(export: Path) -> None:
+    breakage.records(export, lambda frame: frame.update(fg_mask_path="fg_masks/none.png"))
+    for path in (export / "images").iterdir():
+        path.unlink()
+        cv2.imwrite(str(path), np.full((128, 88, 4), 200, np.uint8))
+
+
+BROKEN_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "turned by EXIF": (rewritten("images", turned), r"images/\d+_\d+\.png: .*EXIF"),
+    "truncated": (rewritten("images", lambda data: data[: len(data) // 20]), r"images/\d+_\d+\.png: truncated"),
+    "one truncated": (
+        rewritten("images", lambda data: data[: len(data) // 20], "00001_03"), r"images/00001_03\.png: truncated"
+    ),
+    "masks of 0 and 1": (
+        each_pixel("fg_masks", lambda mask: (mask > 127).astype(np.uint8)), r"fg_masks/.*: .*multiply them by 255"
+    ),
+    "RGB masks": (each_pixel("fg_masks", lambda mask: np.dstack([mask] * 3)), r"fg_masks/.*: a 8-bit rgb image"),
+    "deep masks": (
+        each_pixel("fg_masks", lambda mask: mask.astype(np.uint16) * 257), r"fg_masks/.*: a 16-bit grey image"
+    ),
+    "half the size": (each_pixel("images", lambda image: image[::2, ::2]), r"images/.*: 44x64 pixels, .* has 88x128"),
+    "an image is missing": (missing("images", "00002_05"), r"images/00002_05\.png: no such file"),
+    "no images": (missing("images"), r"none of its images is there.*frames: videos"),
+    "a mask is missing": (missing("fg_masks", "00002_05"), r"fg_masks/00002_05\.png: (no such file|has neither)"),
+    "masks that are not there": (nothing_named, r"fg_masks/none\.png: no such file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_broken_files_are_named_by_imports_and_checks(
+    broken: Path,
+    do_import: Callable[..., ImportOutputs],
+    check: Callable[..., tuple[int, str]],
+    case: str,
+) -> None:
+    """And no head beside its images is looked for, nor anything written."""
+    damage, said = BROKEN_FILES[case]
+    damage(broken)
+    with pytest.raises(UserError, match=said):
+        do_import(broken)
+    assert names_in(broken.parents[1] / "captures") == set()
+    before = names_in(broken.parents[1])
+    status, told = check(broken)
+    assert status == UserError.EXIT_CODE
+    assert re.search(said, told)
+    assert names_in(broken.parents[1]) == before
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -225,6 +327,33 @@ def test_images_without_masks_are_refused_before_any_is_decoded(
     assert names_in(broken.parents[1] / "captures") == set()
 
 
+def test_each_video_is_decoded_once_and_says_what_images_say(
+    export: Path, assets: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording, head = read_recording(export, CaptureConfig(), SUBJECT, SubjectEntry(), assets=assets), load_head(assets)
+    assert isinstance(recording.frames, Pictures)
+    rows = sorted(range(TIMESTEPS), key=lambda t: recording.timesteps[t].index)
+    footage = []
+    for camera, serial in enumerate(recording.serials):
+        pictures = [cv2.imread(str(recording.frames.images[t][camera]))[..., ::-1] for t in rows]  # type: ignore[index]
+        video = write_pictures(tmp_path / f"{serial}.mp4", [np.ascontiguousarray(picture) for picture in pictures])
+        masks = [mask for t in rows if (mask := recording.frames.masks[t][camera])]
+        footage.append(Footage(video, camera, rows, list(range(TIMESTEPS)), masks))
+    decoded: list[Path] = []
+
+    def counted(path: Path, *rest: Any) -> Any:
+        decoded.append(path)
+        return decode_few(path, *rest)
+
+    monkeypatch.setattr("osgap.capture.video.decode_few", counted)
+    of_images = examine(recording, head, SUBJECT)
+    assert decoded == []
+    of_videos = examine(replace(recording, frames=footage), head, SUBJECT)
+    assert decoded == [each.video for each in footage]
+    assert of_videos.findings == of_images.findings
+    assert (of_videos.sheet == of_images.sheet).all()
+
+
 # osgap check -------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +361,7 @@ def test_images_without_masks_are_refused_before_any_is_decoded(
 def check(
     assets: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Run the command; returns its status and what it prints."""
+    """Run the command; returns its status and what it prints, or the error."""
     monkeypatch.chdir(tmp_path)
 
     def call(export: Path, *arguments: str) -> tuple[int, str]:
@@ -240,7 +369,8 @@ def check(
         monkeypatch.setattr(sys, "argv", ["osgap", "check", str(export), *head, *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        return int(ended.value.code or 0), capsys.readouterr().out
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out or printed.err
 
     return call
 
@@ -268,6 +398,23 @@ def test_a_check_says_what_an_import_would(broken: Path, check: Callable[..., tu
     status, said = check(broken, "--set", "capture.corrections=[centimetres]")
     assert status == 0
     assert "Corrected" in said
+
+
+def test_an_export_for_raw_videos_needs_no_images(
+    broken: Path, check: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    missing("images")(broken)
+    status, said = check(broken, "--set", "capture.frames=videos")
+    assert status == 0
+    assert "only masks are looked at" in said
+    content = json.loads((tmp_path / f"{broken.name}.check.json").read_text())
+    assert {frame["likeness"] for frame in content["frames"]} == {None}
+    assert content["outliers"] == []
+
+    centimetres(broken)
+    status, said = check(broken, "--set", "capture.frames=videos")
+    assert status == 1
+    assert "centimetres" in said
 
 
 # names -------------------------------------------------------------------------------------------------------

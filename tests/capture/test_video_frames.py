@@ -26,11 +26,12 @@ from capture.exports import (
     write_manifest,
     write_pictures,
 )
+from osgap.capture import video
 from osgap.capture.config import CaptureConfig
 from osgap.capture.encoded import on_white
 from osgap.capture.store import CaptureStore
 from osgap.capture.tracking.frame_sources import scaled_intrinsics
-from osgap.capture.video import decode, read_info, rgb
+from osgap.capture.video import decode, decode_few, read_info, rgb
 from osgap.runtime.errors import UserError
 
 SEQUENCE = "EMO-1-shout+laugh"
@@ -231,6 +232,43 @@ def test_decoding_gives_the_frames_asked_for(tmp_path: Path) -> None:
     for threads in (1, 3):
         found = [rgb(frame) for frame in decode(path, [0, 4, 5, 11], threads)]
         assert (np.stack(found) == pictures[[0, 4, 5, 11]]).all()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "h264"])
+@pytest.mark.parametrize("numbers", [[0, 14, 29], [3], [7, 8, 9], [29], list(range(30)), []])
+def test_few_frames_are_the_same_and_fewer_are_decoded(
+    tmp_path: Path, suffix: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups of four frames, two of each three between references not referred to; a raw stream has no times."""
+    pictures = moving_pictures(np.random.default_rng(0), 30, 40, 32)
+    path = write_pictures(tmp_path / f"a.{suffix}", pictures)
+    decoded = []
+    frames = video._frames
+
+    def counted(*arguments: Any) -> Any:
+        for frame in frames(*arguments):
+            decoded.append(frame)
+            yield frame
+
+    monkeypatch.setattr(video, "_frames", counted)
+    for threads in (1, 3):
+        decoded.clear()
+        found = [rgb(frame) for frame in decode_few(path, numbers, threads)]
+        assert len(found) == len(numbers)
+        assert all((one == pictures[number]).all() for one, number in zip(found, numbers, strict=True))
+        if suffix in ("mp4", "mkv"):
+            assert len(decoded) <= 4 * len(numbers)
+
+
+def test_few_frames_of_what_is_broken(tmp_path: Path) -> None:
+    pictures = moving_pictures(np.random.default_rng(0), 40, 160, 120)
+    path = write_pictures(tmp_path / "a.mkv", pictures)
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert (rgb(next(decode_few(path, [3]))) == pictures[3]).all()
+    with pytest.raises(UserError, match=r"a\.mkv: "):
+        list(decode_few(path, [39]))
+    with pytest.raises(UserError, match=r"the video ends after 3 frames, but frame 5 is tracked"):
+        list(decode_few(write_pictures(tmp_path / "b.mp4", pictures[:3]), [1, 5]))
 
 
 def test_a_container_without_a_count(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,15 @@ from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.importing.examination import Examination, examine, written
 from osgap.capture.sanity.findings import Summary, Verdict
 from osgap.capture.tracking.layouts import read_recording
-from osgap.capture.tracking.masks import refuse_missing_masks
+from osgap.capture.tracking.masks import refuse_missing_files, refuse_missing_masks, without_images
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
 from osgap.runtime.provenance import Provenance
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_ONLY_MASKS = "not all images are there, so that only masks are looked at: the import takes its frames from raw videos"
 
 _MARKS: dict[Verdict, tuple[str, str]] = {
     "fine": ("✓", "green"),
@@ -40,20 +43,26 @@ def check(
     """Look at a tracking as its import would, and write the numbers and the contact sheet, whatever is found.
 
     Args:
-        tracking: folder in any layout that can be imported; its own images are looked at.
+        tracking: folder in any layout that can be imported; its own images are looked at. With `capture.frames: videos`
+            an export needs none: only its masks are looked at then.
         findings, sheet: JSON and PNG to write.
 
     Raises:
-        UserError: naming the file that is broken, missing or in disagreement with others.
+        UserError: naming the file that is missing or in disagreement with others, or is broken and among those that are
+            looked at.
     """
     own_images = config.model_copy(update={"frames": "export"})
     recording = read_recording(tracking, own_images, subject, entry, assets=head)
     refuse_missing_masks(recording)
+    images = config.frames == "export" or not without_images(recording)
+    refuse_missing_files(recording, images=images)
+    if not images:
+        recording = replace(recording, notes=(*recording.notes, _ONLY_MASKS))
     corrections = config.corrections if entry.corrections is None else entry.corrections
     files = list(dict.fromkeys([*recording.tables, *head.files]))
     settings = {"corrections": corrections}
     provenance = Provenance.collect("check", __name__, subject=subject, config=settings, inputs=files, seed=seed)
-    examination = examine(recording, load_head(head), subject, corrections)
+    examination = examine(recording, load_head(head), subject, corrections, images=images)
     with written(examination, findings, sheet, provenance):
         return examination
 

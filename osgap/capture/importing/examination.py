@@ -14,7 +14,8 @@ import numpy as np
 from osgap.capture.sanity.corrections import corrected, without_outliers
 from osgap.capture.sanity.findings import Findings, require_sound
 from osgap.capture.sanity.inspect import inspect
-from osgap.capture.sanity.overlay import contact_sheet
+from osgap.capture.sanity.overlay import contact_sheet, shown_frames
+from osgap.capture.sanity.samples import chosen_frames, read_samples
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 from osgap.runtime.artifacts import atomic_path, encode_json, encode_small_png
@@ -93,27 +94,38 @@ class Examination:
             _log.warning("%s: bad frames: %s; %s", subject, "; ".join(bad), advice)
 
     def bad_frames(self) -> list[str]:
-        """The outliers by name, the first few of many."""
-        names = [self.name(*frame) for frame in self.findings.outliers]
-        told = [f"{name['sequence']} timestep {name['timestep']} camera {name['camera']}" for name in names]
+        """The outliers by name with what is wrong with each, the first few of many."""
+        reasons = {(frame.timestep, frame.camera): frame.reason for frame in self.findings.frames}
+        told = []
+        for frame in self.findings.outliers:
+            name = self.name(*frame)
+            told.append(f"{name['sequence']} timestep {name['timestep']} camera {name['camera']}: {reasons[frame]}")
         if len(told) > _SHOWN:
             told[_SHOWN:] = [f"… and {len(told) - _SHOWN} more, which the JSON names"]
         return told
 
 
-def examine(recording: Recording, head: HeadModel, subject: str, corrections: Sequence[str] = ()) -> Examination:
+def examine(
+    recording: Recording, head: HeadModel, subject: str, corrections: Sequence[str] = (), *, images: bool = True
+) -> Examination:
     """Correct a recording as asked, and look at it.
 
     Args:
         corrections: names of `osgap.capture.sanity.corrections`.
+        images: False: only masks are looked at.
 
     Raises:
-        UserError: an unknown correction.
+        UserError: an unknown correction, or the first of the frames that are looked at whose file is broken, missing
+            or of another size or kind than it must have.
     """
     if corrections:
         recording = corrected(recording, corrections)
-    findings = inspect(recording, head, subject)
-    return Examination(recording, findings, contact_sheet(recording, head, findings), tuple(corrections))
+    chosen = chosen_frames(recording)
+    read = read_samples(recording, sorted({*chosen, *shown_frames(recording)}), images=images)  # each video once
+    samples = {(sample.timestep, sample.camera): sample for sample in read}
+    findings = inspect(recording, head, subject, [samples[frame] for frame in chosen])
+    sheet = contact_sheet(recording, head, findings, samples)
+    return Examination(recording, findings, sheet, tuple(corrections))
 
 
 @contextlib.contextmanager
@@ -144,7 +156,8 @@ def refuse_unsound(examination: Examination, findings: Path, sheet: Path, proven
     except UserError as error:
         with written(examination, aside_findings, aside_sheet, provenance):
             pass
-        raise UserError(f"{error} {aside_sheet} shows it.") from None
+        earlier = f" {sheet} and {findings.name} are of an earlier import and stay." if sheet.exists() else ""
+        raise UserError(f"{error} {aside_sheet} shows it.{earlier}") from None
 
 
 def forget_refusal(findings: Path, sheet: Path) -> None:

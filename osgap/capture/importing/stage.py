@@ -1,7 +1,9 @@
 """Stage `import`: a FLAME tracking of any layout, checked frame by frame, as one capture store.
 
-Nothing is written unless everything is sound: the tables agree (`osgap.capture.tracking.layouts`), the head stands
-where the images show it (`osgap.capture.sanity`), and every image, mask and video is whole and of its camera's size.
+Nothing is written unless everything is sound: the tables agree (`osgap.capture.tracking.layouts`), all files are there,
+the head stands where the images show it (`osgap.capture.sanity`), and every image, mask and video is whole and of its
+camera's size. The sample that the head is compared with is checked for that first, so that a broken file is named and
+not taken for a head beside itself.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from osgap.capture.importing.examination import examine, forget_refusal, refuse_
 from osgap.capture.store_writing import Capture, write_store
 from osgap.capture.tracking.frame_sources import encoded_frames, scaled_intrinsics, scaled_size
 from osgap.capture.tracking.layouts import read_recording
-from osgap.capture.tracking.masks import refuse_missing_masks
+from osgap.capture.tracking.masks import refuse_missing_files, refuse_missing_masks
 from osgap.capture.tracking.recording import Recording
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -65,13 +67,15 @@ def run(
 
     Raises:
         UserError: naming the file that is broken, missing or in disagreement with others, or why the head cannot be
-            where the tracking has it. No output is left then; in the latter case the contact sheet and its numbers lie
+            where the tracking has it. Nothing is written then, and outputs of an earlier import stay as they are (only
+            Snakemake removes those of a job before it begins); in the latter case the contact sheet and its numbers lie
             beside where they would be, as `ID.refused.png` and `ID.refused.json`.
     """
     recording = read_recording(
         inputs.tracking, config, subject, entry, assets=inputs.head, raw=inputs.raw, manifest=inputs.manifest
     )
     refuse_missing_masks(recording)
+    refuse_missing_files(recording)
     corrections = config.corrections if entry.corrections is None else entry.corrections
     settings = {
         "held_out_camera": config.held_out_camera,

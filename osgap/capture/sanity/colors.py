@@ -40,7 +40,7 @@ class SkinColors:
         self.claim, self.height, self.points = claim, height, skin_points(surface)
         self._normals = {t: vertex_normals(v, surface.core)[self.points] for t, v in claim.vertices.items()}
 
-    def seen(self, timestep: int, camera: int, image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    def seen(self, timestep: int, camera: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """`[S, 3]` float32 colours in [0, 255]; NaN where a point is hidden, oblique or out of the mask."""
         color = np.full((len(self.points), 3), np.nan, np.float32)
         local = self.claim.local(timestep, camera)
@@ -51,8 +51,7 @@ class SkinColors:
         visible = self._visible(timestep, camera, local, places, scale)
         column, row = np.rint(places[self.points][visible] - 0.5).astype(int).T
         shown = (column >= 0) & (row >= 0) & (column < self.claim.width) & (row < self.claim.height)
-        if mask is not None:
-            shown[shown] &= mask[row[shown], column[shown]] > 0.9
+        shown[shown] &= mask[row[shown], column[shown]] > 0.9
         smooth = cv2.GaussianBlur(image, (0, 0), max(_BLUR * scale, 0.5))
         color[visible[shown]] = smooth[row[shown], column[shown]]
         return color

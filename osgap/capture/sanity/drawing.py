@@ -65,14 +65,12 @@ class Projection:
         features = [curve for region in shown for curve in self._curves(region, cv2.RETR_EXTERNAL)]
         return HeadOutline(self._curves(inside), features, "in the image")
 
-    def mask(self, mask: np.ndarray | None) -> list[Curve]:
+    def mask(self, mask: np.ndarray) -> list[Curve]:
         """The mask's edge.
 
         Args:
-            mask: `[h, w]` float32 in [0, 1], of any size. None: there is none.
+            mask: `[h, w]` float32 in [0, 1], of any size.
         """
-        if mask is None:
-            return []
         size = (self.width * self.fineness, self.height * self.fineness)
         return self._curves(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR) >= 0.5)
 

@@ -74,7 +74,7 @@ class Findings:
     """The entry of `capture.corrections` against the cause (`osgap.capture.sanity.corrections`). None: nothing there
     mends it."""
     warnings: tuple[str, ...]
-    """What is doubtful: a sentence each."""
+    """What is doubtful besides the outliers: a sentence each."""
     outliers: tuple[tuple[int, int], ...]
     """Single bad frames: (timestep, camera)."""
 

@@ -46,19 +46,20 @@ Cause = tuple[str, str | None]
 """A sentence, and the correction that mends it."""
 
 
-def inspect(recording: Recording, head: HeadModel, subject: str) -> Findings:
+def inspect(recording: Recording, head: HeadModel, subject: str, samples: Sequence[Sample] | None = None) -> Findings:
     """Compare a sample of frames of every camera and sequence with the posed head. Raises nothing for what it finds.
 
     Args:
         recording: a tracked capture; its frames are read from their files.
         head: the model that it was tracked with.
         subject: the person, for the report.
+        samples: of `chosen_frames`, where they have been read.
     """
-    chosen = chosen_frames(recording)
-    samples = read_samples(recording, chosen)
+    if samples is None:
+        samples = read_samples(recording, chosen_frames(recording))
     surface = surface_of(head)
     evidence = evidence_of(samples, surface, head_height(head, recording, surface))
-    claim = claim_of(recording, head, sorted({t for t, _ in chosen}))
+    claim = claim_of(recording, head, sorted({sample.timestep for sample in samples}))
     measures = measure(claim, evidence)
     judgements = judged(samples, measures)
     case = _Case(recording, head, claim, evidence, _of_most(claim, evidence, measures, judgements), judgements)
@@ -77,7 +78,7 @@ def inspect(recording: Recording, head: HeadModel, subject: str) -> Findings:
         scale=round(1 + float(measures.motion[6]), 4),
         cause=cause[0] if cause else None,
         correction=cause[1] if cause else None,
-        warnings=() if cause else tuple(case.warnings(outliers)),
+        warnings=() if cause else tuple(case.warnings()),
         outliers=outliers,
     )
 
@@ -126,10 +127,7 @@ class _Case:
         return found or self._mirrored() or self._camera()
 
     def _masks(self, samples: Sequence[Sample]) -> Cause | None:
-        masks = [sample.mask for sample in samples if sample.mask is not None]
-        if not masks:
-            return "no mask can be read.", None
-        shares = np.array([(mask >= 0.5).mean() for mask in masks])
+        shares = np.array([(sample.mask >= 0.5).mean() for sample in samples])
         if np.median(shares) >= FULL:
             return "masks are full: the whole image is the person in most of them. Make masks of the person.", None
         if not self.evidence.fields:
@@ -246,8 +244,8 @@ class _Case:
         timestep = self.recording.timesteps[row]
         return f"timestep {timestep.index} of {timestep.sequence}"
 
-    def warnings(self, outliers: Sequence[Key]) -> list[str]:
-        """What is doubtful."""
+    def warnings(self) -> list[str]:
+        """What is doubtful, besides single bad frames."""
         found = []
         motion = self.measures.motion
         shift = float(np.linalg.norm(motion[:3]))
@@ -258,14 +256,10 @@ class _Case:
                 f"larger; {100 * (1 - self.measures.median('inside')):.1f} % of it are out of them"
             )
         serials = self.recording.serials
-        moments = mostly(self.judgements, 0)
-        for t in sorted(moments):
+        for t in sorted(mostly(self.judgements, 0)):
             found.append(
                 f"{self._time(t)} does not fit in most cameras: are its FLAME parameters those of another moment?"
             )
-        for t, c in outliers:
-            if t not in moments:
-                found.append(f"{self._time(t)}, camera {serials[c]}: {self.judgements[t, c].reason}")
         doubtful = Counter(c for (_, c), judgement in self.judgements.items() if judgement.verdict == "doubtful")
         if doubtful:
             told = ", ".join(f"{serials[c]} ({count})" for c, count in doubtful.most_common(6))

@@ -84,7 +84,7 @@ def evidence_of(samples: Sequence[Sample], surface: Surface, height: float) -> E
     """The samples with their masks prepared."""
     fields = {}
     for sample in samples:
-        if sample.mask is not None and EMPTY < float((sample.mask >= 0.5).mean()) < FULL:
+        if EMPTY < float((sample.mask >= 0.5).mean()) < FULL:
             fields[sample.timestep, sample.camera] = mask_field(sample.mask)
     return Evidence({(sample.timestep, sample.camera): sample for sample in samples}, fields, surface, height)
 

@@ -11,7 +11,7 @@ import numpy as np
 from osgap.capture.choice import evenly_spaced
 from osgap.capture.sanity.drawing import HeadOutline, Projection, draw
 from osgap.capture.sanity.findings import Findings, Verdict
-from osgap.capture.sanity.samples import Sample, read_samples
+from osgap.capture.sanity.samples import Sample
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 from osgap.runtime import image_grid
@@ -50,20 +50,29 @@ def shown_moments(recording: Recording) -> list[int]:
     return [sequence[i] for sequence in ordered for i in evenly_spaced(len(sequence), _MOMENTS)]
 
 
-def contact_sheet(recording: Recording, head: HeadModel, findings: Findings) -> np.ndarray:
+def shown_frames(recording: Recording) -> list[Frame]:
+    """The frames on the sheet, without the worst ones."""
+    return [(t, c) for t in shown_moments(recording) for c in range(len(recording.serials))]
+
+
+def contact_sheet(
+    recording: Recording, head: HeadModel, findings: Findings, samples: Mapping[Frame, Sample]
+) -> np.ndarray:
     """Draw the sheet.
 
     All cameras at `shown_moments`, and below them the worst of the frames that were looked at. Memory and time are
-    bounded: some dozens of frames are decoded, whatever their number.
+    bounded: some dozens of frames are drawn, whatever their number.
+
+    Args:
+        samples: `shown_frames`, and those that the findings are of.
 
     Returns:
         `[H, W, 3]` uint8 RGB.
     """
     moments, cameras = shown_moments(recording), list(range(len(recording.serials)))
     worst = findings.worst[:_MOST_WORST]
-    frames = [(t, c) for t in moments for c in cameras]
     tiles = _Tiles(recording, head, findings, columns=max(min(len(cameras), _MOST_COLUMNS), _MOMENTS))
-    drawn = tiles.draw([*frames, *((frame.timestep, frame.camera) for frame in worst)])
+    drawn = tiles.draw(samples, [*shown_frames(recording), *((frame.timestep, frame.camera) for frame in worst)])
     moment_names = [_moment(recording, t) for t in moments]
     camera_names = [f"camera {recording.serials[c]}" for c in cameras]
     few = len(cameras) <= _FEW_CAMERAS
@@ -102,7 +111,7 @@ class _Tiles:
         width = min(max(_SHEET_WIDTH // self.columns, least), most)
         return width, max(round(width * self.recording.height / self.recording.width), 1)
 
-    def draw(self, frames: Sequence[Frame]) -> dict[Frame, np.ndarray]:
+    def draw(self, samples: Mapping[Frame, Sample], frames: Sequence[Frame]) -> dict[Frame, np.ndarray]:
         """The tiles of some frames."""
         width, height = self.size
         projection = Projection(self.recording, self.head, width, height)
@@ -110,22 +119,21 @@ class _Tiles:
         posed = dict(zip(rows, self.head.vertices(self.recording.params, rows).double().numpy(), strict=True))
         verdicts = _verdicts(self.recording, self.findings)
         tiles = {}
-        for sample in read_samples(self.recording, sorted(set(frames))):
-            frame = (sample.timestep, sample.camera)
-            outline = projection.outline(posed[sample.timestep], sample.camera)
+        for timestep, camera in dict.fromkeys(frames):
+            sample = samples[timestep, camera]
+            outline = projection.outline(posed[timestep], camera)
             mask = projection.mask(sample.mask)
-            tiles[frame] = _tile(self._picture(sample), mask, outline, verdicts.get(frame, "fine"))
+            verdict = verdicts.get((timestep, camera), "fine")
+            tiles[timestep, camera] = _tile(self._picture(sample), mask, outline, verdict)
         return tiles
 
     def _picture(self, sample: Sample) -> np.ndarray:
-        """`[H, W, 3]` uint8 of a tile's size, darker where the mask has nobody."""
+        """`[H, W, 3]` uint8 of a tile's size, darker where the mask has nobody; of masks alone on white."""
         width, height = self.size
         if sample.image is None:
-            sign = image_grid.label("the image does not decode", width, _FONT)[:height]
-            return np.concatenate([sign, image_grid.blank(height - len(sign), width)])
-        image = image_grid.resize(sample.image, width, height)
-        if sample.mask is None:
-            return image
+            image = image_grid.blank(height, width)
+        else:
+            image = image_grid.resize(sample.image, width, height)
         mask = cv2.resize(sample.mask, (width, height), interpolation=cv2.INTER_LINEAR)
         return (image * (1 - _SHADE * (1 - mask[..., None]))).astype(np.uint8)
 
@@ -193,6 +201,8 @@ def _heading(findings: Findings, width: int) -> np.ndarray:
     told = list(findings.warnings[:_MOST_WARNINGS])
     if more := len(findings.warnings) - len(told):
         told.append(f"and {more} more")
+    if bad := len(findings.outliers):
+        told.append(f"{bad} bad frame{'s' if bad > 1 else ''}")
     verdict = findings.cause or "; ".join(told) or "the head stands where the images show it"
     keys = [
         _key(HEAD_COLOR, "the tracked head"),

@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from osgap.capture.encoded import read_file, read_header
+from osgap.capture.encoded import check_mask, checked_frame, read_file
+from osgap.capture.tracking.masks import missing_mask
 from osgap.capture.tracking.recording import Footage, Pictures, Recording
-from osgap.runtime.errors import UserError
 from osgap.runtime.prefetch import in_threads, processors
 
 PIXELS = 12_000_000
@@ -23,7 +23,6 @@ SMALL = 144
 SUSPECTS = 32
 """Frames that are looked at besides, because their files are much smaller or larger than their neighbours'."""
 _MOST_WORKERS = 8  # each has a picture of full size in its hands
-_MOST_PIXELS = 1 << 27  # of an image; what is larger is none of a capture
 HEIGHT = 240
 """Of the reduced images [pixels], at most."""
 
@@ -35,9 +34,9 @@ class Sample:
     timestep: int
     camera: int
     image: np.ndarray | None
-    """`[h, w, 3]` uint8 RGB. None: it does not decode."""
-    mask: np.ndarray | None
-    """`[h, w]` float32 in [0, 1]. None: there is none, or it does not decode."""
+    """`[h, w, 3]` uint8 RGB. None: only masks are looked at."""
+    mask: np.ndarray
+    """`[h, w]` float32 in [0, 1]."""
 
 
 def reduced_size(recording: Recording) -> tuple[int, int]:
@@ -99,64 +98,65 @@ def _size(path: Path | None) -> int:
         return 0
 
 
-def read_samples(recording: Recording, chosen: list[tuple[int, int]]) -> list[Sample]:
-    """Decode and reduce frames. What does not decode is None: the import itself says what is wrong with it."""
-    size = reduced_size(recording)
+def read_samples(recording: Recording, chosen: list[tuple[int, int]], *, images: bool = True) -> list[Sample]:
+    """Check, decode and reduce frames.
+
+    Args:
+        images: whether the images are read as well as the masks; frames of videos always are.
+
+    Raises:
+        UserError: naming the first file that is broken, missing or of another size or kind than it must have, as the
+            import itself does (`osgap.capture.encoded`).
+    """
     frames = recording.frames
     if isinstance(frames, Pictures):
-        tasks = (partial(_of_files, t, c, frames.images[t][c], frames.masks[t][c], size) for t, c in chosen)
+        tasks = (
+            partial(_of_files, t, c, frames.images[t][c] if images else None, frames.masks[t][c], recording)
+            for t, c in chosen
+        )
         workers = min(processors(), _MOST_WORKERS)
         return list(in_threads(tasks, depth=2 * workers, workers=workers))
-    return sorted(_of_footage(frames, set(chosen), size), key=lambda sample: (sample.timestep, sample.camera))
+    return sorted(_of_footage(frames, set(chosen), recording), key=lambda sample: (sample.timestep, sample.camera))
 
 
-def _of_files(timestep: int, camera: int, image: Path, mask: Path | None, size: tuple[int, int]) -> Sample:
-    pixels = _decoded(image, cv2.IMREAD_UNCHANGED if mask is None else cv2.IMREAD_COLOR)
-    alpha = None
+def _of_files(timestep: int, camera: int, image: Path | None, mask: Path | None, recording: Recording) -> Sample:
+    pixels = alpha = None
+    if image is not None:
+        pixels, alpha = checked_frame(read_file(image), str(image), recording.width, recording.height)
+        if mask is None and alpha is None:
+            raise missing_mask(image)
     if mask is not None:
-        alpha = _decoded(mask, cv2.IMREAD_GRAYSCALE)
-    elif pixels is not None and pixels.ndim == 3 and pixels.shape[2] == 4:
-        alpha = np.ascontiguousarray(pixels[..., 3])
-    if pixels is not None:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB) if pixels.ndim == 2 else pixels[..., 2::-1]
-    return _sample(timestep, camera, pixels, alpha, size)
+        alpha = _mask(mask, recording)
+    assert alpha is not None
+    return _sample(timestep, camera, pixels, alpha, recording)
 
 
-def _decoded(path: Path, flags: int) -> np.ndarray | None:
-    """Pixels as OpenCV reads them; without a word where it would complain, because the import says what is wrong."""
-    try:
-        content = read_file(path)
-        header = read_header(content, str(path))
-        if header.width * header.height > _MOST_PIXELS:
-            return None
-        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except (UserError, cv2.error):
-        return None
+def _mask(path: Path, recording: Recording) -> np.ndarray:
+    return check_mask(read_file(path), str(path), recording.width, recording.height)
 
 
-def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], size: tuple[int, int]) -> Iterator[Sample]:
-    from osgap.capture.video import decode, rgb
+def _of_footage(frames: list[Footage], chosen: set[tuple[int, int]], recording: Recording) -> Iterator[Sample]:
+    from osgap.capture.video import decode_few, rgb
 
+    threads = min(processors(), _MOST_WORKERS)
     for footage in frames:
         wanted = [k for k, t in enumerate(footage.timesteps) if (t, footage.camera) in chosen]
         numbers = [footage.numbers[k] for k in wanted]
-        pictures = map(rgb, decode(footage.video, numbers, 1))  # one at a time: they are large
-        masks: Iterator[np.ndarray | None]
+        pictures = map(rgb, decode_few(footage.video, numbers, threads))  # one at a time: they are large
+        masks: Iterator[np.ndarray]
         if isinstance(footage.masks, Path):
-            masks = (rgb(picture)[..., 1] for picture in decode(footage.masks, numbers, 1))
+            masks = (rgb(picture)[..., 1] for picture in decode_few(footage.masks, numbers, threads))
         else:
-            masks = (_decoded(path, cv2.IMREAD_GRAYSCALE) for path in [footage.masks[k] for k in wanted])
+            masks = (_mask(path, recording) for path in [footage.masks[k] for k in wanted])
         for k, picture, mask in zip(wanted, pictures, masks, strict=True):
-            yield _sample(footage.timesteps[k], footage.camera, picture, mask, size)
+            yield _sample(footage.timesteps[k], footage.camera, picture, mask, recording)
 
 
-def _sample(
-    timestep: int, camera: int, image: np.ndarray | None, mask: np.ndarray | None, size: tuple[int, int]
-) -> Sample:
+def _sample(timestep: int, camera: int, image: np.ndarray | None, mask: np.ndarray, recording: Recording) -> Sample:
+    size = reduced_size(recording)
     if image is not None:
         image = np.ascontiguousarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA))
-    if mask is not None:
-        mask = cv2.resize(np.ascontiguousarray(mask), size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    mask = cv2.resize(np.ascontiguousarray(mask), size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     return Sample(timestep, camera, image, mask)
 
 

@@ -142,7 +142,5 @@ def inverted(evidence: Evidence) -> Evidence:
     """The evidence with masks that are white where they were black."""
     from osgap.capture.sanity.measures import evidence_of
 
-    samples = [
-        replace(sample, mask=None if sample.mask is None else 1 - sample.mask) for sample in evidence.samples.values()
-    ]
+    samples = [replace(sample, mask=1 - sample.mask) for sample in evidence.samples.values()]
     return evidence_of(samples, evidence.surface, evidence.height)

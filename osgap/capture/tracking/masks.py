@@ -1,10 +1,10 @@
-"""Whether every frame has a mask: said before anything is decoded."""
+"""Whether every frame has its files and a mask: said before anything is decoded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from osgap.capture.encoded import may_have_alpha
+from osgap.capture.encoded import may_have_alpha, read_file
 from osgap.capture.tracking.recording import Pictures, Recording
 from osgap.runtime.errors import UserError
 
@@ -33,6 +33,36 @@ def refuse_missing_masks(recording: Recording) -> None:
     bare = [image for image, _ in pairs if image.is_file() and not may_have_alpha(image)]
     if bare:
         raise missing_mask(bare[0], f", one of {len(bare)} such images" if len(bare) > 1 else "")
+
+
+def refuse_missing_files(recording: Recording, *, images: bool = True) -> None:
+    """Refuse a recording whose tables name an image or a mask that is not there; no file is opened.
+
+    Args:
+        images: whether images are needed.
+
+    Raises:
+        UserError: naming the first file that is missing, or the folder where no image is there at all.
+    """
+    if isinstance(recording.frames, Pictures):
+        files = [path for row in recording.frames.images for path in row] if images else []
+        if files and not any(path.is_file() for path in files):
+            raise UserError(
+                f"{recording.folder}: none of its images is there; the first would be {files[0]}. Export them, or set "
+                f"`capture: {{frames: videos}}` if the frames are in NeRSemble's raw videos."
+            )
+        files += [path for row in recording.frames.masks for path in row if path is not None]
+    else:
+        files = [path for footage in recording.frames if isinstance(footage.masks, list) for path in footage.masks]
+    for path in files:
+        if not path.is_file():
+            read_file(path)  # says what is wrong
+
+
+def without_images(recording: Recording) -> bool:
+    """Whether an image file is missing, or all are."""
+    frames = recording.frames
+    return isinstance(frames, Pictures) and not all(path.is_file() for row in frames.images for path in row)
 
 
 def missing_mask(image: Path, among: str = "") -> UserError:
