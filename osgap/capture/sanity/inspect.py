@@ -132,7 +132,7 @@ class _Case:
             return "masks are full: the whole image is the person in most of them. Make masks of the person.", None
         if not self.evidence.fields:
             return "masks are empty: nobody is in them. Make masks of the person.", None
-        if np.median([filled_share(mask) for mask in masks]) > _BOXED:
+        if np.median([filled_share(sample.mask) for sample in samples]) > _BOXED:
             return "masks are rectangles: a detection's boxes? Make masks of the person.", None
         if self.measures.excess > 1 and self.measures.median("inside") < 0.5:
             other = measure(self.claim, inverted(self.evidence).spread(40))
