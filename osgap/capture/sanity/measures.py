@@ -23,7 +23,7 @@ EMPTY, FULL = 0.002, 0.97
 
 # Beyond these a capture cannot be right; in head heights, radians, shares and correlations. Tracking as good as it is
 # made (1 mm, 0.6 degrees) stays below a quarter of each; see docs/data.md for what was measured.
-SHIFT, TURN, GROWTH = 0.02, 0.06, 0.04
+SHIFT, TURN, GROWTH = 0.014, 0.06, 0.04
 INSIDE, OUT, LIKENESS = 0.95, 0.012, 0.25
 LOOSE, LOOSE_FROM_ONE_SIDE = 0.03, 0.08
 """Of the gaps from a head's edge to its mask's, the one that 15 % are below: hair is not everywhere around a head."""
@@ -31,8 +31,10 @@ _CLOSEST = 0.15
 DOUBT = 0.6
 """Share of a bound from which on it is doubtful."""
 _FREE, _HELD = 0.4 * SHIFT, 30.0
-"""A shift counts up to this, and this many times the mean distance by which the head is out of its masks: masks that
-are larger on one side may show hair in place of a shift, above all in one camera."""
+"""Of few views a shift counts up to this, and this many times the mean distance by which the head is out of its masks:
+masks that are larger on one side may show hair in place of a shift."""
+_MANY, _AROUND = 6, 0.9
+"""Cameras, and length of the mean of unit vectors from the head to them, from and up to which hair is no shift."""
 _NARROW = 0.95
 """Length of the mean of unit vectors from the head to cameras, beyond which they all look from one side: about 35
 degrees from the first to the last of them."""
@@ -97,7 +99,10 @@ class Measures:
     rows: Rows
     likeness: dict[Key, float | None]
     one_sided: bool
-    """See `from_one_side`."""
+    """Whether all cameras that are looked at see the head from one side, as a single one does: then its depth, its size
+    and the focal length explain each other, and nothing shows hair to be hair."""
+    surrounded: bool
+    """Whether cameras are many and around the head."""
 
     @cached_property
     def motion(self) -> np.ndarray:
@@ -160,7 +165,7 @@ class Measures:
             return 100.0
         few = self.few
         shift, turn = (float(np.linalg.norm(self.motion[part])) / few for part in (slice(0, 3), slice(3, 6)))
-        shift = min(shift, _FREE + _HELD * self.median("out"))
+        shift = shift if self.surrounded else min(shift, _FREE + _HELD * self.median("out"))
         like = self.median("likeness")
         shares = [
             shift / SHIFT,
@@ -174,15 +179,14 @@ class Measures:
         return max(shares)
 
 
-def from_one_side(claim: Claim, evidence: Evidence) -> bool:
-    """Whether all cameras that are looked at see the head from one side, as a single one does: then its depth, its size
-    and the focal length explain each other, and nothing shows hair to be hair."""
+def _one_sidedness(claim: Claim, evidence: Evidence) -> float:
+    """Length of the mean of unit vectors from the head to the cameras of all frames that are looked at."""
     directions = []
     for timestep, camera in evidence.fields:
         pose = claim.world_to_camera[camera]
         direction = -pose[:3, :3].T @ pose[:3, 3] - claim.vertices[timestep].mean(axis=0)
         directions.append(direction / max(float(np.linalg.norm(direction)), 1e-9))
-    return bool(directions) and float(np.linalg.norm(np.mean(directions, axis=0))) > _NARROW
+    return float(np.linalg.norm(np.mean(directions, axis=0))) if directions else 0.0
 
 
 def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
@@ -204,4 +208,5 @@ def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
             if sample.image is not None and key in compared and compared[key].outline is not None
         }
         alike |= likeness(colors)
-    return Measures(compared, rows, alike, from_one_side(claim, evidence))
+    sidedness, cameras = _one_sidedness(claim, evidence), len({camera for _, camera in evidence.fields})
+    return Measures(compared, rows, alike, sidedness > _NARROW, cameras >= _MANY and sidedness < _AROUND)
