@@ -83,7 +83,11 @@ def files(run: Pipeline) -> list[Path]:
         ({"prior": {"steps": 10}}, PARTS - {"metrics/fit"}),
         ({"prior": {"losses": {"ssim": 0.5}}}, PARTS - {"metrics/fit"}),
         ({"seed": 1}, PARTS - {"metrics/fit"}),
-        ({"oneshot": {"steps": 20}}, PARTS - {"prior", "metrics/mean_avatar", "metrics/fit"}),
+        ({"oneshot": {"smooth": 0.2}}, PARTS - {"prior", "metrics/mean_avatar", "metrics/fit"}),
+        (
+            {"oneshot": {"steps": 20}},
+            PARTS - {"prior", "metrics/mean_avatar", "metrics/fit", "all_frames", "metrics/all_frames"},
+        ),
         ({"oneshot": {"few_shot_photos": 5}}, {"few_shot", "metrics/few_shot", "report"}),
         ({"oneshot": {"frames_per_step": 8}}, {"all_frames", "metrics/all_frames"}),
         ({"oneshot": {"supervision": ["one_shot"]}}, {"report"}),
