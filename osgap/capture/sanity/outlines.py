@@ -36,8 +36,6 @@ class Comparison:
     """Of the head [pixels of the reduced image]; 0 where it is not in front of the camera."""
     inside: float
     """Share of the silhouette (without neck) in the mask."""
-    seen: float
-    """Share of the head's vertices that lie in the image."""
     overlap: float
     """Intersection over union of silhouette and mask; the mask is cut off below the silhouette."""
     outline: Outline | None
@@ -86,12 +84,12 @@ def compare(claim: Claim, surface: Surface, height: float, timestep: int, camera
     local = claim.local(timestep, camera)
     depth = float(np.median(local[:, 2]))
     if local[:, 2].min() < NEAR * height:
-        return Comparison(0.0, 0.0, 0.0, 0.0, None)
+        return Comparison(0.0, 0.0, 0.0, None)
     points = claim.pixels(local, camera)
     pixels = abs(float(claim.intrinsics[camera, 1, 1])) * height / depth
     shown = np.all((points >= 0) & (points < (claim.width, claim.height)), axis=1)
     if shown.mean() < 0.02 or pixels < 4:
-        return Comparison(pixels, 0.0, float(shown.mean()), 0.0, None)
+        return Comparison(pixels, 0.0, 0.0, None)
     corners = points.astype(np.float32)
     core = _filled(corners, surface.core, claim)
     silhouette = core | _filled(corners, surface.throat, claim)
@@ -99,7 +97,6 @@ def compare(claim: Claim, surface: Surface, height: float, timestep: int, camera
     return Comparison(
         height=pixels,
         inside=inside * float(shown[surface.members].mean()),
-        seen=float(shown.mean()),
         overlap=_overlap(silhouette, field.inside),
         outline=_outline(points, local, silhouette, field),
     )
