@@ -4,8 +4,7 @@ The one entry point, `render`, picks a backend by the tensors' device; callers n
 what 3D Gaussian splatting defines (Kerbl et al. 2023, sections 4 and 6; Zwicker et al. 2001, "EWA volume splatting",
 for the projection), with the constants below. The CPU's (`osgap.splat.backends.cpu`) and gsplat's
 (`osgap.splat.backends.gsplat_backend`) differ by rounding alone; diff_gauss, which stands in for gsplat where only
-that is installed, limits alphas to 0.99 and cuts Gaussians off at three standard deviations
-(`osgap.splat.backends.diff_gauss_backend`).
+that is installed, cuts Gaussians off at three standard deviations (`osgap.splat.backends.diff_gauss_backend`).
 """
 
 from __future__ import annotations
@@ -21,6 +20,10 @@ from torch import Tensor
 from osgap.runtime.errors import UserError
 from osgap.splat.cameras import Cameras
 from osgap.splat.gaussians import Gaussians
+
+_MOST_OPAQUE = 0.99
+"""What opacities are limited to. A pixel ends before the Gaussian that would leave it 1e-4 of transmittance: were a
+Gaussian allowed 0.999, as by gsplat, a pixel that is covered to 0.9 by others in front of it would stay at that."""
 
 Backend = Callable[[Gaussians, Cameras, Tensor, float, bool], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]
 """(Gaussians, Cameras [B], background [B, 3], near, depth) -> rgb [B,H,W,3], alpha [B,H,W], depth [B,H,W], features.
@@ -63,12 +66,14 @@ def render(
         J = [[fx/z, 0, -fx x'/z], [0, fy/z, -fy y'/z]]
 
     and x', y' are x/z, y/z limited to 0.15 image widths (heights) outside the image. At distance d from the 2D mean
-    its alpha is `min(0.999, opacity exp(-d^T cov^-1 d / 2))`; below 1/255 it is skipped. Front to back in z (ties by
+    its alpha is `min(0.99, opacity) exp(-d^T cov^-1 d / 2)`; below 1/255 it is skipped. Front to back in z (ties by
     index) the Gaussian gets the weight `w = alpha T` and leaves the transmittance `T (1 - alpha)`; the first one that
-    would leave 1e-4 or less is not added and ends the pixel. Then `rgb = sum(w color) + T background`,
-    `alpha = 1 - T`, `depth = sum(w z) / max(alpha, 1e-10)`, `features = sum(w feature)`.
+    would leave 1e-4 or less is not added and ends the pixel, which happens at an alpha of 0.99 at the least. Then
+    `rgb = sum(w color) + T background`, `alpha = 1 - T`, `depth = sum(w z) / max(alpha, 1e-10)`,
+    `features = sum(w feature)`.
 
-    The gradients are those of these formulas, with no gradient through an alpha that is limited to 0.999.
+    The gradients are those of these formulas, but for opacities above 0.99: theirs is what it would be without the
+    limit, so that what has become opaque can become transparent again.
 
     Args:
         gaussians: one set (without leading dimension, or with B = 1), shared by all cameras, or B sets, one per camera.
@@ -122,10 +127,14 @@ def _sets(gaussians: Gaussians, dtype: torch.dtype, batch: int, features: bool) 
         _set(gaussians.means.to(dtype), 2, batch),
         _set(gaussians.rotations.to(dtype), 2, batch),
         _set(gaussians.scales.to(dtype), 2, batch),
-        _set(gaussians.opacities.to(dtype), 1, batch),
+        _set(_limited(gaussians.opacities.to(dtype)), 1, batch),
         _set(gaussians.colors.to(dtype), 2, batch),
         _set(gaussians.features.to(dtype), 2, batch) if features and gaussians.features is not None else None,
     )
+
+
+def _limited(opacities: Tensor) -> Tensor:
+    return opacities - (opacities.detach() - _MOST_OPAQUE).clamp_min(0)
 
 
 def _set(field: Tensor, dims: int, batch: int) -> Tensor:

@@ -18,7 +18,7 @@ class Reference:
     depth: Tensor  # [H, W]
     features: Tensor  # [H, W, K]
     margin: Tensor
-    """[H, W]: how close (relative) any decision at this pixel was: the cut of alpha, its cap, the end of the pixel."""
+    """[H, W]: how close (relative) any decision at this pixel was: the cut of alpha, the end of the pixel."""
 
 
 def rotation_matrix(quaternion: Tensor) -> Tensor:
@@ -76,16 +76,16 @@ def render_reference(
         projected = to_pixels @ covariance @ to_pixels.T + 0.3 * torch.eye(2, dtype=dtype)
         offset = torch.stack([u - (fx * x / z + cx), v - (fy * y / z + cy)], dim=-1)
         power = 0.5 * ((offset @ torch.linalg.inv(projected)) * offset).sum(-1)
-        raw = opacities[n] * torch.exp(-power)
-        alpha = torch.where(raw > 0.999, torch.full_like(raw, 0.999), raw)
+        # Limited to 0.99, with the gradient of no limit: the same derivative, another value.
+        opacity = opacities[n] if opacities[n] <= 0.99 else opacities[n] - opacities[n].detach() + 0.99
+        alpha = opacity * torch.exp(-power)
 
         hit = running & (alpha >= 1 / 255)
         after = transmittance * (1 - alpha)
         ends = hit & (after <= 1e-4)
         adds = hit & ~ends
         with torch.no_grad():
-            # Ten times the distance from the cap: there is only 0.001 of room above it.
-            distances = [(raw * 255 - 1).abs(), 10 * (raw / 0.999 - 1).abs()]
+            distances = [(alpha * 255 - 1).abs()]
             distances.append(torch.where(hit, (after / 1e-4 - 1).abs(), torch.inf))
             for distance in distances:
                 margin = torch.where(running, torch.minimum(margin, distance), margin)

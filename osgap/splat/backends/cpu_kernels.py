@@ -24,7 +24,6 @@ from numba import types
 from numba.extending import overload
 
 # What defines the picture; `osgap.splat.render.render` says where each enters.
-ALPHA_CAP = 0.999
 ALPHA_CUT = 1 / 255
 TRANSMITTANCE_STOP = 1e-4
 LOW_PASS = 0.3  # added to the variances of the projected Gaussian, pixels squared
@@ -423,7 +422,6 @@ def _blend(scratch, offset, index, h0, along, log_alpha, red, green, blue, depth
     zero = real(0)
     one = real(1)
     floor = real(-30)  # far below ALPHA_CUT, and the exponent stays in range
-    cap = real(ALPHA_CAP)
     cut = real(ALPHA_CUT)
     stop = real(TRANSMITTANCE_STOP)
     for i in range(LANES):
@@ -432,7 +430,6 @@ def _blend(scratch, offset, index, h0, along, log_alpha, red, green, blue, depth
         t = log_alpha - along * h * h
         alpha = _exp2(t if t > floor else floor)
         hit = alpha >= cut
-        alpha = alpha if alpha < cap else cap
         before = scratch[j + TRANSMITTANCE]
         after = before * (one - alpha)
         blends = hit & (after > stop)
@@ -537,15 +534,13 @@ def _unblend(scratch, offset, sums, index, h0, dy, along, log_alpha, red, green,
     zero = real(0)
     one = real(1)
     floor = real(-30)  # far below ALPHA_CUT, and the exponent stays in range
-    cap = real(ALPHA_CAP)
     cut = real(ALPHA_CUT)
     for i in range(LANES):
         j = offset + np.uint64(i)
         h = h0 + real(i)
         t = log_alpha - along * h * h
-        raw = _exp2(t if t > floor else floor)
-        blended = (raw >= cut) & (scratch[j + LAST] >= index)
-        alpha = raw if raw < cap else cap
+        alpha = _exp2(t if t > floor else floor)
+        blended = (alpha >= cut) & (scratch[j + LAST] >= index)
         g_red = scratch[j + B_RED]
         g_green = scratch[j + B_GREEN]
         g_blue = scratch[j + B_BLUE]
@@ -557,7 +552,7 @@ def _unblend(scratch, offset, sums, index, h0, dy, along, log_alpha, red, green,
         behind = scratch[j + BEHIND]
         weight = alpha * before if blended else zero
         e = alpha * (before * dot - behind * inverse)
-        e = e if blended & (raw <= cap) else zero
+        e = e if blended else zero
         scratch[j + TRANSMITTANCE] = before if blended else after
         scratch[j + BEHIND] = behind + weight * dot
         scratch[j + WEIGHT] = weight

@@ -2,7 +2,6 @@
 
 One image at a time. Differences from `osgap.splat.render.render`, which this package's compiled kernels fix:
 
-* Alphas are limited to 0.99 (0.999 elsewhere), so an opaque Gaussian lets ten times as much light through.
 * A Gaussian ends at three standard deviations (3.33 elsewhere, where alpha falls to 1/255): up to 0.011 of alpha less.
 * The Jacobian is limited around the middle of the image, not around the principal point.
 * No gradients for cameras.

@@ -1,8 +1,9 @@
 """The CUDA renderer: gsplat's kernels (Ye et al. 2024, "gsplat: an open-source library for Gaussian splatting").
 
-What gsplat 1.5 defines agrees with `osgap.splat.render.render`: the 0.3-pixel low-pass, alphas limited to 0.999 (with
-no gradient above) and cut below 1/255, the pixel's end at a transmittance of 1e-4 or less, the Jacobian limited to 0.15
-image sizes outside the image around the principal point, order by depth and then by index. What is left is rounding:
+What gsplat 1.5 defines agrees with `osgap.splat.render.render`: the 0.3-pixel low-pass, alphas cut below 1/255, the
+pixel's end at a transmittance of 1e-4 or less, the Jacobian limited to 0.15 image sizes outside the image around the
+principal point, order by depth and then by index. (Its limit of 0.999 for alphas no opacity reaches.) What is left is
+rounding:
 
 * float32 only. Inputs in float64 are rendered in float32.
 * Determinants of projected covariances are differences of products, so a needle that covers s pixels has its width off
