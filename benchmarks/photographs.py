@@ -14,6 +14,8 @@ stderr. `--variants` is a YAML file such as `benchmarks/photographs.yaml`:
     tune: {makehuman: [subject_001]}              # by the name of the last --config: people to choose settings by,
     report: {makehuman: [subject_003]}            # and others for the table. Without: `subjects.test`
 
+For the table, those to choose settings by are `prior.validation`: people whom the prior does not know, to calibrate on.
+
 Each prior with each personalisation is an experiment of the config, `PRIOR-PERSONALISATION`, in a folder of its own
 below `experiments/` of the results folder; captures, fits, maps, and priors that are the same, are shared. All is made
 by the workflow's own stages. What is done is not done again, and what was killed goes on: the same command continues.
@@ -157,6 +159,10 @@ def configured(
     if options.people:
         train, test = train[: options.people[0]], test[: options.people[1]]
     kept_out = [person for person in config.prior.validation if person in train]
+    if options.half == "report":  # those who settings were chosen by say how far to go, too
+        known = set(train)
+        train = [*train, *(person for person in halves["tune"] if person not in known)]
+        kept_out = [*kept_out, *(person for person in halves["tune"] if person not in kept_out)]
     variants = [
         Variant(prior, personalisation, run, f"{prior}-{personalisation}" + (f"-run{run + 1}" if run else ""))
         for run in range(options.repeat)
@@ -233,7 +239,7 @@ def _write(
 ) -> None:
     people = pipeline.config.subjects.test
     measured = comparison.read(lambda v, m, p: pipeline.run(v.name).layout.metrics(m, p), variants, people)
-    train = len(pipeline.config.subjects.train)
+    train = len(set(pipeline.config.subjects.train) - set(pipeline.config.prior.validation))
     title = f"{pipeline.layout.results.name}, {options.half}: {train} people to learn from, {len(people)} others"
     text = comparison.tables(measured, variants, title)
     found = comparison.records(measured, {person: half for half in HALVES for person in halves[half]})

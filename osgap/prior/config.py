@@ -286,8 +286,8 @@ class OneShotConfig(Section):
     """Share of each photograph that a first optimisation does not see, in patches, to tell when the second one ends
     [fraction]. 0: do all steps."""
     calibration_people: int = Field(6, ge=0)
-    """Training people, those of `prior.validation` first, on whom is measured how far an optimisation may go [people];
-    0: all the way."""
+    """People of `prior.validation`, and where those are fewer than three others of `subjects.train`, on whom is measured
+    how far an optimisation may go [people]; 0: all the way."""
     checkpoint_every: int = Field(50, ge=1, json_schema_extra=OPERATIONAL)
     """Time between two checkpoints [steps]; more where a checkpoint takes long and the steps do not."""
 
@@ -309,8 +309,16 @@ class OneShotConfig(Section):
         return self.model_copy(update={name: defaults[name].default for name in others})
 
 
+_ENOUGH_KEPT_OUT = 3
+"""So many people tell how far to go."""
+
+
 def people_to_calibrate_on(train: Sequence[str], kept_out: Sequence[str], count: int) -> list[str]:
-    """Whom personalisation is calibrated on: those whom the prior has not learned from first, then others, evenly.
+    """Whom personalisation is calibrated on: those whom the prior has not learned from, and others only where these are
+    fewer than `_ENOUGH_KEPT_OUT`, evenly.
+
+    What a prior says of those whom it knows by heart is better than what it says of strangers, so that calibrated on
+    them too little is changed.
 
     Args:
         train: `subjects.train`.
@@ -318,6 +326,8 @@ def people_to_calibrate_on(train: Sequence[str], kept_out: Sequence[str], count:
         count: at most so many.
     """
     chosen = list(kept_out)[:count]
+    if len(chosen) >= _ENOUGH_KEPT_OUT:
+        return chosen
     rest = [subject for subject in train if subject not in kept_out]
     more = min(count - len(chosen), len(rest))
     return chosen + [rest[i * len(rest) // more] for i in range(more)]

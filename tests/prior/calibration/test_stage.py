@@ -88,6 +88,8 @@ def test_a_strength_is_read_as_it_was_found(tmp_path: Path) -> None:
         ([], 9, list("abcdef")),
         (["e"], 3, ["e", "a", "c"]),
         (["e", "f"], 1, ["e"]),
+        (["b", "d", "f"], 6, ["b", "d", "f"]),
+        (["b", "d", "f"], 2, ["b", "d"]),
         ([], 0, []),
     ],
 )
