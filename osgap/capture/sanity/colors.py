@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from osgap.capture.sanity.claims import NEAR, Claim, Surface
+from osgap.head.triangles import vertex_normals
 
 POINTS = 1200
 """Of the skin that are compared, about."""
@@ -23,14 +24,6 @@ def skin_points(surface: Surface) -> np.ndarray:
     """`[S]` vertices that are compared."""
     skin = np.flatnonzero(surface.skin)
     return skin[:: max(len(skin) // POINTS, 1)]
-
-
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """`[V, 3]` unit normals, outwards where triangles are counter-clockwise from outside."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    normal = np.cross(b - a, c - a)
-    total = np.stack([np.bincount(faces.ravel(), np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=-1)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 
 class SkinColors:
