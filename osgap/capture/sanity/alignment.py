@@ -39,6 +39,12 @@ class Rows:
     strict: np.ndarray
     """`[N]` weight where the mask is smaller."""
 
+    def of(self, frames: np.ndarray) -> Rows:
+        """Those of some frames, which are numbered in ascending order."""
+        first, last = (np.searchsorted(self.frame, frames, side) for side in ("left", "right"))
+        chosen = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+        return Rows(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
 
 def rows_of(claim: Claim, surface: Surface, height: float, compared: dict[tuple[int, int], Comparison]) -> Rows:
     """The equations of all outlines; frames are numbered in the order of `compared`."""
@@ -117,8 +123,7 @@ def head_motion(rows: Rows) -> np.ndarray:
 
 def image_shift(rows: Rows, frames: np.ndarray) -> np.ndarray:
     """`[2]` by which the head would have to move in the images of some frames [head heights], right and down."""
-    chosen = np.isin(rows.frame, frames)
-    some = Rows(*(getattr(rows, name)[chosen] for name in rows.__dataclass_fields__))
+    some = rows.of(frames)
     return fitted(some.plane, some, np.ones(2))
 
 

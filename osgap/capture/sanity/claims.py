@@ -36,7 +36,7 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """Cameras and posed heads, in pixels of the reduced images."""
+    """Cameras and posed heads, in pixels of images of one size: as a rule of the reduced ones."""
 
     world_to_camera: np.ndarray
     """`[C, 4, 4]`"""
@@ -52,9 +52,9 @@ class Claim:
         return replace(self, **changes)  # type: ignore[arg-type]
 
     def local(self, timestep: int, camera: int) -> np.ndarray:
-        """Vertices in the axes of a camera, `[V, 3]`."""
+        """Vertices in the axes of a camera, `[V, 3]`; column by column in memory, as all that follows reads them."""
         pose = self.world_to_camera[camera]
-        return self.vertices[timestep] @ pose[:3, :3].T + pose[:3, 3]
+        return (pose[:3, :3] @ self.vertices[timestep].T + pose[:3, 3:]).T
 
     def pixels(self, local: np.ndarray, camera: int) -> np.ndarray:
         """Their places in the camera's images, `[V, 2]`."""
@@ -92,9 +92,13 @@ def surface_of(head: HeadModel) -> Surface:
     )
 
 
-def claim_of(recording: Recording, head: HeadModel, timesteps: list[int]) -> Claim:
-    """What a recording claims of some of its timesteps."""
-    width, height = reduced_size(recording)
+def claim_of(recording: Recording, head: HeadModel, timesteps: list[int], size: tuple[int, int] | None = None) -> Claim:
+    """What a recording claims of some of its timesteps.
+
+    Args:
+        size: width and height of the images. Default is `reduced_size`.
+    """
+    width, height = size or reduced_size(recording)
     scale = np.array([[width / recording.width], [height / recording.height], [1]])
     with torch.no_grad():
         posed = head.vertices(recording.params, timesteps).double().numpy()

@@ -87,12 +87,11 @@ def compare(claim: Claim, surface: Surface, height: float, timestep: int, camera
         return Comparison(0.0, 0.0, 0.0, None)
     points = claim.pixels(local, camera)
     pixels = abs(float(claim.intrinsics[camera, 1, 1])) * height / depth
-    shown = np.all((points >= 0) & (points < (claim.width, claim.height)), axis=1)
+    shown = within(points, claim.width, claim.height)
     if shown.mean() < 0.02 or pixels < 4:
         return Comparison(pixels, 0.0, 0.0, None)
-    corners = points.astype(np.float32)
-    core = _filled(corners, surface.core, claim)
-    silhouette = core | _filled(corners, surface.throat, claim)
+    core = filled(points, surface.core, claim)
+    silhouette = core | filled(points, surface.throat, claim)
     inside = float((core & field.inside).sum() / max(core.sum(), 1)) if core.any() else 0.0
     return Comparison(
         height=pixels,
@@ -102,10 +101,22 @@ def compare(claim: Claim, surface: Surface, height: float, timestep: int, camera
     )
 
 
-def _filled(points: np.ndarray, faces: np.ndarray, claim: Claim) -> np.ndarray:
+def filled(points: np.ndarray, faces: np.ndarray, claim: Claim) -> np.ndarray:
+    """The pixels of a claim's images that triangles cover, `[H, W]` bool.
+
+    Args:
+        points: `[V, 2]` pixels.
+        faces: `[F, 3]` int64.
+    """
     inside = np.zeros((claim.height, claim.width), bool)
-    silhouette_kernels.fill(points, faces, inside)
+    silhouette_kernels.fill(np.ascontiguousarray(points, np.float32), np.ascontiguousarray(faces), inside)
     return inside
+
+
+def within(points: np.ndarray, width: float, height: float, margin: float = 0.0) -> np.ndarray:
+    """Which of `[V, 2]` points are in an image, `[V]`, and so far from its border."""
+    x, y = points.T
+    return (x >= margin) & (x < width - margin) & (y >= margin) & (y < height - margin)
 
 
 def _overlap(silhouette: np.ndarray, mask: np.ndarray) -> float:
@@ -119,16 +130,17 @@ def _overlap(silhouette: np.ndarray, mask: np.ndarray) -> float:
 def _outline(points: np.ndarray, local: np.ndarray, silhouette: np.ndarray, field: MaskField) -> Outline | None:
     height, width = silhouette.shape
     own = signed_distance(silhouette)
-    centred = (points - 0.5).astype(np.float32)
-    clear = np.all((points > _MARGIN) & (points < (width - _MARGIN, height - _MARGIN)), axis=1)
-    candidates = np.flatnonzero(clear)
-    near = _sampled(own, centred[candidates])
-    candidates, near = candidates[near < _OUTLINE], near[near < _OUTLINE]
-    if len(candidates) < 8:
+    candidates = np.flatnonzero(within(points, width, height, _MARGIN))
+    centred = (points[candidates] - 0.5).astype(np.float32)
+    columns, rows = np.rint(centred).astype(int).T
+    close = own[rows, columns] < _OUTLINE + 1.5  # a distance changes by no more between a pixel and a place in it
+    candidates, centred, columns, rows = candidates[close], centred[close], columns[close], rows[close]
+    near = _sampled(own, centred)
+    edge = near < _OUTLINE
+    if edge.sum() < 8:
         return None
-    gap = _sampled(field.distance, centred[candidates]) - near
-    columns, rows = np.rint(centred[candidates]).astype(int).T
-    return Outline(candidates, local[candidates], gap, field.gradient[rows, columns])
+    gap = _sampled(field.distance, centred[edge]) - near[edge]
+    return Outline(candidates[edge], local[candidates[edge]], gap, field.gradient[rows[edge], columns[edge]])
 
 
 def _sampled(values: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from osgap.capture.choice import evenly_spaced
-from osgap.capture.sanity.drawing import HeadOutline, Projection, draw
+from osgap.capture.sanity.drawing import HeadOutline, Projection, draw, mask_edge
 from osgap.capture.sanity.findings import Findings, Verdict
 from osgap.capture.sanity.samples import Sample
 from osgap.capture.tracking.recording import Recording
@@ -114,15 +114,14 @@ class _Tiles:
     def draw(self, samples: Mapping[Frame, Sample], frames: Sequence[Frame]) -> dict[Frame, np.ndarray]:
         """The tiles of some frames."""
         width, height = self.size
-        projection = Projection(self.recording, self.head, width, height)
         rows = sorted({timestep for timestep, _ in frames})
-        posed = dict(zip(rows, self.head.vertices(self.recording.params, rows).double().numpy(), strict=True))
+        projection = Projection(self.recording, self.head, rows, width, height)
         verdicts = _verdicts(self.recording, self.findings)
         tiles = {}
         for timestep, camera in dict.fromkeys(frames):
             sample = samples[timestep, camera]
-            outline = projection.outline(posed[timestep], camera)
-            mask = projection.mask(sample.mask)
+            outline = projection.outline(timestep, camera)
+            mask = mask_edge(sample.mask, width, height)
             verdict = verdicts.get((timestep, camera), "fine")
             tiles[timestep, camera] = _tile(self._picture(sample), mask, outline, verdict)
         return tiles
