@@ -71,9 +71,11 @@ def run(
             Snakemake removes those of a job before it begins); in the latter case the contact sheet and its numbers lie
             beside where they would be, as `ID.refused.png` and `ID.refused.json`.
     """
+    head = load_head(inputs.head) if inputs.head else None
     recording = read_recording(
-        inputs.tracking, config, subject, entry, assets=inputs.head, raw=inputs.raw, manifest=inputs.manifest
-    )
+        inputs.tracking, config, subject, entry,
+        assets=inputs.head, head=head, raw=inputs.raw, manifest=inputs.manifest,
+    )  # fmt: skip
     refuse_missing_masks(recording)
     refuse_missing_files(recording)
     corrections = config.corrections if entry.corrections is None else entry.corrections
@@ -93,8 +95,8 @@ def run(
     files = list(dict.fromkeys(files))
     provenance = Provenance.collect("import", __name__, subject=subject, config=settings, inputs=files, seed=seed)
     with contextlib.ExitStack() as stack:
-        if inputs.head is not None:
-            examination = examine(recording, load_head(inputs.head), subject, corrections)
+        if head is not None:
+            examination = examine(recording, head, subject, corrections)
             if config.check == "stop":
                 refuse_unsound(examination, outputs.findings, outputs.sheet, provenance)
             forget_refusal(outputs.findings, outputs.sheet)
