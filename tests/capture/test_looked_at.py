@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -352,6 +353,17 @@ def test_each_video_is_decoded_once_and_says_what_images_say(
     assert decoded == [each.video for each in footage]
     assert of_videos.findings == of_images.findings
     assert (of_videos.sheet == of_images.sheet).all()
+
+
+def test_the_benchmark_of_the_look_runs(export: Path, assets: HeadAssets) -> None:
+    script = ROOT / "benchmarks" / "importing.py"
+    options = ["--look", str(export), "--head", *map(str, assets.files), "--repeat", "1"]
+    larger = ["--enlarged", "--width", "110", "--height", "160"]
+    done = subprocess.run([sys.executable, str(script), *options, *larger], check=True, capture_output=True, text=True)
+    told = json.loads(done.stdout)
+    assert told["sound"]
+    assert told["looked_at"] == TIMESTEPS * 16
+    assert 0 < told["look_cpu_seconds"] < 60
 
 
 # osgap check -------------------------------------------------------------------------------------------------
