@@ -18,16 +18,17 @@ import numpy as np
 import pytest
 
 from capture import breakage
-from capture.exports import write_pictures
+from capture.exports import moving_pictures, write_pictures
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.correction_names import CORRECTIONS
 from osgap.capture.importing.examination import examine
 from osgap.capture.importing.stage import ImportInputs, ImportOutputs, run
 from osgap.capture.sanity.overlay import shown_frames
+from osgap.capture.sanity.samples import chosen_frames
 from osgap.capture.store import CaptureStore
 from osgap.capture.tracking.layouts import read_recording
-from osgap.capture.tracking.recording import Footage, Pictures
-from osgap.capture.video import decode_few
+from osgap.capture.tracking.recording import Footage, Pictures, Timestep
+from osgap.capture.video import decode_few, keyframes
 from osgap.cli import main
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
@@ -353,6 +354,34 @@ def test_each_video_is_decoded_once_and_says_what_images_say(
     assert decoded == [each.video for each in footage]
     assert of_videos.findings == of_images.findings
     assert (of_videos.sheet == of_images.sheet).all()
+
+
+@pytest.mark.parametrize(("gop", "last"), [(1000, (17, 20)), (12, (55, 60)), (1, (59, 60))])
+def test_what_is_decoded_of_a_video_is_bounded(
+    export: Path, assets: HeadAssets, tmp_path: Path, gop: int, last: tuple[int, int]
+) -> None:
+    """Moments are chosen soon after keyframes; where the first frame is the only one, early in the video."""
+    recording = read_recording(export, CaptureConfig(), SUBJECT, SubjectEntry(), assets=assets)
+    first, count = 2, 60
+    pictures = moving_pictures(np.random.default_rng(0), first + count, 32, 48)
+    video = write_pictures(tmp_path / "video.mp4", pictures, gop=gop)
+    numbers = list(range(first, first + count))
+    long = replace(
+        recording,
+        timesteps=[Timestep(SEQUENCE, number) for number in numbers],
+        params=recording.params.select([0] * count),
+        frames=[Footage(video, camera, list(range(count)), numbers, video) for camera in range(16)],
+    )
+    keys = np.array([max(key, first) for key in keyframes(video)])
+    assert len(keys) == -(-(first + count) // gop)
+    rows = sorted({t for t, _ in chosen_frames(long)})
+    assert rows[0] == 0
+    assert last[0] <= rows[-1] + 1 <= last[1]
+    assert len(rows) >= 5
+    assert {t for t, _ in shown_frames(long)} <= set(range(last[1]))
+    shown = sorted({*rows, *(t for t, _ in shown_frames(long))})
+    decoded = {frame for row in shown for frame in range(keys[keys <= numbers[row]][-1], numbers[row] + 1)}
+    assert len(decoded) <= 0.36 * count or gop == 1
 
 
 def test_the_benchmark_of_the_look_runs(export: Path, assets: HeadAssets) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from osgap.capture.choice import evenly_spaced
 from osgap.capture.sanity.drawing import HeadOutline, Projection, draw, mask_edge
 from osgap.capture.sanity.findings import Findings, Verdict
-from osgap.capture.sanity.samples import Sample
+from osgap.capture.sanity.samples import Sample, moments_at_hand
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 from osgap.runtime import image_grid
@@ -40,14 +40,12 @@ Frame = tuple[int, int]
 
 
 def shown_moments(recording: Recording) -> list[int]:
-    """Timesteps on the sheet: the first, the middle and the last one of two sequences: the first and the last."""
-    rows: dict[str, list[int]] = {}
-    for row, timestep in enumerate(recording.timesteps):
-        rows.setdefault(timestep.sequence, []).append(row)
+    """Timesteps on the sheet: the first, the middle and the last one (of `moments_at_hand`) of two sequences: the first
+    and the last."""
+    rows = moments_at_hand(recording)
     names = sorted(rows)
     chosen = [rows[names[i]] for i in evenly_spaced(len(names), _MOST_SEQUENCES)]
-    ordered = [sorted(sequence, key=lambda row: recording.timesteps[row].index) for sequence in chosen]
-    return [sequence[i] for sequence in ordered for i in evenly_spaced(len(sequence), _MOMENTS)]
+    return [sequence[i] for sequence in chosen for i in evenly_spaced(len(sequence), _MOMENTS)]
 
 
 def shown_frames(recording: Recording) -> list[Frame]:
