@@ -25,7 +25,7 @@ SUSPECTS = 32
 """Frames that are looked at besides, because their files are much smaller or larger than their neighbours'."""
 _DECODED = 0.3
 """Share of the frames between keyframes of a video that may have to be decoded for the sample. Decoding is a seventh of
-an import from videos of seven megapixels with 50 kB a frame, and a third with 200 kB, so that this is a tenth at most."""
+the import of videos of seven megapixels with 50 kB a frame (two thirds with 600 kB), so that this is a twentieth."""
 _SHORT = 24
 """Frames of a video that may be decoded whatever their share."""
 _MOST_WORKERS = 8  # each has a picture of full size in its hands
