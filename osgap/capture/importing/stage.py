@@ -69,8 +69,9 @@ def run(
         UserError: naming the file that is broken, missing or in disagreement with others, or why the head cannot be
             where the tracking has it. Nothing is written then, and outputs of an earlier import stay as they are (only
             Snakemake removes those of a job before it begins); in the latter case the contact sheet and its numbers lie
-            beside where they would be, as `ID.refused.png` and `ID.refused.json`.
+            beside where they would be, as `ID.refused.png` and `ID.refused.json`. Those of an earlier import are gone.
     """
+    forget_refusal(outputs.findings, outputs.sheet)
     head = load_head(inputs.head) if inputs.head else None
     recording = read_recording(
         inputs.tracking, config, subject, entry,
@@ -99,7 +100,6 @@ def run(
             examination = examine(recording, head, subject, corrections)
             if config.check == "stop":
                 refuse_unsound(examination, outputs.findings, outputs.sheet, provenance)
-            forget_refusal(outputs.findings, outputs.sheet)
             examination.say(dropped=config.drop_outliers)
             recording = examination.sound if config.drop_outliers else examination.recording
             stack.enter_context(
