@@ -168,6 +168,20 @@ def test_a_refused_import_leaves_what_an_earlier_one_has_written(
     assert names_in(outputs.capture.parent) == {"7.h5", "7.json", "7.png", "7.refused.json", "7.refused.png"}
 
 
+def test_what_an_earlier_import_refused_is_gone_when_a_file_is_broken(
+    broken: Path, do_import: Callable[..., ImportOutputs]
+) -> None:
+    folder = broken.parents[1] / "captures"
+    centimetres(broken)
+    with pytest.raises(UserError, match="centimetres"):
+        do_import(broken)
+    assert names_in(folder) == {"7.refused.png", "7.refused.json"}
+    missing("images", "00002_05")(broken)
+    with pytest.raises(UserError, match=r"00002_05\.png: no such file"):
+        do_import(broken)
+    assert names_in(folder) == set()
+
+
 def test_a_persons_own_corrections_win(broken: Path, do_import: Callable[..., ImportOutputs]) -> None:
     centimetres(broken)
     entry = SubjectEntry(corrections=["centimetres"])
@@ -202,7 +216,7 @@ def test_a_broken_file_that_was_not_looked_at_leaves_nothing(
     assert names_in(broken.parents[1] / "captures") == set()
 
 
-def test_bad_frames_are_named_and_left_out_if_asked(
+def test_outliers_are_named_and_left_out_if_asked(
     broken: Path, do_import: Callable[..., ImportOutputs], caplog: pytest.LogCaptureFixture
 ) -> None:
     mask = broken / "fg_masks" / "00001_03.png"
@@ -218,7 +232,7 @@ def test_bad_frames_are_named_and_left_out_if_asked(
         assert content["outliers"] == [bad]
         assert content["outliers_dropped"] == dropped
         assert ((SEQUENCE, 1) in store.timesteps) != dropped
-        assert f"bad frames: {SEQUENCE} timestep 1 camera {store.serials[3]}: " in caplog.text
+        assert f"outliers: {SEQUENCE} timestep 1 camera {store.serials[3]}: " in caplog.text
         assert caplog.text.count(f"camera {store.serials[3]}") == 1
         assert "doubtful" not in caplog.text
         assert ("capture.drop_outliers" in caplog.text) != dropped

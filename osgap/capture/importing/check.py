@@ -87,7 +87,7 @@ def show(examination: Examination, console: Console | None = None) -> None:
         ("Assumed", recording.notes),
         ("Corrected", examination.corrections),
         ("Doubtful", examination.warnings),
-        ("Bad frames", examination.bad_frames()),
+        ("Outliers", examination.told_outliers()),
     ):
         if lines:
             console.print(Text(title, "bold"))

@@ -198,8 +198,8 @@ def _heading(findings: Findings, width: int) -> np.ndarray:
     told = list(findings.warnings[:_MOST_WARNINGS])
     if more := len(findings.warnings) - len(told):
         told.append(f"and {more} more")
-    if bad := len(findings.outliers):
-        told.append(f"{bad} bad frame{'s' if bad > 1 else ''}")
+    if count := len(findings.outliers):
+        told.append(f"{count} outlier{'s' if count > 1 else ''}")
     verdict = findings.cause or "; ".join(told) or "the head stands where the images show it"
     keys = [
         _key(HEAD_COLOR, "the tracked head"),
