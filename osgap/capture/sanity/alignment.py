@@ -111,8 +111,8 @@ def fitted(matrix: np.ndarray, rows: Rows, prior: np.ndarray, scale: float = TOL
         beyond = rows.tolerant / (1 + (gap / spread) ** 2) ** 2
         out = rows.strict / np.maximum(1, -gap / spread)
         weight = np.where(gap > 0, beyond, out)
-        normal = (matrix * weight[:, None]).T @ matrix + floor
-        motion = np.linalg.solve(normal, -(matrix * weight[:, None]).T @ rows.gap)
+        weighted = (matrix * weight[:, None]).T
+        motion = np.linalg.solve(weighted @ matrix + floor, -weighted @ rows.gap)
     return motion
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from osgap.capture.sanity.samples import reduced_size
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 from osgap.head.parts import PARTS, face_parts
+
+T = TypeVar("T")
 
 NEAR = 1e-3
 """Depth in head heights before which nothing is projected."""
@@ -46,6 +50,22 @@ class Claim:
     """Row of a timestep -> `[V, 3]` float64."""
     width: int
     height: int
+    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, kind: str, surface: Surface, timestep: int, camera: int, make: Callable[[], T]) -> T:
+        """What follows from one head in one camera, whatever is in its picture: made when it is first asked for.
+
+        A claim is compared with many pictures, and with the same ones again where another is tried beside it. Timesteps
+        whose vertices are one array have one head.
+
+        Args:
+            kind: what is made.
+            surface: of which it is made.
+        """
+        key = (kind, surface, id(self.vertices[timestep]), camera)
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
     def replace(self, **changes: object) -> Claim:
         """A copy with some fields replaced."""
