@@ -17,7 +17,7 @@ from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.importing.examination import examine, forget_refusal, refuse_unsound, written
 from osgap.capture.store_writing import Capture, write_store
 from osgap.capture.tracking.frame_sources import encoded_frames, scaled_intrinsics, scaled_size
-from osgap.capture.tracking.layouts import read_recording
+from osgap.capture.tracking.layouts import head_if_there, read_recording
 from osgap.capture.tracking.masks import refuse_missing_files, refuse_missing_masks
 from osgap.capture.tracking.recording import Recording
 from osgap.head.assets import load_head
@@ -72,7 +72,7 @@ def run(
             beside where they would be, as `ID.refused.png` and `ID.refused.json`. Those of an earlier import are gone.
     """
     forget_refusal(outputs.findings, outputs.sheet)
-    head = load_head(inputs.head) if inputs.head else None
+    head = head_if_there(inputs.head)
     recording = read_recording(
         inputs.tracking, config, subject, entry,
         assets=inputs.head, head=head, raw=inputs.raw, manifest=inputs.manifest,
@@ -96,7 +96,8 @@ def run(
     files = list(dict.fromkeys(files))
     provenance = Provenance.collect("import", __name__, subject=subject, config=settings, inputs=files, seed=seed)
     with contextlib.ExitStack() as stack:
-        if head is not None:
+        if inputs.head is not None:
+            head = head or load_head(inputs.head)  # which says what is not there
             examination = examine(recording, head, subject, corrections)
             if config.check == "stop":
                 refuse_unsound(examination, outputs.findings, outputs.sheet, provenance)

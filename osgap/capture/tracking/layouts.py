@@ -142,10 +142,24 @@ def read_recording(
     return replace(recording, notes=tuple(notes))
 
 
+def head_if_there(assets: HeadAssets | None) -> HeadModel | None:
+    """The head model, loaded; None where none is given, or its files are not there: a tracking in VHAP's layout is read
+    without.
+
+    Raises:
+        UserError: see `osgap.head.assets.load_head`.
+    """
+    if assets is None or not (assets.model.is_file() and assets.masks.is_file()):
+        return None
+    from osgap.head.assets import load_head
+
+    return load_head(assets)
+
+
 def _head(folder: Path, layout: Layout, assets: HeadAssets | None) -> HeadModel | None:
     """The head model; None where the layout does not need it and it is not there."""
-    if layout == "vhap" and (assets is None or not (assets.model.is_file() and assets.masks.is_file())):
-        return None
+    if layout == "vhap":
+        return head_if_there(assets)
     if assets is None:
         raise UserError(f"{folder}: {_NAMES[layout]} needs the head model; set flame.assets")
     from osgap.head.assets import load_head
