@@ -23,6 +23,7 @@ from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.correction_names import CORRECTIONS
 from osgap.capture.importing.examination import examine
 from osgap.capture.importing.stage import ImportInputs, ImportOutputs, run
+from osgap.capture.sanity.findings import Findings, require_sound
 from osgap.capture.sanity.overlay import shown_frames
 from osgap.capture.sanity.samples import chosen_frames
 from osgap.capture.store import CaptureStore
@@ -32,6 +33,7 @@ from osgap.capture.video import decode_few, keyframes
 from osgap.cli import main
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.model import HeadModel
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 from osgap.synthetic.captures import stage as person
@@ -180,6 +182,40 @@ def test_what_an_earlier_import_refused_is_gone_when_a_file_is_broken(
     with pytest.raises(UserError, match=r"00002_05\.png: no such file"):
         do_import(broken)
     assert names_in(folder) == set()
+
+
+@pytest.mark.parametrize(
+    ("cause", "correction", "said"),
+    [
+        (
+            "are they in centimetres?",
+            "centimetres",
+            'are they in centimetres? If that is so, set `capture: {corrections: ["',
+        ),
+        ("masks are empty. Make masks of the person.", None, "Make masks of the person.$"),
+        ("are two coordinate systems mixed up?", None, r"mixed up\? Mend it in the export.$"),
+    ],
+)
+def test_a_refusal_says_once_what_to_do(cause: str, correction: str | None, said: str) -> None:
+    found = Findings("7", (), (), (), (0.0, 0.0, 0.0), 1.0, cause, correction, (), ())
+    pattern = said if correction is None else re.escape(said)
+    with pytest.raises(UserError, match=f"^tracking: the head does not stand where the images show it: .*{pattern}"):
+        require_sound(found, Path("tracking"))
+
+
+def test_an_import_loads_its_head_model_once(
+    export: Path, do_import: Callable[..., ImportOutputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def counted(assets: HeadAssets) -> HeadModel:
+        loaded.append(assets)
+        return load_head(assets)
+
+    monkeypatch.setattr("osgap.head.assets.load_head", counted)
+    monkeypatch.setattr("osgap.capture.importing.stage.load_head", counted)
+    do_import(export)
+    assert len(loaded) == 1
 
 
 def test_a_persons_own_corrections_win(broken: Path, do_import: Callable[..., ImportOutputs]) -> None:
