@@ -115,7 +115,8 @@ class CaptureConfig(Section):
     """What is corrected in everybody's tracking, in this order: an import that stops names the correction that would
     help, and you agree by setting it. docs/data.md lists all."""
     drop_outliers: bool = False
-    """Whether moments with single bad frames are left out of the store. False: they are named, and stay."""
+    """Whether moments with outliers (single frames that do not fit) are left out of the store. False: they are
+    named, and stay."""
 
     @field_validator("corrections")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,24 @@ def decode_few(path: Path, numbers: Sequence[int], threads: int = 1) -> Iterator
             given += 1
     if given < len(numbers):
         yield from decode(path, numbers[given:], threads)
+
+
+def keyframes(path: Path) -> tuple[int, ...]:
+    """Numbers of the frames from which decoding can begin, ascending; the first only, where the packets' times do not
+    say which frame is which. The file is read for it, once while it stays as it is, and not decoded.
+
+    Raises:
+        UserError: when it is missing, no video, or of a codec that cannot be decoded.
+    """
+    state = path.stat() if path.is_file() else None
+    return _keyframes(path, state.st_mtime_ns if state else 0, state.st_size if state else 0)
+
+
+@functools.lru_cache(maxsize=256)
+def _keyframes(path: Path, _time: int, _size: int) -> tuple[int, ...]:
+    with _opened(path) as (container, stream):
+        index = _Index.of(container, stream)
+        return tuple(number for number, _ in index.keys) if index else (0,)
 
 
 @dataclass(frozen=True)

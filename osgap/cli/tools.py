@@ -70,6 +70,7 @@ def export_splats(
     output: Output,
     frames: str = "0",
     motion: Path | None = None,
+    sequence: str | None = None,
     up: Literal["y", "-y"] = "-y",
     sh_degree: Literal[0, 1, 2, 3] = 3,
     color: Literal["sh_dc", "rgb"] = "sh_dc",
@@ -83,6 +84,7 @@ def export_splats(
         frames: Timesteps, such as 7, 0:10, 0:100:5 or all.
         motion: Whose motion the avatar is given: a .npz (docs/data.md), an avatar's folder, or a capture store (.h5).
             Default is its own.
+        sequence: Sequence of the capture store that `--motion` names, such as EXP-2. Default is all of them.
         up: The axis that points up: -y as splat viewers expect, y as the cameras of the capture have it.
         sh_degree: Degree of the spherical harmonics that the reader expects; all but the first are zero.
         color: What the avatar's own colours are. Files of this program say so themselves.
@@ -91,8 +93,9 @@ def export_splats(
     from osgap.interop import export as stage
 
     paths = stage.export_splats(
-        avatar, output, pipeline.head, frames=frames, motion=motion, up=up, sh_degree=sh_degree, color=color
-    )
+        avatar, output, pipeline.head,
+        frames=frames, motion=motion, sequence=sequence, up=up, sh_degree=sh_degree, color=color,
+    )  # fmt: skip
     _written(paths)
 
 
@@ -102,6 +105,7 @@ def export_mesh(
     output: Output,
     frames: str = "0",
     motion: Path | None = None,
+    sequence: str | None = None,
     up: Literal["y", "-y"] = "y",
     suffix: Literal[".obj", ".ply", ".glb"] = ".obj",
     common: Options = Common(),
@@ -114,13 +118,16 @@ def export_mesh(
         frames: Timesteps, such as 7, 0:10, 0:100:5 or all.
         motion: Whose motion the avatar is given: a .npz (docs/data.md), an avatar's folder, or a capture store (.h5).
             Default is its own.
+        sequence: Sequence of the capture store that `--motion` names, such as EXP-2. Default is all of them.
         up: The axis that points up: y as glTF has it, -y to lie on exported splats.
         suffix: Format of the files in a folder.
     """
     pipeline = common.pipeline()
     from osgap.interop import export as stage
 
-    paths = stage.export_mesh(avatar, output, pipeline.head, frames=frames, motion=motion, up=up, suffix=suffix)
+    paths = stage.export_mesh(
+        avatar, output, pipeline.head, frames=frames, motion=motion, sequence=sequence, up=up, suffix=suffix
+    )
     _written(paths)
 
 

@@ -47,7 +47,7 @@ def edition_of(head: HeadModel, assets: HeadAssets) -> Edition:
     Raises:
         UserError: as `identify`.
     """
-    return Edition(head.edition_id, identify(assets).name)
+    return Edition(head.edition_id, identify(assets, head).name)
 
 
 def recorded(provenance: Mapping[str, Any] | None) -> Edition | None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from osgap.head.config import HeadAssets
 from osgap.head.obj import read_template
 from osgap.head.teeth import has_flame_topology
 from osgap.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from osgap.head.model import HeadModel
 
 _PUBLISHED: dict[str, str] = {
     # generic_model.pkl of FLAME2020.zip, 53,023,716 bytes. SHA-256: pinned with the same value by ten unrelated public
@@ -69,19 +73,26 @@ class Release:
         return [key for key, is_known in known.items() if not is_known]
 
 
-def identify(assets: HeadAssets) -> Release:
+def identify(assets: HeadAssets, head: HeadModel | None = None) -> Release:
     """Which release the files are of: by the model's checksum, else by its name if the topology is FLAME's.
 
     An unknown checksum is no error: not all files have a published one.
 
+    Args:
+        head: the model, where it is loaded; else the template is read for its topology.
+
     Raises:
         UserError: when a file cannot be read, or the template is no OBJ.
     """
-    template = read_template(assets.template)
-    is_flame = has_flame_topology(template.vertex_count, len(template.faces))
+    if head is None:
+        template = read_template(assets.template)
+        vertices, triangles = template.vertex_count, len(template.faces)
+        is_flame = has_flame_topology(vertices, triangles)
+    else:
+        vertices, triangles, is_flame = head.vertex_count, len(head.faces), head.is_flame
     by_checksum = _published(_content(assets.model))
     if not is_flame:
-        name = f"a head model that is not FLAME's ({template.vertex_count} vertices, {len(template.faces)} triangles)"
+        name = f"a head model that is not FLAME's ({vertices} vertices, {triangles} triangles)"
     else:
         name = by_checksum if by_checksum in _MODELS else _by_file_name(assets.model)
     obj = _content(assets.template)
@@ -107,8 +118,8 @@ def _by_file_name(path: Path) -> str:
 
 def _published(content: bytes) -> str | None:
     """What the published checksums say that a file is."""
-    digests = (hashlib.sha256(content).hexdigest(), hashlib.md5(content, usedforsecurity=False).hexdigest())
-    return next((_PUBLISHED[digest] for digest in digests if digest in _PUBLISHED), None)
+    by_sha256 = _PUBLISHED.get(hashlib.sha256(content).hexdigest())
+    return by_sha256 or _PUBLISHED.get(hashlib.md5(content, usedforsecurity=False).hexdigest())
 
 
 def _content(path: Path) -> bytes:

@@ -1,4 +1,5 @@
-"""The local coordinate frame of every triangle, as in GaussianAvatars (Qian et al., CVPR 2024, section 3.1).
+"""The local coordinate frame of every triangle, as in GaussianAvatars (Qian et al., CVPR 2024, section 3.1), and the
+normals of vertices.
 
 Axes of a triangle `(v0, v1, v2)`: along its first edge, along its normal, and their cross product. The scale is the
 mean of the first edge's length and the height over it.
@@ -10,6 +11,7 @@ import functools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,6 +106,20 @@ def _quaternion_rows(rotation: Tensor) -> Tensor:
     index = largest[..., None, None, :].expand(*largest.shape[:-1], 1, 4, largest.shape[-1])
     row = outer.gather(-3, index).squeeze(-3)
     return row / _lengths(row)
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit normals `[V, 3]` float64: of the triangles around each vertex, weighted by area. Where there is none, +z.
+
+    Args:
+        vertices: `[V, 3]`.
+        faces: `[F, 3]`, counter-clockwise from outside.
+    """
+    first, second, third = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
+    doubled = np.cross(second - first, third - first).T
+    normals = np.stack([np.bincount(faces.ravel(), np.repeat(row, 3), len(vertices)) for row in doubled], axis=-1)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return np.where(length > 0, normals / np.where(length > 0, length, 1), [0.0, 0.0, 1.0])
 
 
 def _lengths(vectors: Tensor) -> Tensor:

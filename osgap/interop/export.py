@@ -53,6 +53,8 @@ class _Opened:
     """What was read, by what it is."""
     motion: Path | None = None
     """What drives the avatar, as it was named."""
+    sequence: str | None = None
+    """The part of it, if it is a capture store."""
 
     def provenance(self, kind: str, **options: Any) -> dict[str, Any]:
         """Short, because viewers look for the end of a header in its first kilobytes."""
@@ -60,7 +62,7 @@ class _Opened:
         return {
             "stage": kind,
             "subject": source.get("subject"),
-            "config": options,
+            "config": {name: value for name, value in options.items() if value is not None},
             "inputs": {name: file_digest(path) for name, path in self.files.items()},
             "versions": {"osgap": __version__},
             KEY: source.get(KEY),
@@ -108,6 +110,7 @@ def export_splats(
     *,
     frames: str = "0",
     motion: Path | None = None,
+    sequence: str | None = None,
     up: Up = "-y",
     sh_degree: int = 3,
     color: ColorSpace = "sh_dc",
@@ -118,6 +121,7 @@ def export_splats(
         output: a `.ply` file for one frame; or a folder for any number, which get `00000.ply` and so on by timestep.
         frames: see `parse_frames`; of the motion where there is one.
         motion: what drives the avatar, as `osgap.interop.motion.load_motion` takes it. Default is the avatar's own.
+        sequence: of the capture store that `motion` is. Default is all.
 
     Returns:
         The files that were written.
@@ -128,11 +132,11 @@ def export_splats(
     """
     if not 0 <= sh_degree <= 3:
         raise UserError(f"spherical-harmonics degree {sh_degree}: viewers know 0 to 3.")
-    opened = _open(avatar_folder, head, color, motion)
+    opened = _open(avatar_folder, head, color, motion, sequence)
     params, timesteps = _motion(opened, frames)
     paths = _frame_paths(output, timesteps, ".ply", (".ply",))
     opened.spare(paths.values())
-    provenance = opened.provenance("export-splats", up=up, sh_degree=sh_degree)
+    provenance = opened.provenance("export-splats", up=up, sh_degree=sh_degree, sequence=sequence)
     for timestep, path in track(paths.items(), "splats", total=len(paths)):
         gaussians = _one_set(opened, params, timestep)
         about = {**provenance, "timestep": timestep}
@@ -147,6 +151,7 @@ def export_mesh(
     *,
     frames: str = "0",
     motion: Path | None = None,
+    sequence: str | None = None,
     up: Up = "y",
     suffix: str = ".obj",
     color: ColorSpace = "sh_dc",
@@ -157,6 +162,7 @@ def export_mesh(
         output: a `.obj`, `.ply` or `.glb` file for one frame; or a folder for any number.
         frames: see `parse_frames`; of the motion where there is one.
         motion: what drives the avatar, as `osgap.interop.motion.load_motion` takes it. Default is the avatar's own.
+        sequence: of the capture store that `motion` is. Default is all.
         suffix: which format the files in a folder have.
 
     Returns:
@@ -167,11 +173,11 @@ def export_mesh(
     """
     if suffix not in SAVERS:
         raise UserError(f"format {suffix!r}: meshes are written as {', '.join(SAVERS)}.")
-    opened = _open(avatar_folder, head, color, motion)
+    opened = _open(avatar_folder, head, color, motion, sequence)
     params, timesteps = _motion(opened, frames)
     paths = _frame_paths(output, timesteps, suffix, tuple(SAVERS))
     opened.spare(paths.values())
-    provenance = opened.provenance("export-mesh", up=up)
+    provenance = opened.provenance("export-mesh", up=up, sequence=sequence)
     for timestep, path in track(paths.items(), "meshes", total=len(paths)):
         mesh = posed_mesh(opened.head, params, timestep, up)
         if not torch.from_numpy(mesh.vertices).isfinite().all():
@@ -209,7 +215,9 @@ def export_maps(
     return [output]
 
 
-def _open(folder: Path, assets: HeadAssets, color: ColorSpace, motion: Path | None = None) -> _Opened:
+def _open(
+    folder: Path, assets: HeadAssets, color: ColorSpace, motion: Path | None = None, sequence: str | None = None
+) -> _Opened:
     head = load_head(assets)
     avatar = load_foreign_avatar(folder, color, len(head.faces), head.vertex_count)
     parameters = flame_param_file(folder)
@@ -219,12 +227,12 @@ def _open(folder: Path, assets: HeadAssets, color: ColorSpace, motion: Path | No
     files |= {} if motion is None else {"motion": motion_file(motion)}
     if avatar.params.timesteps == 0:
         raise UserError(f"{files['flame_param']}: has no timestep. Use the parameters that came with the avatar.")
-    return _Opened(folder, avatar, head, files, motion)
+    return _Opened(folder, avatar, head, files, motion, sequence)
 
 
 def _motion(opened: _Opened, frames: str) -> tuple[FlameParams, list[int]]:
     edition = recorded(read_provenance(opened.files["flame_param"]))
-    params = load_motion(opened.avatar.params, opened.motion, None, opened.head, edition)
+    params = load_motion(opened.avatar.params, opened.motion, opened.sequence, opened.head, edition)
     return params, parse_frames(frames, params.timesteps, opened.motion or opened.files["flame_param"])
 
 

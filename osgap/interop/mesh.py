@@ -20,6 +20,7 @@ from torch import Tensor
 
 from osgap.head.model import HeadModel
 from osgap.head.params import FlameParams
+from osgap.head.triangles import vertex_normals
 from osgap.interop.axes import DESCRIPTIONS, Up, turn_points
 from osgap.interop.mesh_reading import check_glb, check_with_trimesh
 from osgap.runtime.artifacts import atomic_path, ply_comments
@@ -119,18 +120,3 @@ SAVERS: Mapping[str, Callable[[Path | str, Mesh, Provenance], None]] = {
     ".glb": save_glb,
 }
 """Suffix -> writer."""
-
-
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals `[V, 3]` float64: of the triangles around each vertex, weighted by area. Where there is none, +z.
-
-    Args:
-        vertices: `[V, 3]`.
-        faces: `[F, 3]`, counter-clockwise from outside.
-    """
-    corners = vertices.astype(np.float64)[faces]
-    normals = np.zeros(vertices.shape)
-    sides = corners[:, 1:] - corners[:, :1]
-    np.add.at(normals, faces.ravel(), np.repeat(np.cross(sides[:, 0], sides[:, 1]), 3, axis=0))
-    length = np.linalg.norm(normals, axis=-1, keepdims=True)
-    return np.where(length > 0, normals / np.where(length > 0, length, 1), [0.0, 0.0, 1.0])

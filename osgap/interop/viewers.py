@@ -17,6 +17,7 @@ from osgap.head.params import load_flame_param, save_flame_param
 from osgap.interop.config import ColorSpace
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
+from osgap.runtime.swapping import atomic_files
 from osgap.splat.avatar import FLAME_PARAM, POINT_CLOUD, Avatar
 from osgap.splat.ply import VIEWER_SH_DEGREE, load_ply, read_colors
 
@@ -47,7 +48,7 @@ def save_for_viewer(
     """Write an avatar's files as a viewer opens them; `Avatar.load` reads them back exactly.
 
     That is `point_cloud.ply`, `flame_param.npz`, and the same parameters under the name that the viewer looks for,
-    where it is another one: all of them, or none.
+    where it is another one: all of them, or none, in which case an earlier export stays as it was.
 
     Returns:
         The files.
@@ -65,14 +66,12 @@ def save_for_viewer(
             f"{stale}: is of an earlier export, for OSGAP's viewer, and would stay beside the new files. Remove it, or "
             f"write to another folder."
         )
-    try:
+    # A viewer takes the point cloud for an avatar if the parameters are beside it: they come first.
+    names = [*(path.name for path in further), FLAME_PARAM, POINT_CLOUD]
+    with atomic_files(folder, names) as temporary:
         for path in further:
-            save_flame_param(path, avatar.params, provenance)
-        avatar.save(folder, provenance, sh_degree=expected.sh_degree, color_space=expected.color_space)
-    except BaseException:
-        for path in further:
-            path.unlink(missing_ok=True)
-        raise
+            save_flame_param(temporary / path.name, avatar.params, provenance)
+        avatar.save(temporary, provenance, sh_degree=expected.sh_degree, color_space=expected.color_space)
     return [folder / POINT_CLOUD, folder / FLAME_PARAM, *further]
 
 

@@ -209,8 +209,14 @@ def write_video(path: Path, frames: int, seed: int = 0) -> None:
         container.mux(stream.encode())
 
 
-def write_pictures(path: Path, pictures: Iterable[np.ndarray], codec: str = "libx264rgb") -> Path:
-    """A video of RGB pictures `[H, W, 3]`; the default codec loses nothing."""
+def write_pictures(
+    path: Path, pictures: Iterable[np.ndarray], codec: str = "libx264rgb", gop: int | None = None
+) -> Path:
+    """A video of RGB pictures `[H, W, 3]`; the default codec loses nothing.
+
+    Args:
+        gop: there is a keyframe every so many. Default is every four, and wherever pictures change much.
+    """
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +224,8 @@ def write_pictures(path: Path, pictures: Iterable[np.ndarray], codec: str = "lib
         stream = None
         for picture in pictures:
             if stream is None:
-                stream = cast("Any", container).add_stream(codec, rate=24, options={"qp": "0", "g": "4", "bf": "2"})
+                options = {"qp": "0", "g": str(gop or 4), "bf": "2"} | ({"sc_threshold": "0"} if gop else {})
+                stream = cast("Any", container).add_stream(codec, rate=24, options=options)
                 stream.height, stream.width = picture.shape[:2]
                 stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

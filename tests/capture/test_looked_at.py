@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -17,19 +18,22 @@ import numpy as np
 import pytest
 
 from capture import breakage
-from capture.exports import write_pictures
+from capture.exports import moving_pictures, write_pictures
 from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.correction_names import CORRECTIONS
 from osgap.capture.importing.examination import examine
 from osgap.capture.importing.stage import ImportInputs, ImportOutputs, run
+from osgap.capture.sanity.findings import Findings, require_sound
 from osgap.capture.sanity.overlay import shown_frames
+from osgap.capture.sanity.samples import chosen_frames
 from osgap.capture.store import CaptureStore
 from osgap.capture.tracking.layouts import read_recording
-from osgap.capture.tracking.recording import Footage, Pictures
-from osgap.capture.video import decode_few
+from osgap.capture.tracking.recording import Footage, Pictures, Timestep
+from osgap.capture.video import decode_few, keyframes
 from osgap.cli import main
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.model import HeadModel
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 from osgap.synthetic.captures import stage as person
@@ -166,6 +170,54 @@ def test_a_refused_import_leaves_what_an_earlier_one_has_written(
     assert names_in(outputs.capture.parent) == {"7.h5", "7.json", "7.png", "7.refused.json", "7.refused.png"}
 
 
+def test_what_an_earlier_import_refused_is_gone_when_a_file_is_broken(
+    broken: Path, do_import: Callable[..., ImportOutputs]
+) -> None:
+    folder = broken.parents[1] / "captures"
+    centimetres(broken)
+    with pytest.raises(UserError, match="centimetres"):
+        do_import(broken)
+    assert names_in(folder) == {"7.refused.png", "7.refused.json"}
+    missing("images", "00002_05")(broken)
+    with pytest.raises(UserError, match=r"00002_05\.png: no such file"):
+        do_import(broken)
+    assert names_in(folder) == set()
+
+
+@pytest.mark.parametrize(
+    ("cause", "correction", "said"),
+    [
+        (
+            "are they in centimetres?",
+            "centimetres",
+            'are they in centimetres? If that is so, set `capture: {corrections: ["',
+        ),
+        ("masks are empty. Make masks of the person.", None, "Make masks of the person.$"),
+        ("are two coordinate systems mixed up?", None, r"mixed up\? Mend it in the export.$"),
+    ],
+)
+def test_a_refusal_says_once_what_to_do(cause: str, correction: str | None, said: str) -> None:
+    found = Findings("7", (), (), (), (0.0, 0.0, 0.0), 1.0, cause, correction, (), ())
+    pattern = said if correction is None else re.escape(said)
+    with pytest.raises(UserError, match=f"^tracking: the head does not stand where the images show it: .*{pattern}"):
+        require_sound(found, Path("tracking"))
+
+
+def test_an_import_loads_its_head_model_once(
+    export: Path, do_import: Callable[..., ImportOutputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def counted(assets: HeadAssets) -> HeadModel:
+        loaded.append(assets)
+        return load_head(assets)
+
+    monkeypatch.setattr("osgap.head.assets.load_head", counted)
+    monkeypatch.setattr("osgap.capture.importing.stage.load_head", counted)
+    do_import(export)
+    assert len(loaded) == 1
+
+
 def test_a_persons_own_corrections_win(broken: Path, do_import: Callable[..., ImportOutputs]) -> None:
     centimetres(broken)
     entry = SubjectEntry(corrections=["centimetres"])
@@ -200,7 +252,7 @@ def test_a_broken_file_that_was_not_looked_at_leaves_nothing(
     assert names_in(broken.parents[1] / "captures") == set()
 
 
-def test_bad_frames_are_named_and_left_out_if_asked(
+def test_outliers_are_named_and_left_out_if_asked(
     broken: Path, do_import: Callable[..., ImportOutputs], caplog: pytest.LogCaptureFixture
 ) -> None:
     mask = broken / "fg_masks" / "00001_03.png"
@@ -216,7 +268,7 @@ def test_bad_frames_are_named_and_left_out_if_asked(
         assert content["outliers"] == [bad]
         assert content["outliers_dropped"] == dropped
         assert ((SEQUENCE, 1) in store.timesteps) != dropped
-        assert f"bad frames: {SEQUENCE} timestep 1 camera {store.serials[3]}: " in caplog.text
+        assert f"outliers: {SEQUENCE} timestep 1 camera {store.serials[3]}: " in caplog.text
         assert caplog.text.count(f"camera {store.serials[3]}") == 1
         assert "doubtful" not in caplog.text
         assert ("capture.drop_outliers" in caplog.text) != dropped
@@ -352,6 +404,45 @@ def test_each_video_is_decoded_once_and_says_what_images_say(
     assert decoded == [each.video for each in footage]
     assert of_videos.findings == of_images.findings
     assert (of_videos.sheet == of_images.sheet).all()
+
+
+@pytest.mark.parametrize(("gop", "last"), [(1000, (17, 20)), (12, (55, 60)), (1, (59, 60))])
+def test_what_is_decoded_of_a_video_is_bounded(
+    export: Path, assets: HeadAssets, tmp_path: Path, gop: int, last: tuple[int, int]
+) -> None:
+    """Moments are chosen soon after keyframes; where the first frame is the only one, early in the video."""
+    recording = read_recording(export, CaptureConfig(), SUBJECT, SubjectEntry(), assets=assets)
+    first, count = 2, 60
+    pictures = moving_pictures(np.random.default_rng(0), first + count, 32, 48)
+    video = write_pictures(tmp_path / "video.mp4", pictures, gop=gop)
+    numbers = list(range(first, first + count))
+    long = replace(
+        recording,
+        timesteps=[Timestep(SEQUENCE, number) for number in numbers],
+        params=recording.params.select([0] * count),
+        frames=[Footage(video, camera, list(range(count)), numbers, video) for camera in range(16)],
+    )
+    keys = np.array([max(key, first) for key in keyframes(video)])
+    assert len(keys) == -(-(first + count) // gop)
+    rows = sorted({t for t, _ in chosen_frames(long)})
+    assert rows[0] == 0
+    assert last[0] <= rows[-1] + 1 <= last[1]
+    assert len(rows) >= 5
+    assert {t for t, _ in shown_frames(long)} <= set(range(last[1]))
+    shown = sorted({*rows, *(t for t, _ in shown_frames(long))})
+    decoded = {frame for row in shown for frame in range(keys[keys <= numbers[row]][-1], numbers[row] + 1)}
+    assert len(decoded) <= 0.36 * count or gop == 1
+
+
+def test_the_benchmark_of_the_look_runs(export: Path, assets: HeadAssets) -> None:
+    script = ROOT / "benchmarks" / "importing.py"
+    options = ["--look", str(export), "--head", *map(str, assets.files), "--repeat", "1"]
+    larger = ["--enlarged", "--width", "110", "--height", "160"]
+    done = subprocess.run([sys.executable, str(script), *options, *larger], check=True, capture_output=True, text=True)
+    told = json.loads(done.stdout)
+    assert told["sound"]
+    assert told["looked_at"] == TIMESTEPS * 16
+    assert 0 < told["look_cpu_seconds"] < 60
 
 
 # osgap check -------------------------------------------------------------------------------------------------

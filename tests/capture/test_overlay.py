@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 import torch
 from conftest import SmallHead
 
-from osgap.capture.sanity.drawing import Projection
+from osgap.capture.sanity.drawing import Projection, mask_edge
 from osgap.capture.sanity.findings import Findings, FrameFinding, Summary, Verdict
 from osgap.capture.sanity.overlay import (
     FRAME_COLORS,
@@ -101,7 +102,7 @@ def share(picture: np.ndarray, color: tuple[int, int, int]) -> float:
 def test_the_heads_outline_is_where_its_vertices_are_seen(tmp_path: Path, head: HeadModel, scale: int) -> None:
     recording = record(tmp_path, head)
     vertices = head.vertices(recording.params, [0])[0].double().numpy()
-    outline = Projection(recording, head, scale * WIDTH, scale * HEIGHT).outline(vertices, 0)
+    outline = Projection(recording, head, [0], scale * WIDTH, scale * HEIGHT).outline(0, 0)
     assert outline.where == "in the image"
     curve = np.concatenate(outline.silhouette)
     x, y, z = (vertices * (1, -1, -1) + PLACE).T
@@ -118,16 +119,16 @@ def test_a_head_that_is_not_seen_is_said_to_be_so(
     tmp_path: Path, head: HeadModel, move: tuple[float, float, float], where: str
 ) -> None:
     recording = record(tmp_path, head)
-    vertices = head.vertices(recording.params, [0])[0].double().numpy() + move
-    outline = Projection(recording, head, WIDTH, HEIGHT).outline(vertices, 0)
+    recording = replace(recording, params=recording.params.replace(translation=torch.tensor([move] * 3)))
+    outline = Projection(recording, head, [0], WIDTH, HEIGHT).outline(0, 0)
     assert outline.where == where
     assert bool(outline.silhouette) == (where == "in the image")
 
 
-def test_the_masks_edge_is_where_the_mask_ends(tmp_path: Path, head: HeadModel) -> None:
+def test_the_masks_edge_is_where_the_mask_ends() -> None:
     mask = np.zeros((HEIGHT, WIDTH), np.float32)
     mask[BOX] = 1
-    (curve,) = Projection(record(tmp_path, head), head, 2 * WIDTH, 2 * HEIGHT).mask(mask)
+    (curve,) = mask_edge(mask, 2 * WIDTH, 2 * HEIGHT)
     np.testing.assert_allclose(curve.min(0), (2 * BOX[1].start, 2 * BOX[0].start), atol=1)
     np.testing.assert_allclose(curve.max(0), (2 * BOX[1].stop, 2 * BOX[0].stop), atol=1)
 

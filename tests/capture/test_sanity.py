@@ -266,7 +266,7 @@ def test_moments_with_bad_frames_are_left_out(bare: Recording) -> None:
     assert len(left.splits["test"]) == 0
     assert left.splits["train"][:, 0].max() == 2
     assert left.params.timesteps == 3
-    with pytest.raises(UserError, match="bad frames are in all moments of training"):
+    with pytest.raises(UserError, match="outliers are in all moments of training"):
         without_outliers(bare, [(t, 0) for t in range(4)])
 
 

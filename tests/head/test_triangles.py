@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
-from osgap.head.triangles import quaternion_from_matrix, triangle_frames
+from osgap.head.triangles import quaternion_from_matrix, triangle_frames, vertex_normals
 
 
 def plain_frame(v0: np.ndarray, v1: np.ndarray, v2: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
@@ -113,3 +114,27 @@ def test_quaternions_match_scipy_with_gradient(components: list[float]) -> None:
     w, v = quaternion[0], quaternion[1:]
     expected_slope = 0.5 * np.concatenate(([-axis @ v], w * axis + np.cross(axis, v)))
     np.testing.assert_allclose(slope, expected_slope, atol=1e-7)
+
+
+def test_normals_of_a_ball_point_outwards() -> None:
+    points = np.random.default_rng(0).normal(size=(300, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    faces = ConvexHull(points).simplices
+    a, b, c = (points[faces[:, k]] for k in range(3))
+    inwards = (np.cross(b - a, c - a) * a).sum(1) < 0
+    faces[inwards] = faces[inwards][:, ::-1]
+    normals = vertex_normals(3 * points.astype(np.float32) + 5, faces)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1)
+    assert (normals * points).sum(1).min() > 0.95
+
+
+def test_a_normal_weighs_triangles_by_area() -> None:
+    corners = np.array([[0, 0, 0], [2, 0, 0], [0, 3, 0], [0, 0, 4]], np.float32)
+    normals = vertex_normals(corners, np.array([[0, 1, 2], [0, 2, 3]]))
+    np.testing.assert_allclose(normals[0], np.array([12, 0, 6]) / np.hypot(12, 6))
+    np.testing.assert_allclose(normals[[1, 3]], [[0, 0, 1], [1, 0, 0]])
+
+
+def test_a_vertex_of_no_triangle_has_a_normal() -> None:
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 5, 5]], np.float32)
+    np.testing.assert_array_equal(vertex_normals(corners, np.array([[0, 2, 1]])), [[0, 0, -1]] * 3 + [[0, 0, 1]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from rendering.people import make_world
 
 from interop.balls import Ball, make_ball
+from osgap.cli import main
 from osgap.head.assets import load_head
 from osgap.head.editions import Edition, recorded
 from osgap.head.params import load_flame_param, save_flame_param
@@ -78,6 +81,42 @@ def test_a_capture_drives_exports(small_files: Any, tmp_path: Path) -> None:
     params = load_motion(world.anna.avatar.params, world.bert.capture, None, world.head)
     (mesh,) = export_mesh(world.anna.folder, tmp_path / "a.obj", world.assets, frames="2", motion=world.bert.capture)
     np.testing.assert_allclose(vertices(mesh), posed_mesh(world.head, params, 2, "y").vertices, atol=1e-5)
+
+
+def test_a_sequence_of_a_capture_drives_exports(
+    small_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = make_world(tmp_path, small_files.write(tmp_path))
+    assets = {name: str(getattr(world.assets, name)) for name in ("model", "masks", "template")}
+    options = ["--config", json.dumps({"flame": {"assets": assets}}), "--frames", "all", "--sequence", "EMO-1"]
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["osgap", *arguments, *options])
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    params = load_motion(world.anna.avatar.params, world.bert.capture, "EMO-1", world.head)
+    whole = load_motion(world.anna.avatar.params, world.bert.capture, None, world.head)
+    assert 0 < params.timesteps < whole.timesteps
+    for kind in ("mesh", "splats"):
+        motion = ["--motion", str(world.bert.capture)]
+        assert command(f"export-{kind}", str(world.anna.folder), str(tmp_path / kind), *motion) == 0
+        files = sorted((tmp_path / kind).iterdir())
+        assert len(files) == params.timesteps
+        provenance = read_provenance(files[0])
+        assert kind == "mesh" or (provenance or {})["config"]["sequence"] == "EMO-1"
+    expected = posed_mesh(world.head, params, 1, "y").vertices
+    np.testing.assert_allclose(vertices(tmp_path / "mesh" / "00001.obj"), expected, atol=1e-5)
+    splats = world.anna.avatar.gaussians(world.head, [1], params).means[0]
+    torch.testing.assert_close(load_splats(tmp_path / "splats" / "00001.ply").means, splats, atol=1e-5, rtol=0)
+
+    assert command("export-mesh", str(world.anna.folder), str(tmp_path / "own")) == UserError.EXIT_CODE
+    assert "sequence EMO-1: only capture stores have sequences" in capsys.readouterr().err
+    assert not (tmp_path / "own").exists()
 
 
 def test_editions_go_with_exports(ball: Ball, tmp_path: Path) -> None:

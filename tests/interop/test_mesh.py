@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +18,7 @@ from plyfile import PlyData
 
 from interop.balls import Ball, make_ball
 from osgap.interop.axes import Up
-from osgap.interop.mesh import SAVERS, Mesh, posed_mesh, save_glb, save_mesh_ply, save_obj, vertex_normals
+from osgap.interop.mesh import SAVERS, Mesh, posed_mesh, save_glb, save_mesh_ply, save_obj
 from osgap.interop.splats import save_splats
 from osgap.runtime.artifacts import read_provenance
 from osgap.splat.gaussians import Gaussians
@@ -136,17 +135,6 @@ def test_glb_opens_in_trimesh(ball: Ball, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(loaded.triangles, np.float32), vertices[ball.head.faces.numpy()])
     uv = np.asarray(loaded.visual.uv)[loaded.faces]  # trimesh turns v upwards again
     np.testing.assert_allclose(uv, ball.head.uvs.numpy()[ball.head.uv_faces.numpy()], atol=1e-6)
-
-
-def test_normals_point_outwards(ball: Ball) -> None:
-    vertices = 0.1 * torch.nn.functional.normalize(ball.head.v_template, dim=-1).numpy()
-    normals = vertex_normals(vertices, ball.head.faces.numpy())
-    assert (normals * vertices / 0.1).sum(-1).min() > 0.95
-
-
-def test_a_vertex_of_no_triangle_has_a_normal() -> None:
-    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 5, 5]], np.float32)
-    np.testing.assert_array_equal(vertex_normals(corners, np.array([[0, 2, 1]])), [[0, 0, -1]] * 3 + [[0, 0, 1]])
 
 
 @settings(max_examples=30, deadline=None)

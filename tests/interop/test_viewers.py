@@ -165,8 +165,23 @@ def test_nothing_is_left_of_an_export_for_osgap_that_fails(
 
     monkeypatch.setattr("osgap.splat.avatar.save_ply", full)
     with pytest.raises(OSError, match="No space left"):
-        save_for_viewer(ball.avatar, tmp_path, "osgap")
+        save_for_viewer(ball.avatar, tmp_path / "out", "osgap")
     assert list(tmp_path.iterdir()) == []
+
+
+@BOTH
+def test_an_export_that_fails_leaves_an_earlier_one_as_it_was(ball: Ball, tmp_path: Path, viewer: ViewerName) -> None:
+    """It fails at the point cloud, after the parameters."""
+    save_for_viewer(ball.avatar, tmp_path, viewer, {"stage": "export-avatar"})
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    params = ball.avatar.params.replace(expr=ball.avatar.params.expr + 1)
+    with pytest.raises(ValueError, match="cannot be written as float32"):
+        save_for_viewer(Avatar(ball.avatar.attributes, ball.avatar.faces + 2**24, params), tmp_path, viewer)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    save_for_viewer(dataclasses.replace(ball.avatar, params=params), tmp_path, viewer)
+    assert_same(Avatar.load(tmp_path), dataclasses.replace(ball.avatar, params=params))
+    assert {path.name for path in tmp_path.iterdir()} == set(before)
 
 
 def make_foreign(ball: Ball, folder: Path, viewer: ViewerName) -> None:

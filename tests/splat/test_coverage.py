@@ -31,6 +31,9 @@ from osgap.splat.coverage.views import (
 from osgap.splat.rig import BoundTriangles, bind_triangles, pose
 
 SIZE = 64
+UP = torch.tensor([0.0, 1.0, 0.0])
+BELOW = (-UP, 1.37, -20.0)
+"""A hole in place of the lower part, as heads are: what is open above shows the background."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,16 @@ class Ball:
     def vertices(self) -> Tensor:
         return self.head.v_template
 
-    def with_hole(self, toward: Tensor, radius: float, change: float) -> GaussianAttributes:
-        """Opacities changed by so many logits within an angle [radians] of a direction."""
+    def with_holes(self, *holes: tuple[Tensor, float, float]) -> GaussianAttributes:
+        """With holes: a direction, how far around it a hole goes [radians], and the opacity there [logits]."""
         channels = self.attributes.channels.clone()
-        channels[self.directions @ toward > np.cos(radius), CHANNELS["opacity"]] += change
+        for toward, radius, opacity in holes:
+            channels[self.directions @ toward > np.cos(radius), CHANNELS["opacity"]] = opacity
         return GaussianAttributes(channels)
 
-    def open_below(self, attributes: GaussianAttributes) -> GaussianAttributes:
-        """Without the lower part, as heads are: what is open above shows the background."""
-        channels = attributes.channels.clone()
-        channels[self.directions[:, 1] < -0.2, CHANNELS["opacity"]] = -20
-        return GaussianAttributes(channels)
+    def pierced(self, toward: Tensor) -> GaussianAttributes:
+        """With a hole through and through."""
+        return self.with_holes((toward, 0.4, -3.0), (-toward, 0.4, -3.0))
 
     def measured(self, attributes: GaussianAttributes) -> dict[str, float]:
         return measure_coverage(pose(attributes, self.vertices, self.bound), self.vertices, self.head.faces, SIZE)
@@ -143,9 +145,7 @@ def test_a_hole_is_found_where_it_is(ball: Ball, azimuth: float, elevation: floa
     """Through the near side's hole one sees the far side, so that it is cut on both."""
     a, e = np.radians((azimuth, elevation))
     toward = torch.tensor([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)]).float()
-    channels = ball.with_hole(toward, 0.5, -20).channels
-    channels[ball.directions @ toward < -0.9, CHANNELS["opacity"]] = -20
-    found = ball.measured(GaussianAttributes(channels))
+    found = ball.measured(ball.with_holes((toward, 0.5, -20), (-toward, 0.45, -20)))
     assert found["worst"] < 0.05
     assert 0 < found["open"] < 0.2
     a, e = np.radians((found["worst_azimuth"], found["worst_elevation"]))
@@ -164,14 +164,13 @@ def test_the_loss_is_the_mean_lack_of_alpha_where_it_lacks(ball: Ball) -> None:
     opaque.channels[:, CHANNELS["scale"]] += 1.2
     assert not coverage_loss(opaque, heads, ball.bound, ball.head.faces, 0, SIZE).any()
     # A small hole weighs as much as a large one.
-    small = ball.with_hole(torch.tensor([0.0, 1, 0]), 0.35, -30)
-    small.channels[ball.directions[:, 1] < -0.5, CHANNELS["opacity"]] = -30
+    small = ball.with_holes((UP, 0.35, -30), (-UP, 1.05, -30))
     many = ball.vertices.expand(16, -1, -1)
     assert coverage_loss(small, many, ball.bound, ball.head.faces, 0, SIZE).max() > 0.3
 
 
 def test_processes_that_share_a_step_look_from_where_one_would(ball: Ball) -> None:
-    heads, holed = ball.vertices.expand(4, -1, -1), ball.with_hole(torch.tensor([0.0, 1, 0]), 1.2, -5)
+    heads, holed = ball.vertices.expand(4, -1, -1), ball.with_holes((UP, 1.2, -2))
     whole = coverage_loss(holed, heads, ball.bound, ball.head.faces, 3, SIZE)
     parts = [coverage_loss(holed, heads[:2], ball.bound, ball.head.faces, 3, SIZE, (rank, 2)) for rank in range(2)]
     torch.testing.assert_close(torch.cat(parts), whole)
@@ -179,9 +178,8 @@ def test_processes_that_share_a_step_look_from_where_one_would(ball: Ball) -> No
 
 
 def test_the_loss_closes_holes_and_leaves_the_head_alone(ball: Ball) -> None:
-    top = torch.tensor([0.0, 1, 0])
     # Three people at once, one of them with a hole on top that is seen from everywhere above.
-    whole, cut_open = ball.open_below(ball.attributes), ball.open_below(ball.with_hole(top, 1.2, -5))
+    whole, cut_open = ball.with_holes(BELOW), ball.with_holes((UP, 1.2, -2), BELOW)
     channels = torch.stack([whole.channels, cut_open.channels, whole.channels])
     channels = channels.requires_grad_()
     heads = ball.vertices.repeat(3, 1, 1).requires_grad_()
@@ -193,14 +191,14 @@ def test_the_loss_closes_holes_and_leaves_the_head_alone(ball: Ball) -> None:
     assert channels.grad is not None
     assert not channels.grad[0].any()
     assert not channels.grad[2].any()
-    cut = ball.directions @ top > np.cos(1.2)
+    cut = ball.directions @ UP > np.cos(1.2)
     assert channels.grad[1, cut, CHANNELS["opacity"]].sum() < 0
     assert channels.grad[1, :, CHANNELS["opacity"]].max() <= 0  # more opacity never covers less
     assert not channels.grad[1, :, CHANNELS["color"]].any()
 
 
 def test_directions_change_with_the_seed(ball: Ball) -> None:
-    attributes = ball.open_below(ball.with_hole(torch.tensor([0.0, 0.8, 0.6]), 0.4, -5))
+    attributes = ball.with_holes((torch.tensor([0.0, 0.8, 0.6]), 0.4, -2), BELOW)
     values = [
         float(coverage_loss(attributes, ball.vertices[None], ball.bound, ball.head.faces, seed, SIZE))
         for seed in range(4)
@@ -210,17 +208,10 @@ def test_directions_change_with_the_seed(ball: Ball) -> None:
     assert values[0] == again
 
 
-def pierced(ball: Ball, toward: Tensor) -> GaussianAttributes:
-    """A ball with a hole through and through."""
-    channels = ball.attributes.channels.clone()
-    channels[(ball.directions @ toward).abs() > np.cos(0.4), CHANNELS["opacity"]] = -3.0
-    return GaussianAttributes(channels)
-
-
 @pytest.mark.parametrize("elevation", [0.1, 0.7, 1.2])
 def test_holes_are_closed_where_they_are(ball: Ball, elevation: float) -> None:
     toward = torch.tensor([0.0, np.sin(elevation), np.cos(elevation)]).float()
-    before = pierced(ball, toward)
+    before = ball.pierced(toward)
     assert ball.measured(before)["worst"] < 0.8
     after = closed(before, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
     assert ball.measured(after)["worst"] >= CLOSED
@@ -238,7 +229,7 @@ def test_what_is_closed_stays_as_it_is(ball: Ball) -> None:
 
 
 def test_closing_repeats_to_the_bit_and_passes_no_gradient(ball: Ball) -> None:
-    before = pierced(ball, torch.tensor([0.0, 1.0, 0.0]))
+    before = ball.pierced(UP)
     learned = GaussianAttributes(before.channels.clone().requires_grad_())
     with torch.no_grad():
         first = closed(learned, ball.vertices[None], ball.bound, ball.head.faces, SIZE)
@@ -272,6 +263,6 @@ def test_a_gpu_closes_what_is_open(ball: Ball) -> None:
     toward = torch.tensor([0.0, np.sin(0.7), np.cos(0.7)]).float()
     vertices, faces = ball.vertices.cuda(), ball.head.faces.cuda()
     bound = BoundTriangles(ball.bound.triangles.cuda(), ball.bound.slots.cuda())
-    found = closed(pierced(ball, toward).to("cuda"), vertices[None], bound, faces, SIZE)
+    found = closed(ball.pierced(toward).to("cuda"), vertices[None], bound, faces, SIZE)
     assert measure_coverage(pose(found, vertices, bound), vertices, faces, SIZE)["worst"] >= CLOSED
     assert ball.measured(found.to("cpu"))["worst"] >= CLOSED - 0.01

@@ -106,7 +106,7 @@ EDITS = [
     # config
     Edit("one seed for all", {"synthetic_head": 1, **EVERYTHING}, config={"seed": 1}),
     Edit(
-        "moments with bad frames",
+        "moments with outliers",
         {"import_tracking": 3, **AFTER_IMPORT},
         config={"capture": {"drop_outliers": True}},
     ),

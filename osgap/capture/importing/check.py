@@ -32,7 +32,7 @@ _MARKS: dict[Verdict, tuple[str, str]] = {
 def check(
     config: CaptureConfig,
     tracking: Path,
-    head: HeadAssets,
+    assets: HeadAssets,
     *,
     subject: str,
     findings: Path,
@@ -52,17 +52,18 @@ def check(
             looked at.
     """
     own_images = config.model_copy(update={"frames": "export"})
-    recording = read_recording(tracking, own_images, subject, entry, assets=head)
+    head = load_head(assets)
+    recording = read_recording(tracking, own_images, subject, entry, assets=assets, head=head)
     refuse_missing_masks(recording)
     images = config.frames == "export" or not without_images(recording)
     refuse_missing_files(recording, images=images)
     if not images:
         recording = replace(recording, notes=(*recording.notes, _ONLY_MASKS))
     corrections = config.corrections if entry.corrections is None else entry.corrections
-    files = list(dict.fromkeys([*recording.tables, *head.files]))
+    files = list(dict.fromkeys([*recording.tables, *assets.files]))
     settings = {"corrections": corrections}
     provenance = Provenance.collect("check", __name__, subject=subject, config=settings, inputs=files, seed=seed)
-    examination = examine(recording, load_head(head), subject, corrections, images=images)
+    examination = examine(recording, head, subject, corrections, images=images)
     with written(examination, findings, sheet, provenance):
         return examination
 
@@ -86,7 +87,7 @@ def show(examination: Examination, console: Console | None = None) -> None:
         ("Assumed", recording.notes),
         ("Corrected", examination.corrections),
         ("Doubtful", examination.warnings),
-        ("Bad frames", examination.bad_frames()),
+        ("Outliers", examination.told_outliers()),
     ):
         if lines:
             console.print(Text(title, "bold"))

@@ -22,7 +22,7 @@ from osgap.runtime.artifacts import atomic_path, encode_json, encode_small_png
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 
-_SHOWN = 10  # warnings, and bad frames, in logs and on the screen
+_SHOWN = 10  # warnings, and outliers, in logs and on the screen
 
 _log = logging.getLogger(__name__)
 
@@ -89,11 +89,11 @@ class Examination:
             _log.warning("%s: the head does not stand where the images show it: %s", subject, self.findings.cause)
         for warning in self.warnings:
             _log.warning("%s: doubtful: %s", subject, warning)
-        if bad := self.bad_frames():
+        if told := self.told_outliers():
             advice = "their moments are left out" if dropped else "capture.drop_outliers leaves their moments out"
-            _log.warning("%s: bad frames: %s; %s", subject, "; ".join(bad), advice)
+            _log.warning("%s: outliers: %s; %s", subject, "; ".join(told), advice)
 
-    def bad_frames(self) -> list[str]:
+    def told_outliers(self) -> list[str]:
         """The outliers by name with what is wrong with each, the first few of many."""
         reasons = {(frame.timestep, frame.camera): frame.reason for frame in self.findings.frames}
         told = []

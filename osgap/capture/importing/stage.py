@@ -17,7 +17,7 @@ from osgap.capture.config import CaptureConfig, SubjectEntry
 from osgap.capture.importing.examination import examine, forget_refusal, refuse_unsound, written
 from osgap.capture.store_writing import Capture, write_store
 from osgap.capture.tracking.frame_sources import encoded_frames, scaled_intrinsics, scaled_size
-from osgap.capture.tracking.layouts import read_recording
+from osgap.capture.tracking.layouts import head_if_there, read_recording
 from osgap.capture.tracking.masks import refuse_missing_files, refuse_missing_masks
 from osgap.capture.tracking.recording import Recording
 from osgap.head.assets import load_head
@@ -69,11 +69,14 @@ def run(
         UserError: naming the file that is broken, missing or in disagreement with others, or why the head cannot be
             where the tracking has it. Nothing is written then, and outputs of an earlier import stay as they are (only
             Snakemake removes those of a job before it begins); in the latter case the contact sheet and its numbers lie
-            beside where they would be, as `ID.refused.png` and `ID.refused.json`.
+            beside where they would be, as `ID.refused.png` and `ID.refused.json`. Those of an earlier import are gone.
     """
+    forget_refusal(outputs.findings, outputs.sheet)
+    head = head_if_there(inputs.head)
     recording = read_recording(
-        inputs.tracking, config, subject, entry, assets=inputs.head, raw=inputs.raw, manifest=inputs.manifest
-    )
+        inputs.tracking, config, subject, entry,
+        assets=inputs.head, head=head, raw=inputs.raw, manifest=inputs.manifest,
+    )  # fmt: skip
     refuse_missing_masks(recording)
     refuse_missing_files(recording)
     corrections = config.corrections if entry.corrections is None else entry.corrections
@@ -94,10 +97,10 @@ def run(
     provenance = Provenance.collect("import", __name__, subject=subject, config=settings, inputs=files, seed=seed)
     with contextlib.ExitStack() as stack:
         if inputs.head is not None:
-            examination = examine(recording, load_head(inputs.head), subject, corrections)
+            head = head or load_head(inputs.head)  # which says what is not there
+            examination = examine(recording, head, subject, corrections)
             if config.check == "stop":
                 refuse_unsound(examination, outputs.findings, outputs.sheet, provenance)
-            forget_refusal(outputs.findings, outputs.sheet)
             examination.say(dropped=config.drop_outliers)
             recording = examination.sound if config.drop_outliers else examination.recording
             stack.enter_context(

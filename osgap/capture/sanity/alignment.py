@@ -39,6 +39,12 @@ class Rows:
     strict: np.ndarray
     """`[N]` weight where the mask is smaller."""
 
+    def of(self, frames: np.ndarray) -> Rows:
+        """Those of some frames, which are numbered in ascending order."""
+        first, last = (np.searchsorted(self.frame, frames, side) for side in ("left", "right"))
+        chosen = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+        return Rows(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
 
 def rows_of(claim: Claim, surface: Surface, height: float, compared: dict[tuple[int, int], Comparison]) -> Rows:
     """The equations of all outlines; frames are numbered in the order of `compared`."""
@@ -105,8 +111,8 @@ def fitted(matrix: np.ndarray, rows: Rows, prior: np.ndarray, scale: float = TOL
         beyond = rows.tolerant / (1 + (gap / spread) ** 2) ** 2
         out = rows.strict / np.maximum(1, -gap / spread)
         weight = np.where(gap > 0, beyond, out)
-        normal = (matrix * weight[:, None]).T @ matrix + floor
-        motion = np.linalg.solve(normal, -(matrix * weight[:, None]).T @ rows.gap)
+        weighted = (matrix * weight[:, None]).T
+        motion = np.linalg.solve(weighted @ matrix + floor, -weighted @ rows.gap)
     return motion
 
 
@@ -117,8 +123,7 @@ def head_motion(rows: Rows) -> np.ndarray:
 
 def image_shift(rows: Rows, frames: np.ndarray) -> np.ndarray:
     """`[2]` by which the head would have to move in the images of some frames [head heights], right and down."""
-    chosen = np.isin(rows.frame, frames)
-    some = Rows(*(getattr(rows, name)[chosen] for name in rows.__dataclass_fields__))
+    some = rows.of(frames)
     return fitted(some.plane, some, np.ones(2))
 
 

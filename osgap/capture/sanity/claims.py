@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from osgap.capture.sanity.samples import reduced_size
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 from osgap.head.parts import PARTS, face_parts
+
+T = TypeVar("T")
 
 NEAR = 1e-3
 """Depth in head heights before which nothing is projected."""
@@ -36,7 +40,7 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """Cameras and posed heads, in pixels of the reduced images."""
+    """Cameras and posed heads, in pixels of images of one size: as a rule of the reduced ones."""
 
     world_to_camera: np.ndarray
     """`[C, 4, 4]`"""
@@ -46,15 +50,31 @@ class Claim:
     """Row of a timestep -> `[V, 3]` float64."""
     width: int
     height: int
+    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, kind: str, surface: Surface, timestep: int, camera: int, make: Callable[[], T]) -> T:
+        """What follows from one head in one camera, whatever is in its picture: made when it is first asked for.
+
+        A claim is compared with many pictures, and with the same ones again where another is tried beside it. Timesteps
+        whose vertices are one array have one head.
+
+        Args:
+            kind: what is made.
+            surface: of which it is made.
+        """
+        key = (kind, surface, id(self.vertices[timestep]), camera)
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
     def replace(self, **changes: object) -> Claim:
         """A copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
     def local(self, timestep: int, camera: int) -> np.ndarray:
-        """Vertices in the axes of a camera, `[V, 3]`."""
+        """Vertices in the axes of a camera, `[V, 3]`; column by column in memory, as all that follows reads them."""
         pose = self.world_to_camera[camera]
-        return self.vertices[timestep] @ pose[:3, :3].T + pose[:3, 3]
+        return (pose[:3, :3] @ self.vertices[timestep].T + pose[:3, 3:]).T
 
     def pixels(self, local: np.ndarray, camera: int) -> np.ndarray:
         """Their places in the camera's images, `[V, 2]`."""
@@ -92,9 +112,13 @@ def surface_of(head: HeadModel) -> Surface:
     )
 
 
-def claim_of(recording: Recording, head: HeadModel, timesteps: list[int]) -> Claim:
-    """What a recording claims of some of its timesteps."""
-    width, height = reduced_size(recording)
+def claim_of(recording: Recording, head: HeadModel, timesteps: list[int], size: tuple[int, int] | None = None) -> Claim:
+    """What a recording claims of some of its timesteps.
+
+    Args:
+        size: width and height of the images. Default is `reduced_size`.
+    """
+    width, height = size or reduced_size(recording)
     scale = np.array([[width / recording.width], [height / recording.height], [1]])
     with torch.no_grad():
         posed = head.vertices(recording.params, timesteps).double().numpy()

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from osgap.capture.sanity.claims import NEAR, Claim, Surface
+from osgap.head.triangles import vertex_normals
 
 POINTS = 1200
 """Of the skin that are compared, about."""
@@ -25,50 +26,53 @@ def skin_points(surface: Surface) -> np.ndarray:
     return skin[:: max(len(skin) // POINTS, 1)]
 
 
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """`[V, 3]` unit normals, outwards where triangles are counter-clockwise from outside."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    normal = np.cross(b - a, c - a)
-    total = np.stack([np.bincount(faces.ravel(), np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=-1)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
-
-
 class SkinColors:
     """Colours of skin points in frames, as a claim has it."""
 
     def __init__(self, claim: Claim, surface: Surface, height: float) -> None:
-        self.claim, self.height, self.points = claim, height, skin_points(surface)
-        self._normals = {t: vertex_normals(v, surface.core)[self.points] for t, v in claim.vertices.items()}
+        self.claim, self.surface, self.height, self.points = claim, surface, height, skin_points(surface)
 
     def seen(self, timestep: int, camera: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """`[S, 3]` float32 colours in [0, 255]; NaN where a point is hidden, oblique or out of the mask."""
         color = np.full((len(self.points), 3), np.nan, np.float32)
-        local = self.claim.local(timestep, camera)
-        if local[:, 2].min() < NEAR * self.height:
-            return color
-        places = self.claim.pixels(local, camera)
-        scale = abs(self.claim.intrinsics[camera, 1, 1]) * self.height / float(np.median(local[:, 2]))
-        visible = self._visible(timestep, camera, local, places, scale)
-        column, row = np.rint(places[self.points][visible] - 0.5).astype(int).T
-        shown = (column >= 0) & (row >= 0) & (column < self.claim.width) & (row < self.claim.height)
-        shown[shown] &= mask[row[shown], column[shown]] > 0.9
+        visible, column, row, scale = self.claim.once(
+            "skin", self.surface, timestep, camera, lambda: self._visible(timestep, camera)
+        )
+        shown = mask[row, column] > 0.9
         smooth = cv2.GaussianBlur(image, (0, 0), max(_BLUR * scale, 0.5))
         color[visible[shown]] = smooth[row[shown], column[shown]]
         return color
 
-    def _visible(self, timestep: int, camera: int, local: np.ndarray, places: np.ndarray, scale: float) -> np.ndarray:
-        """Which of the points no part of the head hides: their rows."""
+    def _visible(self, timestep: int, camera: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Rows of the points that are in the image and that no part of the head hides, `[N]`, the column and the row of
+        their pixels, and the height of the head [pixels]."""
+        local = self.claim.local(timestep, camera)
+        if local[:, 2].min() < NEAR * self.height:
+            nothing = np.zeros(0, int)
+            return nothing, nothing, nothing, 0.0
+        places = self.claim.pixels(local, camera)
+        scale = abs(self.claim.intrinsics[camera, 1, 1]) * self.height / float(np.median(local[:, 2]))
         rotation = self.claim.world_to_camera[camera, :3, :3]
         own = local[self.points]
-        cosine = -(self._normals[timestep] @ rotation.T * own).sum(1) / np.linalg.norm(own, axis=1)
+        cosine = -(self._normals(timestep) @ rotation.T * own).sum(1) / np.linalg.norm(own, axis=1)
         cell = max(_CELL * scale, 1.0)
         corner = places.min(axis=0)
-        column, row = ((places - corner) / cell).astype(int).T
+        column, row = ((places - corner) / cell).T.astype(int)
         flat = row * (column.max() + 1) + column
         nearest = np.full(flat.max() + 1, np.inf)
         np.minimum.at(nearest, flat, local[:, 2])
         front = own[:, 2] < nearest[flat[self.points]] + _BEHIND * self.height
-        return np.flatnonzero((cosine > _FACING) & front)
+        column, row = np.rint(places[self.points] - 0.5).T.astype(int)
+        within = (column >= 0) & (row >= 0) & (column < self.claim.width) & (row < self.claim.height)
+        visible = np.flatnonzero((cosine > _FACING) & front & within)
+        return visible, column[visible], row[visible], scale
+
+    def _normals(self, timestep: int) -> np.ndarray:
+        """`[S, 3]` of the points."""
+        vertices = self.claim.vertices[timestep]
+        return self.claim.once(
+            "normals", self.surface, timestep, 0, lambda: vertex_normals(vertices, self.surface.core)[self.points]
+        )
 
 
 def likeness(colors: Mapping[tuple[int, int], np.ndarray]) -> dict[tuple[int, int], float | None]:

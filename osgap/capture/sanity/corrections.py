@@ -214,10 +214,10 @@ def later_rows(recording: Recording, count: int) -> list[int | None]:
 
 
 def without_outliers(recording: Recording, outliers: Sequence[tuple[int, int]]) -> Recording:
-    """The recording without the moments that have a bad frame: every timestep keeps a frame of every camera.
+    """The recording without the moments that have an outlier: every timestep keeps a frame of every camera.
 
     Args:
-        outliers: (timestep, camera) of bad frames.
+        outliers: (timestep, camera) of frames.
 
     Raises:
         UserError: when nothing would be left to train on.
@@ -227,8 +227,8 @@ def without_outliers(recording: Recording, outliers: Sequence[tuple[int, int]]) 
     left = _of_timesteps(recording, kept) if kept else None
     if left is None or not len(left.splits["train"]):
         raise UserError(
-            f"{recording.folder}: bad frames are in all moments of training ({len(outliers)} frames); export the "
-            f"tracking anew, or leave capture.drop_outliers out"
+            f"{recording.folder}: outliers are in all moments of training ({len(outliers)} frames), so that none would "
+            f"be left. The contact sheet shows what is wrong with them; leave capture.drop_outliers out to see it."
         )
     return left
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from osgap.capture.sanity.claims import claim_of
+from osgap.capture.sanity.outlines import filled
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 
+_FINENESS = 2  # pixels of the outline's own raster along a pixel of the picture
 _NEAREST = 1e-3  # metres; what is closer to a camera's plane is behind it
 _FACING = 0.5  # cosine of the lips to the camera; of a head that is turned further away no features are drawn
 _FEATURES = {"lips": 0.0, "left_eyeball": 0.8, "right_eyeball": 0.8}
@@ -32,82 +35,71 @@ class HeadOutline:
     """`in the image`, `outside the image` or `behind the camera`."""
 
 
-@dataclass(frozen=True)
 class Projection:
-    """Draws a head model's outlines in pictures of one width and height, which are scaled frames of a recording."""
+    """Draws a head's outlines in pictures of one width and height, which are scaled frames of a recording.
 
-    recording: Recording
-    head: HeadModel
-    width: int
-    height: int
-    fineness: int = 2
-    """Pixels of the outline's own raster along a pixel of the picture."""
+    Args:
+        recording: whose cameras and parameters they are.
+        head: the model.
+        timesteps: rows of the recording's timesteps that are drawn.
+        width, height: of the pictures [pixels].
+    """
 
-    def outline(self, vertices: np.ndarray, camera: int) -> HeadOutline:
-        """The outline of a posed head.
+    def __init__(self, recording: Recording, head: HeadModel, timesteps: list[int], width: int, height: int) -> None:
+        self._claim = claim_of(recording, head, timesteps, (width * _FINENESS, height * _FINENESS))
+        self._faces = head.faces.numpy()
+        self._features = {name: self._of_region(head, name) for name in _FEATURES if set(_FEATURES) <= set(head.masks)}
 
-        Args:
-            vertices: `[V, 3]` in the capture's world.
-            camera: row of the recording's cameras.
-        """
-        pose = self.recording.world_to_camera[camera]
-        points = vertices @ pose[:3, :3].T + pose[:3, 3]
+    def _of_region(self, head: HeadModel, name: str) -> np.ndarray:
+        inside = np.zeros(head.vertex_count, bool)
+        inside[head.masks[name].numpy()] = True
+        return self._faces[inside[self._faces].all(-1)]
+
+    def outline(self, timestep: int, camera: int) -> HeadOutline:
+        """The outline of the head at a timestep, as a camera sees it: rows of the recording's."""
+        points = self._claim.local(timestep, camera)
         in_front = points[:, 2] > _NEAREST
-        faces = self.head.faces.numpy()
-        whole = faces[in_front[faces].all(-1)]
+        whole = self._faces if in_front.all() else self._faces[in_front[self._faces].all(-1)]
         if not len(whole):
             return HeadOutline([], [], "behind the camera")
-        pixels = self._pixels(points, camera)
-        inside = self._filled(pixels, whole)
+        points[:, 2] = np.maximum(points[:, 2], _NEAREST)
+        pixels = self._claim.pixels(points, camera)
+        inside = filled(pixels, whole, self._claim)
         if not inside.any():
             return HeadOutline([], [], "outside the image")
-        shown = [self._filled(pixels, faces) for faces in self._features(points, whole)]
-        features = [curve for region in shown for curve in self._curves(region, cv2.RETR_EXTERNAL)]
-        return HeadOutline(self._curves(inside), features, "in the image")
+        features: list[Curve] = []
+        if len(facing := self._facing(points, in_front)):
+            features = _curves(filled(pixels, facing, self._claim), cv2.RETR_EXTERNAL)
+        return HeadOutline(_curves(inside), features, "in the image")
 
-    def mask(self, mask: np.ndarray) -> list[Curve]:
-        """The mask's edge.
-
-        Args:
-            mask: `[h, w]` float32 in [0, 1], of any size.
-        """
-        size = (self.width * self.fineness, self.height * self.fineness)
-        return self._curves(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR) >= 0.5)
-
-    def _pixels(self, points: np.ndarray, camera: int) -> np.ndarray:
-        """`[V, 2]` float32 in the outline's own raster."""
-        matrix = self.recording.intrinsics[camera]
-        scale = self.fineness * np.array([self.width / self.recording.width, self.height / self.recording.height])
-        focal, center = matrix.diagonal()[:2], matrix[:2, 2]
-        return ((points[:, :2] / np.maximum(points[:, 2:], _NEAREST) * focal + center) * scale).astype(np.float32)
-
-    def _filled(self, pixels: np.ndarray, faces: np.ndarray) -> np.ndarray:
-        from osgap.splat.coverage import silhouette_kernels  # compiled code: loaded by those who need it only
-
-        inside = np.zeros((self.height * self.fineness, self.width * self.fineness), bool)
-        silhouette_kernels.fill(pixels, np.ascontiguousarray(faces), inside)
-        return inside
-
-    def _features(self, points: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
-        """The triangles of each feature, of those that face the camera; none where the lips do not."""
-        shown = []
-        for name, least in _FEATURES.items():
-            if name not in self.head.masks:
-                return []
-            own = np.zeros(len(points), bool)
-            own[self.head.masks[name].numpy()] = True
-            chosen = faces[own[faces].all(-1)]
+    def _facing(self, points: np.ndarray, in_front: np.ndarray) -> np.ndarray:
+        """The triangles `[F, 3]` of the features that face the camera; none where the lips do not."""
+        shown = [np.zeros((0, 3), np.int64)]
+        for name, faces in self._features.items():
+            chosen = faces[in_front[faces].all(-1)]
             corners = points[chosen]
             normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
             toward = -_unit(corners.mean(1))
             if name == "lips" and not (_unit(normals.sum(0)) * _unit(toward.sum(0))).sum() > _FACING:
-                return []
-            shown.append(chosen[(_unit(normals) * toward).sum(-1) > least])
-        return shown
+                break
+            shown.append(chosen[(_unit(normals) * toward).sum(-1) > _FEATURES[name]])
+        return np.concatenate(shown)
 
-    def _curves(self, inside: np.ndarray, mode: int = cv2.RETR_CCOMP) -> list[Curve]:
-        found, _ = cv2.findContours(inside.astype(np.uint8), mode, cv2.CHAIN_APPROX_NONE)
-        return [(curve[:, 0].astype(np.float32) + 0.5) / self.fineness for curve in found if len(curve) > 2]
+
+def mask_edge(mask: np.ndarray, width: int, height: int) -> list[Curve]:
+    """Where a mask ends in a picture.
+
+    Args:
+        mask: `[h, w]` float32 in [0, 1], of any size.
+        width, height: of the picture [pixels].
+    """
+    size = (width * _FINENESS, height * _FINENESS)
+    return _curves(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR) >= 0.5)
+
+
+def _curves(inside: np.ndarray, mode: int = cv2.RETR_CCOMP) -> list[Curve]:
+    found, _ = cv2.findContours(inside.view(np.uint8), mode, cv2.CHAIN_APPROX_NONE)
+    return [(curve[:, 0].astype(np.float32) + 0.5) / _FINENESS for curve in found if len(curve) > 2]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

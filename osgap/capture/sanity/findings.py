@@ -107,8 +107,8 @@ def require_sound(findings: Findings, folder: Path) -> None:
     """
     if findings.cause is None:
         return
-    remedy = "Export the tracking anew"
+    remedy = " Mend it in the export." if findings.cause.endswith("?") else ""  # others say what to do themselves
     if findings.correction:
         names = json.dumps(findings.correction.split(", "))
-        remedy += f", or set `capture: {{corrections: {names}}}` if that is so"
-    raise UserError(f"{folder}: the head does not stand where the images show it: {findings.cause} {remedy}.")
+        remedy = f" If that is so, set `capture: {{corrections: {names}}}`, or mend it in the export."
+    raise UserError(f"{folder}: the head does not stand where the images show it: {findings.cause}{remedy}")

@@ -236,7 +236,7 @@ class _Case:
         told = ", ".join(f"{self.recording.serials[c]} ({reason})" for c, reason in self.cameras.items())
         return (
             f"camera {told} does not fit while the others do: its pose, its intrinsics or its pictures are wrong. "
-            f"Leave it out of the export, or calibrate it anew.",
+            f"Leave it out of the export, or correct its calibration or its pictures.",
             None,
         )
 

@@ -41,6 +41,28 @@ class Comparison:
     outline: Outline | None
 
 
+@dataclass(frozen=True, eq=False)
+class _Silhouette:
+    """A posed head as a camera sees it."""
+
+    height: float
+    """As `Comparison.height`."""
+    shown: float
+    """Share of the core's vertices that are in the image."""
+    core: np.ndarray
+    """`[H, W]` bool what the head without its neck covers."""
+    whole: np.ndarray
+    """With the neck."""
+    vertices: np.ndarray
+    """`[N]` those at the edge of `whole`."""
+    local: np.ndarray
+    """`[N, 3]` in the axes of the camera."""
+    places: np.ndarray
+    """`[N, 2]` float32 columns and rows, pixel centres at integers."""
+    near: np.ndarray
+    """`[N]` pixels that they are within the edge."""
+
+
 def signed_distance(inside: np.ndarray) -> np.ndarray:
     """`[H, W]` float32 pixels to the edge of a region, positive within; beyond the image is as at its border."""
     region = inside.astype(np.uint8)
@@ -81,31 +103,61 @@ def compare(claim: Claim, surface: Surface, height: float, timestep: int, camera
     Args:
         height: of the head, in the units of the vertices.
     """
-    local = claim.local(timestep, camera)
-    depth = float(np.median(local[:, 2]))
-    if local[:, 2].min() < NEAR * height:
-        return Comparison(0.0, 0.0, 0.0, None)
-    points = claim.pixels(local, camera)
-    pixels = abs(float(claim.intrinsics[camera, 1, 1])) * height / depth
-    shown = np.all((points >= 0) & (points < (claim.width, claim.height)), axis=1)
-    if shown.mean() < 0.02 or pixels < 4:
-        return Comparison(pixels, 0.0, 0.0, None)
-    corners = points.astype(np.float32)
-    core = _filled(corners, surface.core, claim)
-    silhouette = core | _filled(corners, surface.throat, claim)
-    inside = float((core & field.inside).sum() / max(core.sum(), 1)) if core.any() else 0.0
+    head = claim.once(
+        "silhouette", surface, timestep, camera, lambda: _silhouette(claim, surface, height, timestep, camera)
+    )
+    if isinstance(head, float):
+        return Comparison(head, 0.0, 0.0, None)
+    inside = float((head.core & field.inside).sum() / max(head.core.sum(), 1))
     return Comparison(
-        height=pixels,
-        inside=inside * float(shown[surface.members].mean()),
-        overlap=_overlap(silhouette, field.inside),
-        outline=_outline(points, local, silhouette, field),
+        height=head.height,
+        inside=inside * head.shown,
+        overlap=_overlap(head.whole, field.inside),
+        outline=_outline(head, field),
     )
 
 
-def _filled(points: np.ndarray, faces: np.ndarray, claim: Claim) -> np.ndarray:
+def _silhouette(claim: Claim, surface: Surface, height: float, timestep: int, camera: int) -> _Silhouette | float:
+    """Where the head is not seen, its height in the image alone; 0 where it is not in front of the camera."""
+    local = claim.local(timestep, camera)
+    if local[:, 2].min() < NEAR * height:
+        return 0.0
+    points = claim.pixels(local, camera)
+    pixels = abs(float(claim.intrinsics[camera, 1, 1])) * height / float(np.median(local[:, 2]))
+    shown = within(points, claim.width, claim.height)
+    if shown.mean() < 0.02 or pixels < 4:
+        return pixels
+    core = filled(points, surface.core, claim)
+    whole = core | filled(points, surface.throat, claim)
+    distance = signed_distance(whole)
+    candidates = np.flatnonzero(within(points, claim.width, claim.height, _MARGIN))
+    columns, rows = points[candidates].T.astype(int)
+    close = distance[rows, columns] < _OUTLINE + 1.5  # it changes by no more between a pixel and a place in it
+    candidates = candidates[close]
+    places = (points[candidates] - 0.5).astype(np.float32)
+    near = _sampled(distance, places)
+    edge = near < _OUTLINE
+    vertices = candidates[edge]
+    share = float(shown[surface.members].mean())
+    return _Silhouette(pixels, share, core, whole, vertices, local[vertices], places[edge], near[edge])
+
+
+def filled(points: np.ndarray, faces: np.ndarray, claim: Claim) -> np.ndarray:
+    """The pixels of a claim's images that triangles cover, `[H, W]` bool.
+
+    Args:
+        points: `[V, 2]` pixels.
+        faces: `[F, 3]` int64.
+    """
     inside = np.zeros((claim.height, claim.width), bool)
-    silhouette_kernels.fill(points, faces, inside)
+    silhouette_kernels.fill(np.ascontiguousarray(points, np.float32), np.ascontiguousarray(faces), inside)
     return inside
+
+
+def within(points: np.ndarray, width: float, height: float, margin: float = 0.0) -> np.ndarray:
+    """Which of `[V, 2]` points are in an image, `[V]`, and so far from its border."""
+    x, y = points.T
+    return (x >= margin) & (x < width - margin) & (y >= margin) & (y < height - margin)
 
 
 def _overlap(silhouette: np.ndarray, mask: np.ndarray) -> float:
@@ -116,19 +168,12 @@ def _overlap(silhouette: np.ndarray, mask: np.ndarray) -> float:
     return float((silhouette[above] & mask[above]).sum() / (silhouette[above] | mask[above]).sum())
 
 
-def _outline(points: np.ndarray, local: np.ndarray, silhouette: np.ndarray, field: MaskField) -> Outline | None:
-    height, width = silhouette.shape
-    own = signed_distance(silhouette)
-    centred = (points - 0.5).astype(np.float32)
-    clear = np.all((points > _MARGIN) & (points < (width - _MARGIN, height - _MARGIN)), axis=1)
-    candidates = np.flatnonzero(clear)
-    near = _sampled(own, centred[candidates])
-    candidates, near = candidates[near < _OUTLINE], near[near < _OUTLINE]
-    if len(candidates) < 8:
+def _outline(head: _Silhouette, field: MaskField) -> Outline | None:
+    if len(head.vertices) < 8:
         return None
-    gap = _sampled(field.distance, centred[candidates]) - near
-    columns, rows = np.rint(centred[candidates]).astype(int).T
-    return Outline(candidates, local[candidates], gap, field.gradient[rows, columns])
+    columns, rows = np.rint(head.places).astype(int).T
+    gap = _sampled(field.distance, head.places) - head.near
+    return Outline(head.vertices, head.local, gap, field.gradient[rows, columns])
 
 
 def _sampled(values: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from osgap.capture.choice import evenly_spaced
-from osgap.capture.sanity.drawing import HeadOutline, Projection, draw
+from osgap.capture.sanity.drawing import HeadOutline, Projection, draw, mask_edge
 from osgap.capture.sanity.findings import Findings, Verdict
-from osgap.capture.sanity.samples import Sample
+from osgap.capture.sanity.samples import Sample, moments_at_hand
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 from osgap.runtime import image_grid
@@ -40,14 +40,12 @@ Frame = tuple[int, int]
 
 
 def shown_moments(recording: Recording) -> list[int]:
-    """Timesteps on the sheet: the first, the middle and the last one of two sequences: the first and the last."""
-    rows: dict[str, list[int]] = {}
-    for row, timestep in enumerate(recording.timesteps):
-        rows.setdefault(timestep.sequence, []).append(row)
+    """Timesteps on the sheet: the first, the middle and the last one (of `moments_at_hand`) of two sequences: the first
+    and the last."""
+    rows = moments_at_hand(recording)
     names = sorted(rows)
     chosen = [rows[names[i]] for i in evenly_spaced(len(names), _MOST_SEQUENCES)]
-    ordered = [sorted(sequence, key=lambda row: recording.timesteps[row].index) for sequence in chosen]
-    return [sequence[i] for sequence in ordered for i in evenly_spaced(len(sequence), _MOMENTS)]
+    return [sequence[i] for sequence in chosen for i in evenly_spaced(len(sequence), _MOMENTS)]
 
 
 def shown_frames(recording: Recording) -> list[Frame]:
@@ -114,15 +112,14 @@ class _Tiles:
     def draw(self, samples: Mapping[Frame, Sample], frames: Sequence[Frame]) -> dict[Frame, np.ndarray]:
         """The tiles of some frames."""
         width, height = self.size
-        projection = Projection(self.recording, self.head, width, height)
         rows = sorted({timestep for timestep, _ in frames})
-        posed = dict(zip(rows, self.head.vertices(self.recording.params, rows).double().numpy(), strict=True))
+        projection = Projection(self.recording, self.head, rows, width, height)
         verdicts = _verdicts(self.recording, self.findings)
         tiles = {}
         for timestep, camera in dict.fromkeys(frames):
             sample = samples[timestep, camera]
-            outline = projection.outline(posed[timestep], camera)
-            mask = projection.mask(sample.mask)
+            outline = projection.outline(timestep, camera)
+            mask = mask_edge(sample.mask, width, height)
             verdict = verdicts.get((timestep, camera), "fine")
             tiles[timestep, camera] = _tile(self._picture(sample), mask, outline, verdict)
         return tiles
@@ -201,8 +198,8 @@ def _heading(findings: Findings, width: int) -> np.ndarray:
     told = list(findings.warnings[:_MOST_WARNINGS])
     if more := len(findings.warnings) - len(told):
         told.append(f"and {more} more")
-    if bad := len(findings.outliers):
-        told.append(f"{bad} bad frame{'s' if bad > 1 else ''}")
+    if count := len(findings.outliers):
+        told.append(f"{count} outlier{'s' if count > 1 else ''}")
     verdict = findings.cause or "; ".join(told) or "the head stands where the images show it"
     keys = [
         _key(HEAD_COLOR, "the tracked head"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,11 @@ FEWEST, MOST = 96, 480
 SMALL = 144
 SUSPECTS = 32
 """Frames that are looked at besides, because their files are much smaller or larger than their neighbours'."""
+_DECODED = 0.3
+"""Share of the frames between keyframes of a video that may have to be decoded for the sample. Decoding is a seventh of
+the import of videos of seven megapixels with 50 kB a frame (two thirds with 600 kB), so that this is a twentieth."""
+_SHORT = 24
+"""Frames of a video that may be decoded whatever their share."""
 _MOST_WORKERS = 8  # each has a picture of full size in its hands
 HEIGHT = 240
 """Of the reduced images [pixels], at most."""
@@ -46,8 +52,9 @@ def reduced_size(recording: Recording) -> tuple[int, int]:
 
 
 def chosen_frames(recording: Recording) -> list[tuple[int, int]]:
-    """(timestep, camera) of the frames to look at: of every sequence the first, the middle and the last moment with all
-    cameras, more moments as far as the bounds allow, and frames whose files are conspicuous."""
+    """(timestep, camera) of the frames to look at: of every sequence the first, the middle and the last moment (of
+    `moments_at_hand`) with all cameras, more moments as far as the bounds allow, and frames whose files are
+    conspicuous."""
     cameras = len(recording.serials)
     most = int(np.clip(len(recording.timesteps) * cameras // 10, SMALL, MOST))
     allowed = int(np.clip(PIXELS // (recording.width * recording.height), FEWEST, most))
@@ -63,16 +70,50 @@ def chosen_frames(recording: Recording) -> list[tuple[int, int]]:
 
 def _moments(recording: Recording, count: int) -> list[int]:
     """Rows of timesteps, at least three of every sequence, about `count` in all, evenly over each sequence."""
-    sequences: dict[str, list[int]] = {}
-    for row, timestep in enumerate(recording.timesteps):
-        sequences.setdefault(timestep.sequence, []).append(row)
+    lengths = Counter(timestep.sequence for timestep in recording.timesteps)
     chosen: set[int] = set()
-    for rows in sequences.values():
-        rows.sort(key=lambda row: recording.timesteps[row].index)
-        wanted = max(3, count * len(rows) // len(recording.timesteps))
+    for name, rows in moments_at_hand(recording).items():
+        wanted = max(3, count * lengths[name] // len(recording.timesteps))
         places = np.linspace(0, len(rows) - 1, min(wanted, len(rows)))
         chosen.update(rows[round(place)] for place in places)
     return sorted(chosen)
+
+
+def moments_at_hand(recording: Recording) -> dict[str, list[int]]:
+    """Rows of each sequence's timesteps, in their order. Of videos only those soon after a keyframe, so that what is
+    decoded for a few of them is bounded; the first camera's videos stand for all.
+
+    Raises:
+        UserError: when one of these videos is missing, or none.
+    """
+    sequences: dict[str, list[int]] = {}
+    if isinstance(recording.frames, Pictures):
+        for row, timestep in enumerate(recording.timesteps):
+            sequences.setdefault(timestep.sequence, []).append(row)
+    else:
+        for footage in recording.frames:
+            names = {recording.timesteps[row].sequence for row in footage.timesteps}
+            if not names <= set(sequences):
+                sequences |= dict.fromkeys(names, _soon_decoded(footage))
+    for rows in sequences.values():
+        rows.sort(key=lambda row: recording.timesteps[row].index)
+    return sequences
+
+
+def _soon_decoded(footage: Footage) -> list[int]:
+    """Timesteps before which few frames have to be decoded."""
+    from osgap.capture.video import keyframes
+
+    numbers = np.array(footage.numbers)
+    first, end = int(numbers[0]), int(numbers[-1]) + 1
+    soon = np.ones(len(numbers), bool)
+    videos = [footage.video, *([footage.masks] if isinstance(footage.masks, Path) else [])]
+    for video in videos if end - first > _SHORT else []:
+        starts = np.array([first, *(number for number in keyframes(video) if first < number < end)])
+        lengths = np.diff(starts, append=end)
+        group = np.searchsorted(starts, numbers, side="right") - 1
+        soon &= numbers - starts[group] < np.maximum(_DECODED * lengths[group], 1)
+    return [row for row, fine in zip(footage.timesteps, soon.tolist(), strict=True) if fine]
 
 
 def _conspicuous(recording: Recording) -> list[tuple[int, int]]:

@@ -88,7 +88,10 @@ def encoded_frames(recording: Recording, width: int, height: int, description: s
 def _with_somebody(contents: Iterable[Encoded], recording: Recording, person: Event) -> Iterator[Encoded]:
     yield from contents
     if not person.is_set():
-        raise UserError(f"{recording.folder}: all masks are black, so that nobody is in it. Export the masks anew.")
+        raise UserError(
+            f"{recording.folder}: all masks are black, so that nobody is in the images. Masks are white where the "
+            f"person is: make them with a matting program (docs/data.md)."
+        )
 
 
 def _workers() -> int:

@@ -105,6 +105,7 @@ def read_recording(
     entry: SubjectEntry,
     *,
     assets: HeadAssets | None = None,
+    head: HeadModel | None = None,
     raw: Path | None = None,
     manifest: Path | None = None,
 ) -> Recording:
@@ -112,6 +113,7 @@ def read_recording(
 
     Args:
         assets: the head model, which all layouts but VHAP's need.
+        head: what `load_head` makes of it, where that was done; else it is loaded where it is needed.
         raw: root of the NeRSemble tree, if raw videos are part of the run.
         manifest: what was downloaded of the subject; needed with `raw`.
 
@@ -119,7 +121,7 @@ def read_recording(
         UserError: naming the file that is broken, missing or in disagreement with others.
     """
     layout = layout_of(folder)
-    head = _head(folder, layout, assets)
+    head = head or _head(folder, layout, assets)
     if layout == "vhap":
         recording = _read_export(folder, config, subject, entry, assets, raw, manifest)
     else:
@@ -133,17 +135,31 @@ def read_recording(
         from osgap.head.editions import Edition
         from osgap.head.releases import identify
 
-        release = identify(assets)
+        release = identify(assets, head)
         edition = Edition(head.edition_id, release.name)
         notes += edition_notes(folder, layout, edition, certain=release.model_known)
         recording = replace(recording, edition=edition)
     return replace(recording, notes=tuple(notes))
 
 
+def head_if_there(assets: HeadAssets | None) -> HeadModel | None:
+    """The head model, loaded; None where none is given, or its files are not there: a tracking in VHAP's layout is read
+    without.
+
+    Raises:
+        UserError: see `osgap.head.assets.load_head`.
+    """
+    if assets is None or not (assets.model.is_file() and assets.masks.is_file()):
+        return None
+    from osgap.head.assets import load_head
+
+    return load_head(assets)
+
+
 def _head(folder: Path, layout: Layout, assets: HeadAssets | None) -> HeadModel | None:
     """The head model; None where the layout does not need it and it is not there."""
-    if layout == "vhap" and (assets is None or not (assets.model.is_file() and assets.masks.is_file())):
-        return None
+    if layout == "vhap":
+        return head_if_there(assets)
     if assets is None:
         raise UserError(f"{folder}: {_NAMES[layout]} needs the head model; set flame.assets")
     from osgap.head.assets import load_head

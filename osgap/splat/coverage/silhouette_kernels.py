@@ -28,19 +28,22 @@ def fill(points, faces, inside):
     height, width = inside.shape
     half, zero = np.float32(0.5), np.float32(0)
     for face in range(faces.shape[0]):
-        a, b, c = points[faces[face, 0]], points[faces[face, 1]], points[faces[face, 2]]
-        first = max(0, int(np.ceil(min(a[0], b[0], c[0]) - half)))
-        last = min(width - 1, int(np.floor(max(a[0], b[0], c[0]) - half)))
-        top = max(0, int(np.ceil(min(a[1], b[1], c[1]) - half)))
-        bottom = min(height - 1, int(np.floor(max(a[1], b[1], c[1]) - half)))
+        i, j, k = faces[face, 0], faces[face, 1], faces[face, 2]
+        ax, ay, bx, by, cx, cy = points[i, 0], points[i, 1], points[j, 0], points[j, 1], points[k, 0], points[k, 1]
+        first = max(0, int(np.ceil(min(ax, bx, cx) - half)))
+        last = min(width - 1, int(np.floor(max(ax, bx, cx) - half)))
+        top = max(0, int(np.ceil(min(ay, by, cy) - half)))
+        bottom = min(height - 1, int(np.floor(max(ay, by, cy) - half)))
         for row in range(top, bottom + 1):
             y = np.float32(row) + half
             for column in range(first, last + 1):
+                if inside[row, column]:
+                    continue
                 x = np.float32(column) + half
                 # Twice the signed areas that the pixel's centre spans with each edge.
-                one = (b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
-                two = (c[0] - b[0]) * (y - b[1]) - (c[1] - b[1]) * (x - b[0])
-                three = (a[0] - c[0]) * (y - c[1]) - (a[1] - c[1]) * (x - c[0])
+                one = (bx - ax) * (y - ay) - (by - ay) * (x - ax)
+                two = (cx - bx) * (y - by) - (cy - by) * (x - bx)
+                three = (ax - cx) * (y - cy) - (ay - cy) * (x - cx)
                 positive = one >= zero and two >= zero and three >= zero
                 if positive or (one <= zero and two <= zero and three <= zero):
                     inside[row, column] = True
