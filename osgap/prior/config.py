@@ -286,8 +286,8 @@ class OneShotConfig(Section):
     """Share of each photograph that a first optimisation does not see, in patches, to tell when the second one ends
     [fraction]. 0: do all steps."""
     calibration_people: int = Field(6, ge=0)
-    """People of `prior.validation`, and where those are fewer than three others of `subjects.train`, on whom is measured
-    how far an optimisation may go [people]; 0: all the way."""
+    """People of `prior.validation`, and where those are fewer than three others of `subjects.train`, on whom is
+    measured how far an optimisation may go [people]; 0: all the way."""
     checkpoint_every: int = Field(50, ge=1, json_schema_extra=OPERATIONAL)
     """Time between two checkpoints [steps]; more where a checkpoint takes long and the steps do not."""
 

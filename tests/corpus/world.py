@@ -70,7 +70,13 @@ SETTINGS: dict[str, Any] = {
     },
     "capture": {"download": False, "tracking": f"WORLD/{EXPORT}", **UNPOSED},
     # Avatars of so few steps cannot be closed, and trying to takes longest.
-    "fit": {"uv_size": UV_SIZE, "iterations": 2, "images_per_step": 1, "checkpoint_every": 1, "losses": {"coverage": 0.0}},
+    "fit": {
+        "uv_size": UV_SIZE,
+        "iterations": 2,
+        "images_per_step": 1,
+        "checkpoint_every": 1,
+        "losses": {"coverage": 0.0},
+    },
     "oneshot": {"steps": 2, "calibration_people": 0, "losses": {"coverage": 0.0}},
 }
 """The config, in which `WORLD` stands for the world's folder."""
