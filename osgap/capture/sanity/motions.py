@@ -1,4 +1,4 @@
-"""How the head moves from moment to moment in the pictures, beside how its parameters move it.
+"""How the head moves from moment to moment in the pictures, compared with how its parameters move it.
 
 Every camera's colours on the skin are compared with those that the same camera shows at the other moments: neither
 light nor hair nor an offset that is the same at all moments counts. What is left is tracking error, or another motion.
@@ -129,3 +129,25 @@ def _seen(skin: SkinColors, key: Key, evidence: Evidence) -> tuple[np.ndarray, n
         rows = np.concatenate((along * evidence.height, np.cross(arm, along)), axis=1)
         slopes += slope[:, :, None].astype(np.float64) * rows[:, None]
     return color, slopes
+
+
+def between(claim: Claim, other: Claim, evidence: Evidence, moments: Sequence[int]) -> np.ndarray:
+    """As `rigid`, relative to the mean over moments, as `Motions.steps` are."""
+    steps = rigid(claim, other, evidence, moments)
+    return np.asarray(steps - steps.mean(axis=0))
+
+
+def rigid(claim: Claim, other: Claim, evidence: Evidence, moments: Sequence[int]) -> np.ndarray:
+    """`[T, 6]` by which one claim's heads would have to move, as rigid bodies, to be where another's are."""
+    members = evidence.surface.members[::10]
+    found = []
+    for t in moments:
+        start = claim.vertices[t]
+        arm = start[members] - start.mean(axis=0)
+        columns = np.zeros((len(members), 3, 6))
+        columns[:, :, :3] = np.eye(3) * evidence.height
+        for axis in range(3):
+            columns[:, :, 3 + axis] = np.cross(np.eye(3)[axis], arm)
+        away = (other.vertices[t] - start)[members]
+        found.append(np.linalg.lstsq(columns.reshape(-1, 6), away.reshape(-1), rcond=None)[0])
+    return np.array(found)
