@@ -6,9 +6,9 @@ Looks for tracking exports of one sequence in the folders, with the head model b
 or in a folder above), and prints a line for each capture and JSON at the end: `alarms` of `captures` that are right
 stop, have outliers or a doubtful head, `seconds` is the median processor time of a look (with the decoding), and for
 each kind of breakage how many were `named` rightly, `stopped` with another cause, imported with a note (`noted`: a
-warning or bad frames), or passed unnoticed. `--cuts` adds copies with one camera, and with two, three or four. `--noise 1` adds
-copies with tracking error (1 mm, 0.6 degrees), as `make_people.py --param-noise 1` does. Kinds are those of
-`tests/capture/breakage.py`, of every so many captures (`--every`).
+warning or bad frames), or passed `unnoticed`. `--noise 1` adds copies with tracking error (1 mm, 0.6 degrees), as
+`make_people.py --param-noise 1` does, and `--cuts` copies with one camera, and with two, three or four. Kinds are those
+of `tests/capture/breakage.py`, of every so many captures (`--every`).
 """
 
 from __future__ import annotations
@@ -139,15 +139,15 @@ def kept(recording: Recording, cameras: tuple[int, ...]) -> Recording:
     """A recording of some of the cameras."""
     rows = list(cameras)
     assert isinstance(recording.frames, Pictures)
-    images, masks = (
-        [[row[c] for c in rows] for row in table] for table in (recording.frames.images, recording.frames.masks)
-    )
     return replace(
         recording,
         serials=[recording.serials[c] for c in rows],
         world_to_camera=recording.world_to_camera[rows],
         intrinsics=recording.intrinsics[rows],
-        frames=Pictures(images, masks),
+        frames=Pictures(
+            [[row[c] for c in rows] for row in recording.frames.images],
+            [[row[c] for c in rows] for row in recording.frames.masks],
+        ),
     )
 
 

@@ -43,6 +43,7 @@ _COARSE, _FINE = 20, 5  # hypotheses that are compared with silhouettes, and the
 _FRAMES_COARSE, _FRAMES_FIT, _FRAMES_FINE = 12, 20, 24
 _PLAIN, _GROSS = 0.5, 3.0  # of excess: a correction that leaves so little of so much needs no other explanation
 _CLEAR = 0.9  # of the cost: what explains something leaves less
+_HIDDEN = 0.02  # cost that a shift which mends most may add: where hair is all around, all places are as good
 _COMPLEXITY = 0.03  # cost that a further assumption must save
 _CAMERA_CHANGES = (
     "", "opencv_axes", "world_to_camera", "opencv_world_to_camera", "transposed_rotations", "left_handed",
@@ -112,10 +113,18 @@ def likely_cause(
         for hypothesis in found
         if hypothesis.excess <= accepted
         and hypothesis.measures is not None
-        and hypothesis.measures.total < _CLEAR * own.total
+        and _explains(hypothesis, own)
         and (hypothesis.shift is None or hypothesis.shift > 0.9 * SHIFT_BOUND * own.few)
     ]
     return min(fitting, key=lambda hypothesis: hypothesis.price) if fitting else None
+
+
+def _explains(hypothesis: Hypothesis, own: Measures) -> bool:
+    """Whether it fits clearly better; behind hair, a head that is shifted costs little."""
+    assert hypothesis.measures is not None
+    total = hypothesis.measures.total
+    moved = hypothesis.shift is not None and hypothesis.excess < 0.5 * own.excess and total < own.total + _HIDDEN
+    return total < _CLEAR * own.total or moved
 
 
 # with names --------------------------------------------------------------------------------------------------
@@ -136,7 +145,9 @@ def _named(recording: Recording, head: HeadModel, claim: Claim) -> Iterator[Hypo
     for other in _OTHERS:
         if other == "head_at_origin" and varies > _VARIES:  # a head that moves so far does not fit at one place
             continue
-        if distance < _UNIT_FROM.get(other, 0.0) or (other == "degrees" and not _beyond_half_turn(recording)):
+        if (distance < _UNIT_FROM.get(other, 0.0) and varies < _VARIES) or (
+            other == "degrees" and not _beyond_half_turn(recording)
+        ):
             continue
         base = corrected(recording, (other,))
         posed = claim_of(base, head, timesteps)
@@ -246,7 +257,7 @@ def _without_neck(recording: Recording, head: HeadModel, claim: Claim, evidence:
         pose = pose + np.clip(fitted(rows.matrix[:, :6] @ np.array(columns).T, rows, np.ones(3)), -0.4, 0.4)
         fit = _necked(recording, head, pose, timesteps)
     degrees = np.rad2deg(np.linalg.norm(pose))
-    sentence = f"the head fits if its neck is turned by {degrees:.0f} degrees: neck_pose is zero in all moments, is it missing?"
+    sentence = f"the head fits with its neck turned by {degrees:.0f} degrees: neck_pose is zero, is it missing?"
     yield Hypothesis(sentence, (), fit, 0.5)
 
 

@@ -28,6 +28,7 @@ INSIDE, OUT, LIKENESS = 0.95, 0.012, 0.25
 LOOSE, LOOSE_FROM_ONE_SIDE = 0.03, 0.08
 """Of the gaps from a head's edge to its mask's, the one that 15 % are below: hair is not everywhere around a head."""
 _CLOSEST = 0.15
+_MOMENTS = 3  # of which `Evidence.spread` has frames at least: parameters of one may be right by chance
 SHAPE = 0.0012
 """Of `shape_misfit`: twice what was seen of captures that are right with tracking error of 2 mm and 1.2 degrees."""
 _SHAPE_MOST, _SHAPE_HAIR, _SHAPE_FEWEST = 0.05, 0.02, 4
@@ -83,11 +84,12 @@ class Evidence:
             return self
         moments = sorted({t for t, _ in keys})
         cameras = sorted({c for _, c in keys})
-        wanted = max(most // max(len(cameras), 1), 1)
-        some = {moments[round(k)] for k in np.linspace(0, len(moments) - 1, min(wanted, len(moments)))}
+        wanted = max(most // max(len(cameras), 1), min(_MOMENTS, len(moments)))
+        some = {moments[round(k)]: place for place, k in enumerate(np.linspace(0, len(moments) - 1, wanted))}
         chosen = [key for key in keys if key[0] in some]
         step = -(-len(chosen) // most)
-        return self.only(chosen[::step] if step > 1 else chosen)
+        views = {camera: place for place, camera in enumerate(cameras)}
+        return self.only(key for key in chosen if (views[key[1]] + some[key[0]]) % step == 0)
 
 
 def evidence_of(samples: Sequence[Sample], surface: Surface, height: float) -> Evidence:

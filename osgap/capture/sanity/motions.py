@@ -73,7 +73,7 @@ def motions_of(claim: Claim, evidence: Evidence) -> Motions | None:
 
 
 def _moved(claim: Claim, steps: dict[int, np.ndarray], evidence: Evidence) -> dict[int, np.ndarray]:
-    found = {}
+    found: dict[int, np.ndarray] = {}
     for t, step in steps.items():
         one = claim.replace(vertices={t: claim.vertices[t]})
         found |= moved(one, np.append(step, 0.0), evidence.height).vertices

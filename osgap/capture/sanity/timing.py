@@ -57,7 +57,7 @@ def right_motion(
     where its own do."""
     if own.error < LEAST:
         return None
-    promising = []
+    promising: list[tuple[float, int, Motion, float]] = []
     for motion in _motions(recording, head, claim, own, evidence):
         shared = [k for k, t in enumerate(own.moments) if t in motion.claim.vertices]
         if len(shared) < FEWEST_MOMENTS:
