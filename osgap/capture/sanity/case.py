@@ -110,16 +110,14 @@ class Case:
 
     def doubled(self) -> dict[int, str]:
         """Cameras at the place of another one, without the one of both whose colours are like the others'."""
-        serials, alike = (
-            self.recording.serials,
-            {c: self.measures.like_of(c) for c in range(len(self.recording.serials))},
-        )
+        serials = self.recording.serials
+        alike = {camera: self.measures.like_of(camera) for camera in range(len(serials))}
         found = {}
         for camera, other in same_poses(self.claim, self.evidence.height).items():
             difference = alike[camera] - alike[other]
-            pair = ((camera, other), (other, camera))
-            for one, twin in pair if not abs(difference) > _UNLIKE else pair[:1] if difference < 0 else pair[1:]:
-                found[one] = f"its pose is that of camera {serials[twin]}, too"
+            for one, twin, more in ((camera, other, difference), (other, camera, -difference)):
+                if more < _UNLIKE:
+                    found[one] = f"its pose is that of camera {serials[twin]}, too"
         return found
 
     def _blind(self, samples: Sequence[Sample]) -> Cause | None:
@@ -131,12 +129,13 @@ class Case:
 
     def _moved(self) -> Cause | None:
         """Parameters with which the head moves otherwise than in the pictures."""
-        own = self.motions = motions_of(self.claim, self.evidence)
+        evidence = self._steady()
+        own = self.motions = motions_of(self.claim, evidence)
         if own is None:
             return None
-        missing = missing_motion(self.recording, self.claim, self.evidence, own)
+        missing = missing_motion(self.recording, self.claim, evidence, own)
         if missing is None:
-            motion = right_motion(self.recording, self.head, self.claim, self.evidence, own)
+            motion = right_motion(self.recording, self.head, self.claim, evidence, own)
             if motion is None:
                 return None
             left = shape_misfit(measure(motion.claim, self.evidence.within(motion.claim), colored=False), self.evidence)
@@ -147,6 +146,13 @@ class Case:
             f"height from moment to moment, turned by {np.rad2deg(own.turn):.1f} degrees. Are they missing?",
             None,
         )
+
+    def _steady(self) -> Evidence:
+        """Without the moments that are wrong in most cameras, if these are few: they are told as what they are."""
+        bad, moments = mostly(self.judgements, 0), {t for t, _ in self.evidence.fields}
+        if 3 * len(bad) > len(moments):
+            return self.evidence
+        return self.evidence.only(key for key in self.evidence.fields if key[0] not in bad)
 
     def _untracked(self) -> bool:
         """Whether the head moves otherwise than in the pictures, and has another shape."""
