@@ -83,10 +83,11 @@ def main() -> None:
                 if not cameras:
                     seconds.append(time.process_time() - start)
                 captures += 1
-                if isinstance(findings, str) or not findings.sound or findings.outliers or _doubted(findings):
-                    noise = " with noise" if path != export else ""
-                    alarms.append(f"{export}{noise}, cameras {cameras or 'all'}: {told(findings)}")
-                    print(f"FALSE ALARM {alarms[-1]}", flush=True)
+                alarm = isinstance(findings, str) or not findings.sound or findings.outliers or _doubted(findings)
+                noise = " with noise" if path != export else ""
+                said = f"{export.name}{noise}, cameras {cameras or 'all'}: {told(findings)}"
+                print(f"{'FALSE ALARM' if alarm else 'right':9s} {said}", flush=True)
+                alarms += [said] if alarm else []
         for name in kinds if number % arguments.every == 0 else []:
             kind = KINDS[name] if name in KINDS else borrowed(donor(exports, number, arguments.head), BORROWED[name])
             answer, said = judge(export, head, kind)
