@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="K/N: every Nth capture from the Kth on, such as 1/2")
     arguments = parser.parse_args()
     first, _, step = arguments.part.partition("/")
-    exports = find_exports(arguments.folders)[int(first) :: int(step)]
+    every = find_exports(arguments.folders)
+    exports = every[int(first) :: int(step)]
     kinds = {"all": [*KINDS, *BORROWED], "none": []}.get(arguments.kinds, arguments.kinds.split(","))
     alarms, seconds, captures = [], [], 0
     broken: dict[str, dict[str, int]] = {
@@ -89,7 +90,7 @@ def main() -> None:
                 print(f"{'FALSE ALARM' if alarm else 'right':9s} {said}", flush=True)
                 alarms += [said] if alarm else []
         for name in kinds if number % arguments.every == 0 else []:
-            kind = KINDS[name] if name in KINDS else borrowed(donor(exports, number, arguments.head), BORROWED[name])
+            kind = KINDS[name] if name in KINDS else borrowed(donor(every, export, arguments.head), BORROWED[name])
             answer, said = judge(export, head, kind)
             broken[name][answer] += 1
             print(f"{answer:9s} {name:26s} {export.name}: {said}", flush=True)
@@ -137,9 +138,9 @@ def add_noise(export: Path, scale: float, seed: int) -> None:
     parameters(export, change)
 
 
-def donor(exports: list[Path], number: int, default: Path | None) -> Path:
+def donor(exports: list[Path], export: Path, default: Path | None) -> Path:
     """Another export with the same head model, a few places on."""
-    head = head_of(exports[number], default)
+    head, number = head_of(export, default), exports.index(export)
     order = [exports[(number + step) % len(exports)] for step in range(4, len(exports) + 4)]
     return next(export for export in order if head_of(export, default) is head)
 
