@@ -128,7 +128,9 @@ class Case:
         return f"masks of {_counted(len(blind), 'camera')} are wrong: {told}. Make masks of the person.", None
 
     def _moved(self) -> Cause | None:
-        """Parameters with which the head moves otherwise than in the pictures."""
+        """Parameters with which the head moves otherwise than in the pictures; from one side too little is seen."""
+        if self.one_sided:
+            return None
         evidence = self._steady()
         own = self.motions = motions_of(self.claim, evidence)
         if own is None:
