@@ -212,6 +212,8 @@ class Case:
 
     def _foreign(self, claim: Claim) -> bool:
         """Whether a claim that fits as a whole has a shape, or a motion, that the pictures do not show."""
+        if self.one_sided:
+            return False
         measures = measure(claim, self.evidence.spread(_SPREAD), colored=False)
         if shape_misfit(measures, self.evidence) > SHAPE:
             return True
@@ -222,11 +224,17 @@ class Case:
         shape = shape_misfit(self.measures, self.evidence)
         neckless = float(self.recording.params.neck_pose.abs().max()) == 0
         missing = "neck_pose is zero in all moments: is it missing? " * neckless
-        moves = " and it moves otherwise from moment to moment than the pictures show" * bool(self.unfollowed())
+        reasons = [
+            f"the same points of face and ears are out of the masks, by {100 * shape:.2f} % of its height"
+            * (shape > SHAPE),
+            "it moves otherwise from moment to moment than the pictures show" * bool(self.unfollowed()),
+        ]
+        told = (
+            ", and ".join(reason for reason in reasons if reason) or "its shape or motion is not that of the pictures"
+        )
         return (
-            f"{missing}Moving the head or changing the lenses mends a part only: the same points of face and ears are "
-            f"out of the masks at all moments, by {100 * shape:.2f} % of the head's height{',' * bool(moves)}{moves}. "
-            f"Are the FLAME parameters those of another person or recording, or the masks of another scale?",
+            f"{missing}Moving the head or changing the lenses mends a part only: {told}. Are the FLAME parameters those "
+            f"of another person or recording, or the masks of another scale?",
             None,
         )
 
