@@ -233,8 +233,8 @@ class Case:
             ", and ".join(reason for reason in reasons if reason) or "its shape or motion is not that of the pictures"
         )
         return (
-            f"{missing}Moving the head or changing the lenses mends a part only: {told}. Are the FLAME parameters those "
-            f"of another person or recording, or the masks of another scale?",
+            f"{missing}Moving the head or changing the lenses mends a part only: {told}. Are the FLAME parameters "
+            f"those of another person or recording, or the masks of another scale?",
             None,
         )
 
