@@ -262,9 +262,24 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.erode(mask, np.ones((size, size), np.uint8)))
 
 
+def _orbited(out: Path) -> None:
+    """One camera's pose turned by 21 degrees about the world's middle, where the head is."""
+    poses(out, lambda pose, c: rotation(1, 21) @ pose if c == 5 else pose)
+
+
 def _turned_cameras(out: Path) -> None:
     """All pictures on their side, cameras as before."""
     poses(out, lambda pose, _: pose @ rotation(2, 90))
+
+
+def _first_of_all(out: Path) -> None:
+    """The parameters of one moment at all moments."""
+    _moments_as(("flame_param",), lambda t, n: 0)(out)
+
+
+def _shuffled(out: Path) -> None:
+    order = [2, 0, 3, 1]
+    _moments_as(("flame_param",), lambda t, n: order[t] if t < 4 <= n else t)(out)
 
 
 KINDS: dict[str, Kind] = {
@@ -282,12 +297,13 @@ KINDS: dict[str, Kind] = {
     "mirrored_world": Kind(lambda o: poses(o, lambda m, _: _MIRROR @ m @ _MIRROR), "left_handed", "mirror"),
     "shifted_head": Kind(_translated((0.3, 0, 0)), None, "beside"),
     "shifted_up": Kind(_translated((0, 0.05, 0)), None, "beside|principal"),
+    "shifted_4_percent_up": Kind(_translated((0, 0.009, 0)), None, "beside|principal"),
     "shifted_3_percent": Kind(_translated((0.007, 0, 0)), None, "beside"),
     "shifted_depth": Kind(_translated((0, 0, 0.1)), None, "beside"),
     "head_millimetres": Kind(_times("translation", 1000), "head_millimetres", "millimetres"),
     "degrees": Kind(_times("rotation neck_pose jaw_pose eyes_pose", 57.29578), "degrees", "degrees"),
     "reversed_rotations": Kind(_times("rotation neck_pose", -1.0), "reversed_rotations", "revers"),
-    "other_person": Kind(lambda o: parameters(o, _other_shape), None, "person|larger|focal|beside"),
+    "other_person": Kind(lambda o: parameters(o, _other_shape), None, "another person|of this person"),
     "swapped_principal_point": Kind(lambda o: intrinsics(o, _exchanged_center), "exchanged_center", "cx and cy"),
     "other_size": Kind(_lens(2 / 3, 2 / 3), "intrinsics_of", "intrinsics are for"),
     "other_size_larger": Kind(_lens(1.5, 1.5), "intrinsics_of", "intrinsics are for"),
@@ -309,6 +325,14 @@ KINDS: dict[str, Kind] = {
         _moments_as(("flame_param",), lambda t, n: min(t + 1, n - 1)), "parameters_later:-1", "earlier"
     ),
     "reversed_parameters": Kind(_moments_as(("flame_param",), lambda t, n: n - 1 - t), None, "moment|timestep"),
+    "frozen_parameters": Kind(_first_of_all, None, "hardly change"),
+    "shuffled_parameters": Kind(_shuffled, None, "moment|timestep"),
+    "pose_of_neighbour": Kind(_cameras_as(lambda c, _: 6 if c == 5 else c), None, "camera"),
+    "orbited_camera": Kind(_orbited, None, "camera"),
+    "camera_without_masks": Kind(_picture("*_05", lambda p: p * 0, "fg_masks"), None, "masks of 1 camera"),
+    "camera_of_full_masks": Kind(_picture("*_05", lambda p: p * 0 + 255, "fg_masks"), None, "masks of 1 camera"),
+    "camera_of_inverted_masks": Kind(_picture("*_05", lambda p: 255 - p, "fg_masks"), None, "camera"),
+    "cameras_without_masks": Kind(_picture("*_0[2-6]", lambda p: p * 0, "fg_masks"), None, "masks of 5 cameras"),
     "one_turned_camera": Kind(_one_pose(5, rotation(1, 3)), None, "camera"),
     "one_moved_camera": Kind(_one_pose(5, rotation(0, -4)), None, "camera"),
     "upside_down_camera": Kind(_half_turned, None, "camera"),
@@ -319,7 +343,7 @@ KINDS: dict[str, Kind] = {
     ),
     "z_down": Kind(lambda o: poses(o, lambda m, _: rotation(0, -90) @ m), "world_axes", "axes"),
     "turned_cameras": Kind(_turned_cameras, None, "nothing that was tried|turned"),
-    "no_neck_pose": Kind(_times("neck_pose", 0.0), None, "turned|nothing that was tried|moment"),
+    "no_neck_pose": Kind(_times("neck_pose", 0.0), None, "neck_pose"),
     "empty_mask": Kind(_picture("00001_03", lambda p: p * 0, "fg_masks"), None, "", ((1, 3),)),
     "full_mask": Kind(_picture("00001_03", lambda p: p * 0 + 255, "fg_masks"), None, "", ((1, 3),)),
     "inverted_mask": Kind(_picture("00001_03", lambda p: 255 - p, "fg_masks"), None, "", ((1, 3),)),

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from capture.breakage import KINDS, copied, parameters
 from osgap.capture.correction_names import CORRECTIONS, check_correction
+from osgap.capture.sanity.claims import claim_of, head_height, surface_of
 from osgap.capture.sanity.corrections import corrected, later_rows, without_outliers
 from osgap.capture.sanity.findings import Findings, require_sound
 from osgap.capture.sanity.inspect import inspect
-from osgap.capture.sanity.samples import MOST, SUSPECTS, chosen_frames
+from osgap.capture.sanity.measures import evidence_of
+from osgap.capture.sanity.motions import motions_of
+from osgap.capture.sanity.samples import MOST, SUSPECTS, chosen_frames, read_samples
+from osgap.capture.sanity.timing import LEAST
 from osgap.capture.tracking.recording import Pictures, Recording, Timestep
 from osgap.capture.tracking.vhap.export import read_export
 from osgap.head.assets import load_head
@@ -32,6 +38,7 @@ SEQUENCE = "EXP-1-head"
 BROKEN = (
     "centimetres", "opencv_axes", "shifted_head", "shifted_3_percent", "swapped_principal_point", "other_size",
     "exchanged_cameras", "inverted_masks", "later_parameters", "boxed_masks", "doubled_fl_x",
+    "pose_of_neighbour", "camera_without_masks", "reversed_parameters", "no_neck_pose", "shifted_4_percent_up",
 )  # fmt: skip
 SINGLE = ("empty_mask", "frame_of_another_camera", "image_of_another_camera")
 
@@ -166,6 +173,38 @@ def test_what_cannot_be_right_stops_with_its_cause(kind: str, broken: Callable[[
     with pytest.raises(UserError, match="does not stand where the images show it") as caught:
         require_sound(findings, Path("tracking"))
     assert findings.cause in str(caught.value)
+
+
+def test_what_exceeded_which_bound_is_said_with_its_direction(broken: Callable[[str], Findings]) -> None:
+    """The head is moved up: it stands too far up in the images of cameras around it."""
+    said = (broken("shifted_up").cause or "").partition(" Measured: ")[2]
+    assert re.search(r"moved by 1\d\.\d % of its height|moved by 2\d\.\d % of its height", said), said
+    assert re.search(r"\(bound \d\.\d %\)", said), said
+    assert re.search(r"in 16 of 16 cameras it is beside the masks \(\d+ by .*?\d+\.\d % up,", said), said
+    assert "in 1 of 1 sequences" in said
+
+
+def test_motion_from_moment_to_moment_is_measured(export: Path, head: HeadModel) -> None:
+    recording = recording_of(export, head)
+    samples = read_samples(recording, chosen_frames(recording))
+    surface = surface_of(head)
+    evidence = evidence_of(samples, surface, head_height(head, recording, surface))
+    moments = sorted({sample.timestep for sample in samples})
+    own = motions_of(claim_of(recording, head, moments), evidence)
+    assert own is not None
+    assert own.error < LEAST
+    moved = recording.params.translation.clone()
+    moved[1] += torch.tensor([0.004, 0.0, 0.0])
+    shifted = replace(recording, params=recording.params.replace(translation=moved))
+    found = motions_of(claim_of(shifted, head, moments), evidence)
+    assert found is not None
+    expected = np.zeros((len(moments), 3))
+    expected[1, 0] = -0.004 / evidence.height
+    expected -= expected.mean(axis=0)
+    difference = found.steps[:, :3] - own.steps[:, :3] - expected
+    assert np.linalg.norm(difference) < 0.35 * np.linalg.norm(expected)
+    two = evidence.only(key for key in evidence.fields if key[0] < 2)
+    assert motions_of(claim_of(recording, head, moments), two) is None, "two moments show no motion"
 
 
 @pytest.mark.parametrize("kind", SINGLE)

@@ -9,10 +9,12 @@ from itertools import product
 import numpy as np
 import torch
 
+from osgap.capture.sanity.alignment import fitted
 from osgap.capture.sanity.claims import Claim, claim_of
 from osgap.capture.sanity.corrections import all_axes, corrected
 from osgap.capture.sanity.measures import SHIFT as SHIFT_BOUND
 from osgap.capture.sanity.measures import Evidence, Measures, measure
+from osgap.capture.sanity.motions import rigid
 from osgap.capture.sanity.moves import ALL, SHIFT, Boxes, refined_lens, refined_motion
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
@@ -41,6 +43,7 @@ _COARSE, _FINE = 20, 5  # hypotheses that are compared with silhouettes, and the
 _FRAMES_COARSE, _FRAMES_FIT, _FRAMES_FINE = 12, 20, 24
 _PLAIN, _GROSS = 0.5, 3.0  # of excess: a correction that leaves so little of so much needs no other explanation
 _CLEAR = 0.9  # of the cost: what explains something leaves less
+_HIDDEN = 0.02  # cost that a shift which mends most may add: where hair is all around, all places are as good
 _COMPLEXITY = 0.03  # cost that a further assumption must save
 _CAMERA_CHANGES = (
     "", "opencv_axes", "world_to_camera", "opencv_world_to_camera", "transposed_rotations", "left_handed",
@@ -51,6 +54,9 @@ _COMPLEXITIES = {"world_axes": 1.6, "head_at_origin": 3.0, "head_centimetres": 2
 _FAR = 2.0  # metres of translation from where on its unit is the first thing to doubt
 _UNIT_FROM = {"head_millimetres": 0.5, "head_centimetres": 1.0}
 """Metres of translation up to which another unit leaves next to none, as `head_at_origin` does."""
+_SMALL = 0.02  # radians of which the effect is measured
+_VARIES = 0.03
+"""Metres by which translations vary, beyond which they are not what all cameras contain already."""
 _SQUARE = 0.05  # by which focal lengths differ where pixels are no squares
 _OTHERS = (
     "head_millimetres", "head_centimetres", "head_at_origin", "degrees", "reversed_rotations", "exchanged_center",
@@ -101,15 +107,24 @@ def likely_cause(
         pictures = [*_of_pictures(claim), *_one_focal(claim)]
         found += [replace(h, measures=measure(h.claim, fine)) for h in pictures]
         found += [replace(h, measures=measure(h.claim, fine)) for h in _fits(recording, claim, evidence)]
+        found += [replace(h, measures=measure(h.claim, fine)) for h in _without_neck(recording, head, claim, evidence)]
     fitting = [
         hypothesis
         for hypothesis in found
         if hypothesis.excess <= accepted
         and hypothesis.measures is not None
-        and hypothesis.measures.total < _CLEAR * own.total
+        and _explains(hypothesis, own)
         and (hypothesis.shift is None or hypothesis.shift > 0.9 * SHIFT_BOUND * own.few)
     ]
     return min(fitting, key=lambda hypothesis: hypothesis.price) if fitting else None
+
+
+def _explains(hypothesis: Hypothesis, own: Measures) -> bool:
+    """Whether it fits clearly better; behind hair, a head that is shifted costs little."""
+    assert hypothesis.measures is not None
+    total = hypothesis.measures.total
+    moved = hypothesis.shift is not None and hypothesis.excess < 0.5 * own.excess and total < own.total + _HIDDEN
+    return total < _CLEAR * own.total or moved
 
 
 # with names --------------------------------------------------------------------------------------------------
@@ -126,8 +141,13 @@ def _named(recording: Recording, head: HeadModel, claim: Claim) -> Iterator[Hypo
             yield _hypothesis(names, claim.replace(world_to_camera=poses))
     distance = float(recording.params.translation.norm(dim=1).median())
     far = distance > _FAR
+    varies = float(recording.params.translation.std(dim=0, correction=0).norm())
     for other in _OTHERS:
-        if distance < _UNIT_FROM.get(other, 0.0) or (other == "degrees" and not _beyond_half_turn(recording)):
+        if other == "head_at_origin" and varies > _VARIES:  # a head that moves so far does not fit at one place
+            continue
+        if (distance < _UNIT_FROM.get(other, 0.0) and varies < _VARIES) or (
+            other == "degrees" and not _beyond_half_turn(recording)
+        ):
             continue
         base = corrected(recording, (other,))
         posed = claim_of(base, head, timesteps)
@@ -219,6 +239,32 @@ def _fits(recording: Recording, claim: Claim, evidence: Evidence) -> Iterator[Hy
         columns = (*(() if column is None else (column,)), *((0, 1) if centre else ()))
         fit = refined_lens(boxes.lens_shifted(start) if centre else start, some, columns)
         yield _lens(recording, claim, fit, column, centre)
+
+
+def _without_neck(recording: Recording, head: HeadModel, claim: Claim, evidence: Evidence) -> Iterator[Hypothesis]:
+    """Heads turned about their necks, where no moment has a rotation of it."""
+    params = recording.params
+    if float(params.neck_pose.abs().max()) > 0:
+        return
+    some, timesteps = evidence.spread(_FRAMES_FIT), sorted(claim.vertices)
+    pose, fit = np.zeros(3), claim
+    for _ in range(3):
+        rows = measure(fit, some, colored=False).rows
+        columns = []
+        for axis in np.eye(3):
+            turned = _necked(recording, head, pose + _SMALL * axis, timesteps)
+            columns.append(rigid(fit, turned, some, timesteps).mean(axis=0) / _SMALL)
+        pose = pose + np.clip(fitted(rows.matrix[:, :6] @ np.array(columns).T, rows, np.ones(3)), -0.4, 0.4)
+        fit = _necked(recording, head, pose, timesteps)
+    degrees = np.rad2deg(np.linalg.norm(pose))
+    sentence = f"the head fits with its neck turned by {degrees:.0f} degrees: neck_pose is zero, is it missing?"
+    yield Hypothesis(sentence, (), fit, 0.5)
+
+
+def _necked(recording: Recording, head: HeadModel, pose: np.ndarray, timesteps: list[int]) -> Claim:
+    params = recording.params
+    neck = torch.from_numpy(pose).to(params.neck_pose).expand_as(params.neck_pose)
+    return claim_of(replace(recording, params=params.replace(neck_pose=neck)), head, timesteps)
 
 
 def _size(claim: Claim) -> float:

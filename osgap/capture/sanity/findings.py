@@ -76,7 +76,7 @@ class Findings:
     warnings: tuple[str, ...]
     """What is doubtful besides the outliers: a sentence each."""
     outliers: tuple[tuple[int, int], ...]
-    """Single bad frames: (timestep, camera)."""
+    """Single frames that do not fit: (timestep, camera)."""
 
     @property
     def sound(self) -> bool:

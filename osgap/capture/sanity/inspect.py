@@ -7,43 +7,30 @@ what is known to go wrong is tried (`causes`, `swaps`); where a few frames, a ca
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
-from osgap.capture.sanity.causes import ACCEPTED, Hypothesis, likely_cause
+from osgap.capture.sanity.case import Case
 from osgap.capture.sanity.claims import Claim, claim_of, head_height, surface_of
 from osgap.capture.sanity.findings import Findings
-from osgap.capture.sanity.judgement import Judgement, frame_findings, judged, misfit_cameras, mostly, summaries
-from osgap.capture.sanity.measures import DOUBT, FULL, Evidence, Key, Measures, evidence_of, measure
-from osgap.capture.sanity.samples import Sample, chosen_frames, filled_share, read_samples, reduced_size
-from osgap.capture.sanity.swaps import (
-    camera_rows,
-    inverted,
-    later_moments,
-    mirrored_images,
-    other_moments,
-    with_cameras,
+from osgap.capture.sanity.judgement import (
+    Judgement,
+    blind_cameras,
+    frame_findings,
+    judged,
+    misfit_cameras,
+    places,
+    summaries,
 )
+from osgap.capture.sanity.measures import (
+    Evidence,
+    Key,
+    Measures,
+    evidence_of,
+    measure,
+)
+from osgap.capture.sanity.samples import Sample, chosen_frames, read_samples, reduced_size
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
-
-_MIRRORED = 0.15
-"""By how much more alike faces must be in mirrored images."""
-_GROSS, _MOSTLY = 3.0, 0.85
-"""`Measures.excess`, and share of the head in the masks, beyond which moments nearby explain nothing."""
-_QUIET = 0.15
-"""`Measures.excess` below which nothing is left to be explained by parameters of moments further off."""
-_CLEARER = 2.5
-"""Times what other moments' parameters must save, where tracking error does not average out over cameras."""
-_FITS = 0.8
-"""`Measures.excess` that other moments' parameters may leave if they are the right ones."""
-_BOXED = 0.97
-"""Share of the rectangle around a mask that it fills, beyond which it is one."""
-
-Cause = tuple[str, str | None]
-"""A sentence, and the correction that mends it."""
 
 
 def inspect(recording: Recording, head: HeadModel, subject: str, samples: Sequence[Sample] | None = None) -> Findings:
@@ -62,13 +49,16 @@ def inspect(recording: Recording, head: HeadModel, subject: str, samples: Sequen
     claim = claim_of(recording, head, sorted({sample.timestep for sample in samples}))
     measures = measure(claim, evidence)
     judgements = judged(samples, measures)
-    case = _Case(recording, head, claim, evidence, _of_most(claim, evidence, measures, judgements), judgements)
-    case.cameras = misfit_cameras(measures)
+    case = Case(recording, head, claim, evidence, _of_most(claim, evidence, measures, judgements), judgements)
+    case.cameras = misfit_cameras(measures) | case.doubled() | blind_cameras(samples)
     cause = case.cause(samples)
     cameras = {recording.serials[c]: reason for c, reason in case.cameras.items()} if cause else {}
     outliers = () if cause else tuple(sorted(k for k, j in judgements.items() if j.verdict == "wrong"))
     frames = frame_findings(judgements, measures, recording.width / reduced_size(recording)[0])
-    sequences = list(dict.fromkeys(timestep.sequence for timestep in recording.timesteps))
+    moments = [timestep.sequence for timestep in recording.timesteps]
+    sequences = list(dict.fromkeys(moments))
+    measured = [*case.measures.exceeding(), *case.unfollowed(), places(frames, recording.serials, moments)]
+    said = "; ".join(part for part in measured if part)
     return Findings(
         subject=subject,
         frames=frames,
@@ -76,7 +66,7 @@ def inspect(recording: Recording, head: HeadModel, subject: str, samples: Sequen
         sequences=summaries(frames, sequences, lambda frame: recording.timesteps[frame.timestep].sequence, {}),
         shift=tuple(round(float(value), 4) for value in measures.motion[:3]),  # type: ignore[arg-type]
         scale=round(1 + float(measures.motion[6]), 4),
-        cause=cause[0] if cause else None,
+        cause=f"{cause[0]} Measured: {said or 'single cameras alone'}." if cause else None,
         correction=cause[1] if cause else None,
         warnings=() if cause else tuple(case.warnings()),
         outliers=outliers,
@@ -90,183 +80,3 @@ def _of_most(claim: Claim, evidence: Evidence, measures: Measures, judgements: d
     if len(kept) == len(evidence.fields) or len(kept) < 0.5 * len(judgements):
         return measures
     return measure(claim, evidence.only(kept))
-
-
-class _Case:
-    """What is known of a capture while its cause is looked for."""
-
-    def __init__(
-        self,
-        recording: Recording,
-        head: HeadModel,
-        claim: Claim,
-        evidence: Evidence,
-        measures: Measures,
-        judgements: dict[Key, Judgement],
-    ) -> None:
-        self.recording, self.head = recording, head
-        self.claim, self.evidence, self.measures, self.judgements = claim, evidence, measures, judgements
-        self.cameras: dict[int, str] = {}
-        self.one_sided = measures.one_sided
-
-    def cause(self, samples: Sequence[Sample]) -> Cause | None:
-        """What is wrong with all of the capture, most likely; None where nothing is."""
-        masks = self._masks(samples)
-        if masks:
-            return masks
-        wrong = np.mean([judgement.verdict == "wrong" for judgement in self.judgements.values()])
-        if len(self.cameras) > max(2, len(self.recording.serials) / 3):  # not a few that differ from the others
-            return self._misfit()
-        gross = self.measures.excess > _GROSS or self.measures.median("inside") < _MOSTLY
-        found = None if gross else self._exchanged() or self._later()
-        if found is None and (self.measures.excess > 1 or wrong > 0.5):
-            return self._misfit()
-        if found is None and self.measures.excess > DOUBT and not self.one_sided:
-            likely = likely_cause(self.recording, self.head, self.claim, self.evidence, DOUBT * self.measures.excess)
-            found = None if likely is None else _told(likely)
-        return found or self._mirrored() or self._camera()
-
-    def _masks(self, samples: Sequence[Sample]) -> Cause | None:
-        shares = np.array([(sample.mask >= 0.5).mean() for sample in samples])
-        if np.median(shares) >= FULL:
-            return "masks are full: the whole image is the person in most of them. Make masks of the person.", None
-        if not self.evidence.fields:
-            return "masks are empty: nobody is in them. Make masks of the person.", None
-        if np.median([filled_share(sample.mask) for sample in samples]) > _BOXED:
-            return "masks are rectangles: a detection's boxes? Make masks of the person.", None
-        if self.measures.excess > 1 and self.measures.median("inside") < 0.5:
-            other = measure(self.claim, inverted(self.evidence).spread(40))
-            if other.excess <= ACCEPTED:
-                return "masks fit if inverted: are they white where the background is? Invert them.", None
-        return None
-
-    def _misfit(self) -> Cause:
-        """The whole does not fit."""
-        found = likely_cause(self.recording, self.head, self.claim, self.evidence)
-        best: list[tuple[float, Cause]] = [(found.price, _told(found))] if found else []
-        if found is None or found.complexity > 1 or found.excess > 0.5:
-            best += self._other_orders()
-        if best:
-            return min(best)[1]
-        inside, out = self.measures.median("inside"), self.measures.median("out")
-        return (
-            f"{100 * (1 - inside):.0f} % of it are out of the masks, its edge by {100 * out:.1f} % of its height, and "
-            f"nothing that was tried mends it. Do cameras, FLAME parameters and images belong together: one person, "
-            f"one recording, one head model?",
-            None,
-        )
-
-    def _other_orders(self) -> list[tuple[float, Cause]]:
-        """Cameras and moments in another order."""
-        some = self.evidence.spread(40)
-        found = []
-        order = camera_rows(self.claim, self.evidence, range(len(self.recording.serials)))
-        if order:
-            other = measure(with_cameras(self.claim, order), some)
-            if other.excess <= ACCEPTED:
-                found.append((other.total + 0.04, self._order(order)))
-        moments = other_moments(self.claim, self.evidence)
-        if moments:
-            other = self._of_moments(moments)
-            if other.excess <= ACCEPTED:
-                found.append((other.total + 0.05, self._moments(moments)))
-        return found
-
-    def _order(self, order: Sequence[int]) -> Cause:
-        serials = self.recording.serials
-        moved = [camera for camera, source in enumerate(order) if source != camera]
-        if len(moved) == 2:
-            one, other = (serials[camera] for camera in moved)
-            return (
-                f"cameras {one} and {other} show each other's view: are they exchanged?",
-                f"exchanged_cameras:{one},{other}",
-            )
-        told = ", ".join(f"{serials[camera]} that of {serials[order[camera]]}" for camera in moved[:6])
-        return (
-            f"cameras' poses fit in another order: {told}{', …' if len(moved) > 6 else ''}. Are they exchanged?",
-            f"camera_order:{','.join(serials[source] for source in order)}",
-        )
-
-    def _moments(self, moments: dict[int, int]) -> Cause:
-        told = ", ".join(f"{self._time(t)} those of {self._time(source)}" for t, source in list(moments.items())[:4])
-        return f"FLAME parameters are those of other moments: {told}. Are they in another order?", None
-
-    def _exchanged(self) -> Cause | None:
-        """A few cameras that show each other's view."""
-        suspects = sorted(self.cameras)
-        if len(suspects) < 2:
-            return None
-        order = camera_rows(self.claim, self.evidence, suspects)
-        if order is None:
-            return None
-        other = measure(with_cameras(self.claim, order), self.evidence)
-        moved = {camera for camera, source in enumerate(order) if camera != source}
-        return None if moved & set(misfit_cameras(other)) else self._order(order)
-
-    def _later(self) -> Cause | None:
-        """Parameters of a moment nearby."""
-        clear = _CLEARER if self.one_sided else 1.0
-        found = later_moments(self.recording, self.head, self.claim, self.evidence, (1, -1), clear)
-        if found is None and self.measures.excess > _QUIET:
-            found = later_moments(self.recording, self.head, self.claim, self.evidence, (2, -2, 3, -3), clear)
-        if found is not None and found[1].excess <= _FITS:
-            count = found[0]
-            return (
-                f"FLAME parameters fit better if taken from {abs(count)} timestep{'s' if abs(count) > 1 else ''} "
-                f"{'later' if count > 0 else 'earlier'}: do images and parameters begin at different moments?",
-                f"parameters_later:{count}",
-            )
-        moments = other_moments(self.claim, self.evidence) if self.measures.excess > _QUIET else {}
-        return self._moments(moments) if len(moments) > 1 and self._of_moments(moments).excess <= _FITS else None
-
-    def _of_moments(self, moments: dict[int, int]) -> Measures:
-        """How well the parameters of other moments fit."""
-        vertices = {t: self.claim.vertices[moments.get(t, t)] for t in self.claim.vertices}
-        return measure(self.claim.replace(vertices=vertices), self.evidence.spread(40))
-
-    def _mirrored(self) -> Cause | None:
-        if not self.one_sided and mirrored_images(self.claim, self.evidence) > _MIRRORED:
-            return "images fit if mirrored, masks do not: are images flipped left to right? Mirror them back.", None
-        return None
-
-    def _camera(self) -> Cause | None:
-        """Cameras whose pose or lens is wrong, while the others' are right."""
-        if not self.cameras:
-            return None
-        told = ", ".join(f"{self.recording.serials[c]} ({reason})" for c, reason in self.cameras.items())
-        return (
-            f"camera {told} does not fit while the others do: its pose, its intrinsics or its pictures are wrong. "
-            f"Leave it out of the export, or correct its calibration or its pictures.",
-            None,
-        )
-
-    def _time(self, row: int) -> str:
-        timestep = self.recording.timesteps[row]
-        return f"timestep {timestep.index} of {timestep.sequence}"
-
-    def warnings(self) -> list[str]:
-        """What is doubtful, besides single bad frames."""
-        found = []
-        motion = self.measures.motion
-        shift = float(np.linalg.norm(motion[:3]))
-        if self.measures.excess > DOUBT:
-            found.append(
-                f"the head is doubtful: the masks want it moved by {100 * shift:.1f} % of its height, "
-                f"turned by {np.rad2deg(np.linalg.norm(motion[3:6])):.1f} degrees and made {100 * motion[6]:+.1f} % "
-                f"larger; {100 * (1 - self.measures.median('inside')):.1f} % of it are out of them"
-            )
-        serials = self.recording.serials
-        for t in sorted(mostly(self.judgements, 0)):
-            found.append(
-                f"{self._time(t)} does not fit in most cameras: are its FLAME parameters those of another moment?"
-            )
-        doubtful = Counter(c for (_, c), judgement in self.judgements.items() if judgement.verdict == "doubtful")
-        if doubtful:
-            told = ", ".join(f"{serials[c]} ({count})" for c, count in doubtful.most_common(6))
-            found.append(f"{sum(doubtful.values())} frames are doubtful, of the cameras {told}")
-        return found
-
-
-def _told(hypothesis: Hypothesis) -> Cause:
-    names = ", ".join(hypothesis.corrections)
-    return hypothesis.sentence, names or None

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from osgap.capture.sanity.alignment import image_shift
+from osgap.capture.sanity.claims import Claim
 from osgap.capture.sanity.findings import FrameFinding, Summary, Verdict
-from osgap.capture.sanity.measures import EMPTY, FULL, INSIDE, LIKENESS, OUT, Key, Measures
+from osgap.capture.sanity.measures import EMPTY, FULL, INSIDE, LIKENESS, OUT, SHIFT, Key, Measures
 from osgap.capture.sanity.samples import Sample
 
 _RANK: dict[Verdict, int] = {"fine": 0, "doubtful": 1, "wrong": 2}
@@ -18,6 +19,11 @@ _RANK: dict[Verdict, int] = {"fine": 0, "doubtful": 1, "wrong": 2}
 _INSIDE, _OUT, _OVERLAP, _LIKENESS = 0.05, 0.02, 0.15, 0.3
 _MOST_OF = 0.6
 """Share of a camera's frames, or a moment's, that are wrong before all of it is."""
+_CAMERAS, _BEYOND = 5, 3.0
+"""How many cameras tell what is usual, and by how many times the second lowest likeness of the others one may be below
+what is usual: in cameras from one side hair may hide half of a face."""
+_SAME = 1e-3
+"""Of rotations, and of places in head heights, between cameras that cannot be two."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def misfit_cameras(measures: Measures) -> dict[int, str]:
             found[camera] = f"{100 * (1 - inside[camera]):.0f} % of the head are out of the masks"
         elif out[camera] > OUT and out[camera] > 3 * usual["out"]:
             found[camera] = f"the head's edge is out of the masks by {100 * out[camera]:.1f} % of its height"
-        elif like < LIKENESS and usual["likeness"] - like > 0.3:
+        elif usual["likeness"] - like > 0.3 and (like < LIKENESS or _unlike(alike, camera)):
             found[camera] = f"its images show other colours on the face than the others (correlation {like:.2f})"
         elif out[camera] > 0.005 and out[camera] > 4 * usual["out"]:
             own = np.array([number for key, number in numbers.items() if key[1] == camera])
@@ -111,6 +117,39 @@ def misfit_cameras(measures: Measures) -> dict[int, str]:
             if shift > 0.025:
                 found[camera] = f"the head stands {100 * shift:.1f} % of its height beside the masks"
     return found
+
+
+def blind_cameras(samples: Sequence[Sample]) -> dict[int, str]:
+    """Cameras of whose masks, of two and more, most are empty or full: how they are wrong."""
+    found = {}
+    for camera in sorted({sample.camera for sample in samples}):
+        shares = np.array([(sample.mask >= 0.5).mean() for sample in samples if sample.camera == camera])
+        for wrong, word in ((shares <= EMPTY, "empty"), (shares >= FULL, "full")):
+            if len(shares) > 1 and wrong.mean() >= _MOST_OF:
+                found[camera] = f"{wrong.sum()} of {len(shares)} masks that were looked at are {word}"
+    return found
+
+
+def same_poses(claim: Claim, height: float) -> dict[int, int]:
+    """Camera -> one before it that stands at the same place and looks the same way."""
+    poses = claim.world_to_camera
+    found: dict[int, int] = {}
+    for camera in range(1, len(poses)):
+        for other in range(camera):
+            between = poses[camera] @ np.linalg.inv(poses[other])
+            turned = np.linalg.norm(between[:3, :3] - np.eye(3))
+            if turned < _SAME and np.linalg.norm(between[:3, 3]) < _SAME * height:
+                found.setdefault(camera, other)
+    return found
+
+
+def _unlike(alike: dict[int, float], camera: int) -> bool:
+    """Whether a camera's colours are further from the usual than hair over other cameras' faces explains."""
+    others = sorted(value for other, value in alike.items() if other != camera)
+    if len(others) < _CAMERAS:
+        return False
+    usual = float(np.median(others))
+    return usual - alike[camera] > _BEYOND * (usual - others[1])
 
 
 def mostly(judgements: dict[Key, Judgement], part: int) -> set[int]:
@@ -154,6 +193,37 @@ def frame_findings(judgements: dict[Key, Judgement], measures: Measures, pixels:
             )
         )
     return tuple(found)
+
+
+def places(frames: Sequence[FrameFinding], cameras: Sequence[str], moments: Sequence[str]) -> str:
+    """In which cameras and sequences the head is beside the masks, by how much and in which direction.
+
+    Args:
+        cameras: name of every camera.
+        moments: name of every timestep's sequence.
+    """
+    told = []
+    for what, names, of in (
+        ("cameras", list(cameras), lambda frame: cameras[frame.camera]),
+        ("sequences", list(dict.fromkeys(moments)), lambda frame: moments[frame.timestep]),
+    ):
+        beside = {}
+        for name in names:
+            offsets = np.array([frame.offset for frame in frames if frame.height and of(frame) == name])
+            if len(offsets):
+                beside[name] = np.median(offsets, axis=0)
+        far = sorted((n for n in beside if np.linalg.norm(beside[n]) > SHIFT), key=lambda n: -np.linalg.norm(beside[n]))
+        if far:
+            most = ", ".join(f"{name} by {_direction(beside[name])}" for name in far[:3])
+            told.append(f"in {len(far)} of {len(names)} {what} it is beside the masks ({most}{', …' * (len(far) > 3)})")
+    return ", ".join(told)
+
+
+def _direction(mask: np.ndarray) -> str:
+    """Of a head whose mask lies `[2]` to the right of and below it."""
+    words = zip(100 * mask, (("left", "right"), ("up", "down")), strict=True)
+    parts = [f"{abs(value):.1f} % {pair[int(value < 0)]}" for value, pair in words if abs(value) > 0.5]
+    return " and ".join(parts) or "less"
 
 
 def _rounded(value: float | None) -> float | None:

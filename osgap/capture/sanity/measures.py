@@ -28,6 +28,11 @@ INSIDE, OUT, LIKENESS = 0.95, 0.012, 0.25
 LOOSE, LOOSE_FROM_ONE_SIDE = 0.03, 0.08
 """Of the gaps from a head's edge to its mask's, the one that 15 % are below: hair is not everywhere around a head."""
 _CLOSEST = 0.15
+_MOMENTS = 3  # of which `Evidence.spread` has frames at least: parameters of one may be right by chance
+SHAPE = 0.0012
+"""Of `shape_misfit`: twice what was seen of captures that are right with tracking error of 2 mm and 1.2 degrees."""
+_SHAPE_MOST, _SHAPE_HAIR, _SHAPE_FEWEST = 0.05, 0.02, 4
+"""Head heights that a point counts to be out of masks and within them, and frames in which it is at the edge."""
 DOUBT = 0.6
 """Share of a bound from which on it is doubtful."""
 _FREE, _HELD = 0.4 * SHIFT, 30.0
@@ -60,6 +65,10 @@ class Evidence:
             fields={key: self.fields[key] for key in chosen},
         )
 
+    def within(self, claim: Claim) -> Evidence:
+        """Of the moments that a claim has, about forty frames."""
+        return self.only(key for key in self.fields if key[0] in claim.vertices).spread(40)
+
     def over_time(self, most: int) -> Evidence:
         """Of about so many frames: of as many as eight moments, some of the cameras each."""
         moments, cameras = (sorted({key[part] for key in self.fields}) for part in (0, 1))
@@ -75,11 +84,12 @@ class Evidence:
             return self
         moments = sorted({t for t, _ in keys})
         cameras = sorted({c for _, c in keys})
-        wanted = max(most // max(len(cameras), 1), 1)
-        some = {moments[round(k)] for k in np.linspace(0, len(moments) - 1, min(wanted, len(moments)))}
+        wanted = max(most // max(len(cameras), 1), min(_MOMENTS, len(moments)))
+        some = {moments[round(k)]: place for place, k in enumerate(np.linspace(0, len(moments) - 1, wanted))}
         chosen = [key for key in keys if key[0] in some]
         step = -(-len(chosen) // most)
-        return self.only(chosen[::step] if step > 1 else chosen)
+        views = {camera: place for place, camera in enumerate(cameras)}
+        return self.only(key for key in chosen if (views[key[1]] + some[key[0]]) % step == 0)
 
 
 def evidence_of(samples: Sequence[Sample], surface: Surface, height: float) -> Evidence:
@@ -125,7 +135,7 @@ class Measures:
 
     @property
     def total(self) -> float:
-        """Mean cost, of which single bad frames do not make up much."""
+        """Mean cost, of which single outliers do not make up much."""
         costs = np.sort([self.cost(key) for key in self.compared])
         kept = costs[: max(round(0.9 * len(costs)), 1)]
         return float(kept.mean()) if len(kept) else 4.0
@@ -139,6 +149,11 @@ class Measures:
         else:
             values = [float(getattr(found, name)) for found in self.compared.values()]
         return float(np.median(values)) if values else float("nan")
+
+    def like_of(self, camera: int) -> float:
+        """Median likeness of a camera's frames; 0 where none has one."""
+        values = [value for key, value in self.likeness.items() if key[1] == camera and value is not None]
+        return float(np.median(values)) if values else 0.0
 
     @property
     def few(self) -> float:
@@ -158,25 +173,53 @@ class Measures:
         gaps = [self.rows.gap[a:b] for a, b in pairwise(bounds) if b > a]
         return float(np.median([np.quantile(gap, _CLOSEST) for gap in gaps])) if gaps else 0.0
 
+    @cached_property
+    def shares(self) -> tuple[tuple[float, str], ...]:
+        """Of each bound the share that is reached, and in words what was measured and what the bound is."""
+        if not self.compared or self.median("inside") <= 0 or not len(self.rows.gap):
+            return ((100.0, "the head is out of all masks"),)
+        few, motion = self.few, self.motion
+        shift, turn = (float(np.linalg.norm(motion[part])) for part in (slice(0, 3), slice(3, 6)))
+        counted = shift / few if self.surrounded else min(shift / few, _FREE + _HELD * self.median("out"))
+        growth = max(float(motion[6]), self.apparent_growth, key=abs)
+        inside, out, like = (self.median(name) for name in ("inside", "out", "likeness"))
+        axes = ", ".join(f"{100 * value:+.1f}" for value in motion[:3])
+        loose = LOOSE_FROM_ONE_SIDE if self.one_sided else LOOSE
+        return (
+            (
+                counted / SHIFT,
+                f"masks want the head moved by {100 * shift:.1f} % of its height, ({axes}) % along x, y and z "
+                f"(bound {100 * SHIFT * few:.1f} %)",
+            ),
+            (
+                turn / few / TURN,
+                f"masks want it turned by {np.rad2deg(turn):.1f} degrees (bound {np.rad2deg(TURN * few):.1f})",
+            ),
+            (
+                abs(growth) / GROWTH / few,
+                f"masks want it {100 * abs(growth):.1f} % {'larger' if growth > 0 else 'smaller'} "
+                f"(bound {100 * GROWTH * few:.1f} %)",
+            ),
+            ((1 - inside) / (1 - INSIDE), f"{100 * (1 - inside):.1f} % of it are out of the masks (bound 5 %)"),
+            (out / OUT, f"its edge is out of them by {100 * out:.1f} % of its height (bound {100 * OUT:.1f} %)"),
+            (
+                self.loose / loose,
+                f"masks are beyond it by {100 * self.loose:.1f} % of its height all around (bound {100 * loose:.0f} %)",
+            ),
+            (
+                0.0 if np.isnan(like) else (1 - like) / (1 - LIKENESS),
+                f"colours on the face agree between frames by {like:.2f} (bound {LIKENESS})",
+            ),
+        )
+
     @property
     def excess(self) -> float:
         """The largest of what is found, relative to what a capture that is right may have: above 1 it is wrong."""
-        if not self.compared or self.median("inside") <= 0 or not len(self.rows.gap):
-            return 100.0
-        few = self.few
-        shift, turn = (float(np.linalg.norm(self.motion[part])) / few for part in (slice(0, 3), slice(3, 6)))
-        shift = shift if self.surrounded else min(shift, _FREE + _HELD * self.median("out"))
-        like = self.median("likeness")
-        shares = [
-            shift / SHIFT,
-            turn / TURN,
-            max(abs(float(self.motion[6])), abs(self.apparent_growth)) / GROWTH / few,
-            (1 - self.median("inside")) / (1 - INSIDE),
-            self.median("out") / OUT,
-            self.loose / (LOOSE_FROM_ONE_SIDE if self.one_sided else LOOSE),
-            0.0 if np.isnan(like) else (1 - like) / (1 - LIKENESS),
-        ]
-        return max(shares)
+        return max(share for share, _ in self.shares)
+
+    def exceeding(self, above: float = 1.0) -> list[str]:
+        """In words what is beyond this share of its bound, the worst first."""
+        return [words for share, words in sorted(self.shares, reverse=True) if share > above]
 
 
 def _one_sidedness(claim: Claim, evidence: Evidence) -> float:
@@ -210,3 +253,22 @@ def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
         alike |= likeness(colors)
     sidedness, cameras = _one_sidedness(claim, evidence), len({camera for _, camera in evidence.fields})
     return Measures(compared, rows, alike, sidedness > _NARROW, cameras >= _MANY and sidedness < _AROUND)
+
+
+def shape_misfit(measures: Measures, evidence: Evidence) -> float:
+    """By how much the same points of face and ears are out of the masks at all moments [head heights, rms], after the
+    head has been moved to fit: tracking error averages out over frames, another person's shape does not."""
+    outlines = [found.outline for found in measures.compared.values() if found.outline is not None]
+    if not outlines:
+        return 0.0
+    points = np.concatenate([outline.vertices for outline in outlines])
+    gap = measures.rows.gap + measures.rows.matrix @ measures.motion
+    skin = evidence.surface.skin[points]
+    count = np.bincount(points[skin])
+    total = np.bincount(points[skin], np.clip(gap[skin], -_SHAPE_MOST, _SHAPE_HAIR))
+    often = count >= _SHAPE_FEWEST
+    if not often.any():
+        return 0.0
+    out = np.maximum(-total[often] / count[often], 0)
+    weight = np.minimum(count[often], 3 * _SHAPE_FEWEST)
+    return float(np.sqrt((out**2 * weight).sum() / weight.sum()))
