@@ -196,7 +196,8 @@ class Case:
         """The whole does not fit."""
         found = likely_cause(self.recording, self.head, self.claim, self.evidence)
         if found is not None and not found.corrections and self._foreign(found.claim):
-            return self._of_somebody()
+            orders = self._other_orders()
+            return min(orders)[1] if orders else self._of_somebody()
         best: list[tuple[float, Cause]] = [(found.price, _told(found))] if found else []
         if found is None or found.complexity > 1 or found.excess > 0.5:
             best += self._other_orders()
