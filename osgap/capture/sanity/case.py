@@ -343,14 +343,8 @@ class Case:
     def warnings(self) -> list[str]:
         """What is doubtful, besides outliers."""
         found = []
-        motion = self.measures.motion
-        shift = float(np.linalg.norm(motion[:3]))
-        if self.measures.excess > DOUBT:
-            found.append(
-                f"the head is doubtful: the masks want it moved by {100 * shift:.1f} % of its height, "
-                f"turned by {np.rad2deg(np.linalg.norm(motion[3:6])):.1f} degrees and made {100 * motion[6]:+.1f} % "
-                f"larger; {100 * (1 - self.measures.median('inside')):.1f} % of it are out of them"
-            )
+        if doubtful := self.measures.exceeding(DOUBT):
+            found.append(f"the head is doubtful: {'; '.join(doubtful)}")
         found += [f"{told}: tracking error, or parameters of another recording" for told in self.unfollowed()]
         shape = shape_misfit(self.measures, self.evidence)
         if shape > SHAPE and not self.one_sided:
@@ -363,10 +357,10 @@ class Case:
             found.append(
                 f"{self._time(t)} does not fit in most cameras: are its FLAME parameters those of another moment?"
             )
-        doubtful = Counter(c for (_, c), judgement in self.judgements.items() if judgement.verdict == "doubtful")
-        if doubtful:
-            told = ", ".join(f"{serials[c]} ({count})" for c, count in doubtful.most_common(6))
-            found.append(f"{sum(doubtful.values())} frames are doubtful, of the cameras {told}")
+        frames = Counter(c for (_, c), judgement in self.judgements.items() if judgement.verdict == "doubtful")
+        if frames:
+            told = ", ".join(f"{serials[c]} ({count})" for c, count in frames.most_common(6))
+            found.append(f"{sum(frames.values())} frames are doubtful, of the cameras {told}")
         return found
 
 

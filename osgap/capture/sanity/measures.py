@@ -25,9 +25,11 @@ EMPTY, FULL = 0.002, 0.97
 # made (1 mm, 0.6 degrees) stays below a quarter of each; see docs/data.md for what was measured.
 SHIFT, TURN, GROWTH = 0.014, 0.06, 0.04
 INSIDE, OUT, LIKENESS = 0.95, 0.012, 0.25
-LOOSE, LOOSE_FROM_ONE_SIDE = 0.03, 0.08
-"""Of the gaps from a head's edge to its mask's, the one that 15 % are below: hair is not everywhere around a head."""
+LOOSE, LOOSE_OF_FEW, LOOSE_FROM_ONE_SIDE = 0.03, 0.05, 0.08
+"""With cameras around the head, with few, and from one side: of the gaps from a head's edge to its mask's, the one that
+15 % are below: hair is not everywhere around a head."""
 _CLOSEST = 0.15
+_LIKENESS_ROOM = 0.5  # from the bound up to what is as good as any: few cameras share little of a face
 _MOMENTS = 3  # of which `Evidence.spread` has frames at least: parameters of one may be right by chance
 SHAPE = 0.0012
 """Of `shape_misfit`: twice what was seen of captures that are right with tracking error of 2 mm and 1.2 degrees."""
@@ -113,6 +115,8 @@ class Measures:
     and the focal length explain each other, and nothing shows hair to be hair."""
     surrounded: bool
     """Whether cameras are many and around the head."""
+    toward: np.ndarray
+    """`[3]` unit vector from the head to the middle of its cameras."""
 
     @cached_property
     def motion(self) -> np.ndarray:
@@ -179,12 +183,15 @@ class Measures:
         if not self.compared or self.median("inside") <= 0 or not len(self.rows.gap):
             return ((100.0, "the head is out of all masks"),)
         few, motion = self.few, self.motion
-        shift, turn = (float(np.linalg.norm(motion[part])) for part in (slice(0, 3), slice(3, 6)))
+        turn = float(np.linalg.norm(motion[3:6]))
+        # From one side, a head that is nearer is a larger one, and judged as that.
+        across = motion[:3] - self.one_sided * (motion[:3] @ self.toward) * self.toward
+        shift = float(np.linalg.norm(across))
         counted = shift / few if self.surrounded else min(shift / few, _FREE + _HELD * self.median("out"))
         growth = max(float(motion[6]), self.apparent_growth, key=abs)
         inside, out, like = (self.median(name) for name in ("inside", "out", "likeness"))
-        axes = ", ".join(f"{100 * value:+.1f}" for value in motion[:3])
-        loose = LOOSE_FROM_ONE_SIDE if self.one_sided else LOOSE
+        axes = ", ".join(f"{100 * value:+.1f}" for value in across)
+        loose = LOOSE_FROM_ONE_SIDE if self.one_sided else LOOSE if self.surrounded else LOOSE_OF_FEW
         return (
             (
                 counted / SHIFT,
@@ -207,7 +214,7 @@ class Measures:
                 f"masks are beyond it by {100 * self.loose:.1f} % of its height all around (bound {100 * loose:.0f} %)",
             ),
             (
-                0.0 if np.isnan(like) else (1 - like) / (1 - LIKENESS),
+                0.0 if np.isnan(like) else max(1 + (LIKENESS - like) / _LIKENESS_ROOM, 0.0),
                 f"colours on the face agree between frames by {like:.2f} (bound {LIKENESS})",
             ),
         )
@@ -222,14 +229,15 @@ class Measures:
         return [words for share, words in sorted(self.shares, reverse=True) if share > above]
 
 
-def _one_sidedness(claim: Claim, evidence: Evidence) -> float:
-    """Length of the mean of unit vectors from the head to the cameras of all frames that are looked at."""
+def _mean_direction(claim: Claim, evidence: Evidence) -> np.ndarray:
+    """`[3]` mean of unit vectors from the head to the cameras of all frames that are looked at: the shorter, the more
+    sides they see."""
     directions = []
     for timestep, camera in evidence.fields:
         pose = claim.world_to_camera[camera]
         direction = -pose[:3, :3].T @ pose[:3, 3] - claim.vertices[timestep].mean(axis=0)
         directions.append(direction / max(float(np.linalg.norm(direction)), 1e-9))
-    return float(np.linalg.norm(np.mean(directions, axis=0))) if directions else 0.0
+    return np.mean(directions, axis=0) if directions else np.zeros(3)
 
 
 def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
@@ -251,8 +259,10 @@ def measure(claim: Claim, evidence: Evidence, colored: bool = True) -> Measures:
             if sample.image is not None and key in compared and compared[key].outline is not None
         }
         alike |= likeness(colors)
-    sidedness, cameras = _one_sidedness(claim, evidence), len({camera for _, camera in evidence.fields})
-    return Measures(compared, rows, alike, sidedness > _NARROW, cameras >= _MANY and sidedness < _AROUND)
+    mean, cameras = _mean_direction(claim, evidence), len({camera for _, camera in evidence.fields})
+    sidedness = float(np.linalg.norm(mean))
+    around = cameras >= _MANY and sidedness < _AROUND
+    return Measures(compared, rows, alike, sidedness > _NARROW, around, mean / max(sidedness, 1e-9))
 
 
 def shape_misfit(measures: Measures, evidence: Evidence) -> float:
