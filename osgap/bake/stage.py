@@ -13,7 +13,9 @@ from torch.nn import functional
 from osgap.fit.summary import SUMMARY, read_uv_size
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import check_head, recorded
 from osgap.head.texels import TexelBinding, bind_texels
+from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
 from osgap.runtime.provenance import Provenance
 from osgap.splat.attributes import GaussianAttributes
@@ -45,7 +47,7 @@ def run(inputs: BakeInputs, outputs: BakeOutputs, *, subject: str, seed: int) ->
     """Bake one avatar. There is nothing to configure, and nothing random: the seed is only recorded.
 
     Raises:
-        UserError: when the avatar's Gaussians are not those of the UV map on this head.
+        UserError: when the avatar's Gaussians are not those of the UV map on this head, or the head is another edition.
     """
     head_files = inputs.head.files
     avatar_files = [inputs.avatar / name for name in (POINT_CLOUD, FLAME_PARAM, SUMMARY)]
@@ -60,6 +62,7 @@ def run(inputs: BakeInputs, outputs: BakeOutputs, *, subject: str, seed: int) ->
         seed=seed,
     )
     head = load_head(inputs.head)
+    check_head(head, recorded(read_provenance(inputs.avatar / FLAME_PARAM)), inputs.avatar / FLAME_PARAM)
     binding = bind_texels(head.uvs, head.uv_faces, uv_size)
     if not torch.equal(avatar.faces, binding.faces):
         raise UserError(

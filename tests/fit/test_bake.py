@@ -13,6 +13,7 @@ from fit.people import SUBJECT, UV_SIZE, World, camera_array
 from osgap.bake import stage as bake
 from osgap.bake.stage import BakeInputs, BakeOutputs
 from osgap.head.assets import load_head
+from osgap.head.editions import Edition
 from osgap.head.texels import bind_texels
 from osgap.runtime.artifacts import read_provenance, write_json
 from osgap.runtime.errors import UserError
@@ -55,6 +56,13 @@ def test_round_trip_renders_the_same(world: World, avatar: Avatar, tmp_path: Pat
     quaternion = again.attributes.rotation
     assert (quaternion[:, 0] >= 0).all()
     torch.testing.assert_close(quaternion.norm(dim=-1), torch.ones(len(quaternion)), atol=1e-6, rtol=0)
+
+
+def test_a_head_of_another_edition_is_refused(world: World, avatar: Avatar, tmp_path: Path) -> None:
+    avatar.save(tmp_path / "avatar", Edition("0000000000000000", "FLAME 2020").record)
+    with pytest.raises(UserError, match=r"flame_param\.npz: was made with FLAME 2020 \(0000.* is another edition"):
+        bake.run(inputs(world, tmp_path), BakeOutputs(tmp_path / "maps.npz"), subject=SUBJECT, seed=0)
+    assert not (tmp_path / "maps.npz").exists()
 
 
 def test_file_has_the_references_layout(world: World, avatar: Avatar, tmp_path: Path) -> None:

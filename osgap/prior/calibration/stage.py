@@ -17,6 +17,7 @@ from osgap.capture.choice import evenly_spaced
 from osgap.capture.store import CaptureStore
 from osgap.head.assets import load_head
 from osgap.head.config import HeadAssets
+from osgap.head.editions import check_head
 from osgap.head.model import HeadModel
 from osgap.head.texels import TexelBinding, bind_texels
 from osgap.prior.calibration.search import Candidate, Targets, search
@@ -127,6 +128,7 @@ def _candidate(
     shown = show(store, supervision, None, config.few_shot_photos)
     photos = [shown.photo(frame) for frame in shown.frames]
     head.check_fits(store.params, path)
+    check_head(head, store.edition, path)
     rig = Rig.build(head, binding, [store.params])
     scale = model.decoder.residual_scale
     personal = personalised(answering(model, rig)(photos), scale, photos, rig, config, Strength(config.steps))

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from osgap.capture.store import CaptureStore
+from osgap.head.editions import check_head
 from osgap.head.model import HeadModel
 from osgap.head.texels import TexelBinding
 from osgap.prior.config import PriorConfig
@@ -130,8 +131,10 @@ class TrainingSet:
             seed: of the run.
 
         Raises:
-            UserError: see `TrainingSamples`.
+            UserError: somebody was tracked with another edition of the head model; see `TrainingSamples`.
         """
+        for capture in (*learned_from.captures, *kept_out.captures):
+            check_head(head, CaptureStore(capture).edition, capture)
         samples = TrainingSamples(
             learned_from.captures, config, derive_seed(seed, "train"), fabric.global_rank, fabric.world_size
         )

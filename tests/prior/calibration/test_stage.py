@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 
+from osgap.head.editions import KEY
 from osgap.prior.calibration.stage import CalibrationInputs, CalibrationOutputs, run
-from osgap.prior.config import OneShotConfig, Supervision, people_to_calibrate_on
+from osgap.prior.config import OneShotConfig, PriorConfig, Supervision, people_to_calibrate_on
 from osgap.prior.personalisation.strength import Strength, load_strength
+from osgap.prior.training.stage import TrainInputs
+from osgap.prior.training.stage import run as train
 from osgap.runtime.artifacts import read_provenance
 from osgap.runtime.errors import UserError
-from prior.runs import untrained_prior
+from prior.runs import outputs, untrained_prior
 
 CONFIG = OneShotConfig(steps=8, held_out=0.0)
 
@@ -79,6 +83,24 @@ def test_a_strength_is_read_as_it_was_found(tmp_path: Path) -> None:
     file = tmp_path / "calibration.json"
     file.write_text('{"strength": {"steps": 3, "color": 0.5, "geometry": 0.25, "carried": 0.0}, "gained": {}}')
     assert load_strength(file, 8) == Strength(3, 0.5, 0.25, 0.0)
+
+
+def test_somebody_tracked_with_another_edition_is_refused(
+    world: Any, prior: Path, tmp_path: Path, tiny_prior: PriorConfig
+) -> None:
+    """By the training, too: coefficients of one edition make other faces on another's head."""
+    other = tmp_path / "blue.h5"
+    other.write_bytes(world.capture("blue").read_bytes())
+    with h5py.File(other, "r+") as file:
+        file.attrs[KEY] = json.dumps({"id": "0000000000000000", "name": "FLAME 2020"})
+    refused = r"blue\.h5: was made with FLAME 2020 \(0000.* is another edition"
+    inputs = CalibrationInputs((world.capture("red"), other), prior, world.assets)
+    with pytest.raises(UserError, match=refused):
+        run(CONFIG, inputs, CalibrationOutputs(tmp_path / "a.json"), supervision="one_shot", seed=0)
+    people = TrainInputs((world.capture("red"), other), (world.maps("red"), world.maps("blue")), world.assets)
+    with pytest.raises(UserError, match=refused):
+        train(tiny_prior, people, outputs(tmp_path), seed=0)
+    assert not (tmp_path / "model.pt").exists()
 
 
 @pytest.mark.parametrize(
