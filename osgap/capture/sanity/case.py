@@ -93,7 +93,7 @@ class Case:
         if len(self.cameras) > max(2, len(self.recording.serials) / 3):  # not a few that differ from the others
             return self._misfit()
         gross = self.measures.excess > _GROSS or self.measures.median("inside") < _MOSTLY
-        found = None if gross else self._exchanged()
+        found = None if gross else self._mirrored() or self._exchanged()
         if found is None and self.measures.median("inside") > _SHOWN:
             found = self._moved()
         if found is None and not gross:
@@ -106,7 +106,7 @@ class Case:
             accepted = DOUBT * self.measures.excess
             likely = likely_cause(self.recording, self.head, self.claim, self.evidence, accepted)
             found = None if likely is None else _told(likely)
-        return found or self._mirrored() or self._camera()
+        return found or self._camera()
 
     def doubled(self) -> dict[int, str]:
         """Cameras at the place of another one, without the one of both whose colours are like the others'."""
@@ -199,10 +199,9 @@ class Case:
             orders = self._other_orders()
             return min(orders)[1] if orders else self._of_somebody()
         best: list[tuple[float, Cause]] = [(found.price, _told(found))] if found else []
-        if found is None or found.complexity > 1 or found.excess > 0.5:
-            best += self._other_orders()
+        best += self._other_orders()
         if best:
-            return min(best)[1]
+            return min(best, key=lambda one: one[0])[1]
         inside, out = self.measures.median("inside"), self.measures.median("out")
         return (
             f"{100 * (1 - inside):.0f} % of it are out of the masks, its edge by {100 * out:.1f} % of its height, and "
@@ -277,14 +276,36 @@ class Case:
     def _exchanged(self) -> Cause | None:
         """A few cameras that show each other's view."""
         suspects = sorted(self.cameras)
-        if len(suspects) < 2:
+        if not suspects:
             return None
-        order = camera_rows(self.claim, self.evidence, suspects)
-        if order is None:
-            return None
-        other = measure(with_cameras(self.claim, order), self.evidence)
-        moved = {camera for camera, source in enumerate(order) if camera != source}
-        return None if moved & set(misfit_cameras(other)) else self._order(order)
+        # Much is alike from neighbours: not all that are exchanged are suspected, and colours tell them.
+        orders: list[list[int] | None] = [camera_rows(self.claim, self.evidence, suspects)]
+        if len(suspects) > 2:
+            orders.append(camera_rows(self.claim, self.evidence, range(len(self.recording.serials))))
+        else:
+            others = suspects[1:] or self._neighbours(suspects[0])
+            orders += [self._exchange(suspects[0], other) for other in others]
+        own = measure(self.claim, self.evidence).total  # of all cameras, also of those that do not fit
+        for order in orders:
+            if order is None:
+                continue
+            other = measure(with_cameras(self.claim, order), self.evidence)
+            moved = {camera for camera, source in enumerate(order) if camera != source}
+            if other.total < own and not moved & set(misfit_cameras(other)):
+                return self._order(order)
+        return None
+
+    def _neighbours(self, camera: int) -> list[int]:
+        """The two cameras that are nearest to one."""
+        poses = np.linalg.inv(self.claim.world_to_camera)
+        away = np.linalg.norm(poses[:, :3, 3] - poses[camera, :3, 3], axis=1)
+        return [int(other) for other in np.argsort(away, kind="stable") if other != camera][:2]
+
+    def _exchange(self, one: int, other: int) -> list[int]:
+        """The order of cameras in which two have each other's pose."""
+        order = list(range(len(self.recording.serials)))
+        order[one], order[other] = other, one
+        return order
 
     def _later(self) -> Cause | None:
         """Parameters of a moment nearby."""
