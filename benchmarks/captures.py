@@ -200,6 +200,8 @@ def judge(export: Path, head: HeadModel, kind: Kind) -> tuple[str, str]:
             return "stopped", findings
         if kind.outliers:
             named = findings.sound and findings.outliers == kind.outliers
+        elif kind.warned and findings.sound:
+            named = any(kind.words in warning for warning in findings.warnings)
         else:
             cause = (findings.cause or "").partition(" Measured: ")[0]
             words = any(word in cause for word in kind.words.split("|"))

@@ -137,6 +137,8 @@ class Kind:
     """One of these, separated by `|`, stands in the cause."""
     outliers: tuple[tuple[int, int], ...] = ()
     """(timestep, camera) that are named as such; nothing else is wrong then."""
+    warned: bool = False
+    """Whether a warning with these words is enough."""
 
 
 def _scaled_positions(factor: float) -> Callable[[Path], None]:
@@ -328,7 +330,7 @@ KINDS: dict[str, Kind] = {
     "frozen_parameters": Kind(_first_of_all, None, "hardly change"),
     "shuffled_parameters": Kind(_shuffled, None, "moment|timestep"),
     "pose_of_neighbour": Kind(_cameras_as(lambda c, _: 6 if c == 5 else c), None, "camera"),
-    "orbited_camera": Kind(_orbited, None, "camera"),
+    "orbited_camera": Kind(_orbited, None, "its pose", warned=True),
     "camera_without_masks": Kind(_picture("*_05", lambda p: p * 0, "fg_masks"), None, "masks of 1 camera"),
     "camera_of_full_masks": Kind(_picture("*_05", lambda p: p * 0 + 255, "fg_masks"), None, "masks of 1 camera"),
     "camera_of_inverted_masks": Kind(_picture("*_05", lambda p: 255 - p, "fg_masks"), None, "camera"),

@@ -15,6 +15,7 @@ from osgap.capture.sanity.judgement import (
     misfit_cameras,
     mostly,
     same_poses,
+    unlike_cameras,
 )
 from osgap.capture.sanity.measures import (
     DOUBT,
@@ -81,6 +82,7 @@ class Case:
         self.recording, self.head = recording, head
         self.claim, self.evidence, self.measures, self.judgements = claim, evidence, measures, judgements
         self.cameras: dict[int, str] = {}
+        self.unlike: dict[int, str] = {}
         self.motions: Motions | None = None
         self.one_sided = measures.one_sided
 
@@ -275,7 +277,7 @@ class Case:
 
     def _exchanged(self) -> Cause | None:
         """A few cameras that show each other's view."""
-        suspects = sorted(self.cameras)
+        suspects = sorted({*self.cameras, *self.unlike})
         if not suspects:
             return None
         # Much is alike from neighbours: not all that are exchanged are suspected, and colours tell them.
@@ -291,7 +293,7 @@ class Case:
                 continue
             other = measure(with_cameras(self.claim, order), self.evidence)
             moved = {camera for camera, source in enumerate(order) if camera != source}
-            if other.total < own and not moved & set(misfit_cameras(other)):
+            if other.total < own and not moved & {*misfit_cameras(other), *unlike_cameras(other)}:
                 return self._order(order)
         return None
 
@@ -315,7 +317,8 @@ class Case:
             found = later_moments(self.recording, self.head, self.claim, self.evidence, (2, -2, 3, -3), clear)
         if found is not None and found[1].excess <= _FITS:
             return self._shifted(found[0])
-        moments = other_moments(self.claim, self.evidence) if self.measures.excess > _QUIET else {}
+        suspicious = self.measures.excess > (1 if self.one_sided else _QUIET)  # one view of two moments may be alike
+        moments = other_moments(self.claim, self.evidence) if suspicious else {}
         return self._moments(moments) if len(moments) > 1 and self._of_moments(moments).excess <= _FITS else None
 
     def _shifted(self, count: int) -> Cause:
@@ -331,7 +334,7 @@ class Case:
         return measure(self.claim.replace(vertices=vertices), self.evidence.spread(40))
 
     def _mirrored(self) -> Cause | None:
-        if not self.one_sided and mirrored_images(self.claim, self.evidence) > _MIRRORED:
+        if self.measures.surrounded and mirrored_images(self.claim, self.evidence) > _MIRRORED:
             return "images fit if mirrored, masks do not: are images flipped left to right? Mirror them back.", None
         return None
 
@@ -374,6 +377,7 @@ class Case:
                 f"height: is the shape this person's?"
             )
         serials = self.recording.serials
+        found += [f"camera {serials[c]}: {why}: is its pose right?" for c, why in self.unlike.items()]
         for t in sorted(mostly(self.judgements, 0)):
             found.append(
                 f"{self._time(t)} does not fit in most cameras: are its FLAME parameters those of another moment?"

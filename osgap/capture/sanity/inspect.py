@@ -20,6 +20,7 @@ from osgap.capture.sanity.judgement import (
     misfit_cameras,
     places,
     summaries,
+    unlike_cameras,
 )
 from osgap.capture.sanity.measures import (
     Evidence,
@@ -51,6 +52,7 @@ def inspect(recording: Recording, head: HeadModel, subject: str, samples: Sequen
     judgements = judged(samples, measures)
     case = Case(recording, head, claim, evidence, _of_most(claim, evidence, measures, judgements), judgements)
     case.cameras = misfit_cameras(measures) | case.doubled() | blind_cameras(samples)
+    case.unlike = {c: why for c, why in unlike_cameras(measures).items() if c not in case.cameras}
     cause = case.cause(samples)
     cameras = {recording.serials[c]: reason for c, reason in case.cameras.items()} if cause else {}
     outliers = () if cause else tuple(sorted(k for k, j in judgements.items() if j.verdict == "wrong"))

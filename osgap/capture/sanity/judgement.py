@@ -22,6 +22,9 @@ _MOST_OF = 0.6
 _CAMERAS, _BEYOND = 5, 3.0
 """How many cameras tell what is usual, and by how many times the second lowest likeness of the others one may be below
 what is usual: in cameras from one side hair may hide half of a face."""
+_UNLIKE = 0.3
+"""By how much less alike a camera's colours are than usual before that is looked at."""
+_OTHER_COLORS = "its images show other colours on the face than the others (correlation {:.2f})"
 _SAME = 1e-3
 """Of rotations, and of places in head heights, between cameras that cannot be two."""
 
@@ -109,13 +112,28 @@ def misfit_cameras(measures: Measures) -> dict[int, str]:
             found[camera] = f"{100 * (1 - inside[camera]):.0f} % of the head are out of the masks"
         elif out[camera] > OUT and out[camera] > 3 * usual["out"]:
             found[camera] = f"the head's edge is out of the masks by {100 * out[camera]:.1f} % of its height"
-        elif usual["likeness"] - like > 0.3 and (like < LIKENESS or _unlike(alike, camera)):
-            found[camera] = f"its images show other colours on the face than the others (correlation {like:.2f})"
+        elif usual["likeness"] - like > _UNLIKE and like < LIKENESS:
+            found[camera] = _OTHER_COLORS.format(like)
         elif out[camera] > 0.005 and out[camera] > 4 * usual["out"]:
             own = np.array([number for key, number in numbers.items() if key[1] == camera])
             shift = float(np.linalg.norm(image_shift(measures.rows, own)))
             if shift > 0.025:
                 found[camera] = f"the head stands {100 * shift:.1f} % of its height beside the masks"
+    return found
+
+
+def unlike_cameras(measures: Measures) -> dict[int, str]:
+    """Cameras whose colours are further from the usual than hair over other cameras' faces explains: their pose may be
+    wrong, or their own view of the face be hidden by more hair."""
+    alike = _by_camera(measures, "likeness")
+    found = {}
+    for camera, like in alike.items():
+        others = sorted(value for other, value in alike.items() if other != camera)
+        if len(others) < _CAMERAS:
+            continue
+        usual = float(np.median(others))
+        if usual - like > max(_UNLIKE, _BEYOND * (usual - others[1])):
+            found[camera] = _OTHER_COLORS.format(like)
     return found
 
 
@@ -141,15 +159,6 @@ def same_poses(claim: Claim, height: float) -> dict[int, int]:
             if turned < _SAME and np.linalg.norm(between[:3, 3]) < _SAME * height:
                 found.setdefault(camera, other)
     return found
-
-
-def _unlike(alike: dict[int, float], camera: int) -> bool:
-    """Whether a camera's colours are further from the usual than hair over other cameras' faces explains."""
-    others = sorted(value for other, value in alike.items() if other != camera)
-    if len(others) < _CAMERAS:
-        return False
-    usual = float(np.median(others))
-    return usual - alike[camera] > _BEYOND * (usual - others[1])
 
 
 def mostly(judgements: dict[Key, Judgement], part: int) -> set[int]:
