@@ -160,9 +160,8 @@ def configured(
         train, test = train[: options.people[0]], test[: options.people[1]]
     kept_out = [person for person in config.prior.validation if person in train]
     if options.half == "report":  # those who settings were chosen by say how far to go, too
-        known = set(train)
-        train = [*train, *(person for person in halves["tune"] if person not in known)]
-        kept_out = [*kept_out, *(person for person in halves["tune"] if person not in kept_out)]
+        kept_out += [person for person in halves["tune"] if person not in kept_out]
+        train = [*train, *(person for person in kept_out if person not in train)]
     variants = [
         Variant(prior, personalisation, run, f"{prior}-{personalisation}" + (f"-run{run + 1}" if run else ""))
         for run in range(options.repeat)

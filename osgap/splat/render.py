@@ -29,8 +29,8 @@ Backend = Callable[[Gaussians, Cameras, Tensor, float, bool], tuple[Tensor, Tens
 """(Gaussians, Cameras [B], background [B, 3], near, depth) -> rgb [B,H,W,3], alpha [B,H,W], depth [B,H,W], features.
 
 The last two are None when they are not asked for: depth by the flag, features by Gaussians that have some. Everything
-a backend gets is on one device, in one floating-point type and checked for shape; each field of the Gaussians has the
-leading dimension B or none.
+a backend gets is on one device, in one floating-point type and checked for shape, and no opacity is above
+`_MOST_OPAQUE`; each field of the Gaussians has the leading dimension B or none.
 """
 
 

@@ -37,7 +37,7 @@ from osgap.capture.sanity.swaps import (
     other_moments,
     with_cameras,
 )
-from osgap.capture.sanity.timing import UNFOLLOWED, Motion, missing_motion, right_motion
+from osgap.capture.sanity.timing import TRACKED, UNFOLLOWED, Motion, missing_motion, right_motion
 from osgap.capture.tracking.recording import Recording
 from osgap.head.model import HeadModel
 
@@ -49,9 +49,8 @@ _SHOWN = 0.7
 """Share of the head in the masks from which on its motion is looked at."""
 _CHANCE = 2.5
 """Standard deviations of a mean that are tracking error."""
-_UNTRACKED = 0.02
-"""`Motions.error` beyond which a head of another shape is of another person."""
 _SPREAD = 40
+"""Frames that a hypothesis is judged by."""
 _QUIET = 0.15
 """`Measures.excess` below which nothing is left to be explained by parameters of moments further off."""
 _CLEARER = 2.5
@@ -162,7 +161,7 @@ class Case:
         """Whether the head moves otherwise than in the pictures, and has another shape."""
         if self.motions is None or self.one_sided:
             return False
-        return self.motions.error > _UNTRACKED and shape_misfit(self.measures, self.evidence) > SHAPE
+        return self.motions.error > TRACKED and shape_misfit(self.measures, self.evidence) > SHAPE
 
     def _by_chance(self) -> bool:
         """Whether the mean of the tracking error that was measured is as large as the shift that was found."""
@@ -189,7 +188,7 @@ class Case:
         if np.median([filled_share(sample.mask) for sample in samples]) > _BOXED:
             return "masks are rectangles: a detection's boxes? Make masks of the person.", None
         if self.measures.excess > 1 and self.measures.median("inside") < 0.5:
-            other = measure(self.claim, inverted(self.evidence).spread(40))
+            other = measure(self.claim, inverted(self.evidence).spread(_SPREAD))
             if other.excess <= ACCEPTED:
                 return "masks fit if inverted: are they white where the background is? Invert them.", None
         return None
@@ -197,13 +196,14 @@ class Case:
     def _misfit(self) -> Cause:
         """The whole does not fit."""
         found = likely_cause(self.recording, self.head, self.claim, self.evidence)
-        if found is not None and not found.corrections and self._foreign(found.claim):
-            orders = self._other_orders()
-            return min(orders)[1] if orders else self._of_somebody()
-        best: list[tuple[float, Cause]] = [(found.price, _told(found))] if found else []
-        best += self._other_orders()
+        foreign = found is not None and not found.corrections and self._foreign(found.claim)
+        best = self._other_orders()
+        if found is not None and not foreign:
+            best = [(found.price, _told(found)), *best]
         if best:
             return min(best, key=lambda one: one[0])[1]
+        if foreign:
+            return self._of_somebody()
         inside, out = self.measures.median("inside"), self.measures.median("out")
         return (
             f"{100 * (1 - inside):.0f} % of it are out of the masks, its edge by {100 * out:.1f} % of its height, and "
@@ -220,7 +220,7 @@ class Case:
         if shape_misfit(measures, self.evidence) > SHAPE:
             return True
         motions = motions_of(claim, self.evidence)
-        return motions is not None and motions.error > _UNTRACKED
+        return motions is not None and motions.error > TRACKED
 
     def _of_somebody(self) -> Cause:
         shape = shape_misfit(self.measures, self.evidence)
@@ -242,7 +242,7 @@ class Case:
 
     def _other_orders(self) -> list[tuple[float, Cause]]:
         """Cameras and moments in another order."""
-        some = self.evidence.spread(40)
+        some = self.evidence.spread(_SPREAD)
         found = []
         order = camera_rows(self.claim, self.evidence, range(len(self.recording.serials)))
         if order:
@@ -281,12 +281,13 @@ class Case:
         if not suspects:
             return None
         # Much is alike from neighbours: not all that are exchanged are suspected, and colours tell them.
-        orders: list[list[int] | None] = [camera_rows(self.claim, self.evidence, suspects)]
+        orders: list[list[int] | None]
         if len(suspects) > 2:
-            orders.append(camera_rows(self.claim, self.evidence, range(len(self.recording.serials))))
+            every = range(len(self.recording.serials))
+            orders = [camera_rows(self.claim, self.evidence, among) for among in (suspects, every)]
         else:
             others = suspects[1:] or self._neighbours(suspects[0])
-            orders += [self._exchange(suspects[0], other) for other in others]
+            orders = [self._exchange(suspects[0], other) for other in others]
         own = measure(self.claim, self.evidence).total  # of all cameras, also of those that do not fit
         for order in orders:
             if order is None:
@@ -331,7 +332,7 @@ class Case:
     def _of_moments(self, moments: dict[int, int]) -> Measures:
         """How well the parameters of other moments fit."""
         vertices = {t: self.claim.vertices[moments.get(t, t)] for t in self.claim.vertices}
-        return measure(self.claim.replace(vertices=vertices), self.evidence.spread(40))
+        return measure(self.claim.replace(vertices=vertices), self.evidence.spread(_SPREAD))
 
     def _mirrored(self) -> Cause | None:
         if self.measures.surrounded and mirrored_images(self.claim, self.evidence) > _MIRRORED:
@@ -370,8 +371,7 @@ class Case:
         if doubtful := self.measures.exceeding(DOUBT):
             found.append(f"the head is doubtful: {'; '.join(doubtful)}")
         found += [f"{told}: tracking error, or parameters of another recording" for told in self.unfollowed()]
-        shape = shape_misfit(self.measures, self.evidence)
-        if shape > SHAPE and not self.one_sided:
+        if not self.one_sided and (shape := shape_misfit(self.measures, self.evidence)) > SHAPE:
             found.append(
                 f"the same points of face and ears are out of the masks at all moments, by {100 * shape:.2f} % of its "
                 f"height: is the shape this person's?"

@@ -20,8 +20,9 @@ LEAST = 0.008
 """`Motions.error` below which nothing is looked for: points of the head are less than 2 mm beside."""
 _LEFT = 0.6
 """Share of the error that the right motion may leave; another one leaves more than all of it."""
-_TRACKED = 0.02
-"""`Motions.error` that the right motion leaves at most: tracking error."""
+TRACKED = 0.02
+"""`Motions.error` that the right motion leaves at most: tracking error. Beyond it a head of another shape is of another
+person."""
 _PROMISING = 0.95  # likewise, of what was measured where the claim was far off
 _TRIED = 3  # that promise most
 _FAR = 0.02  # `Motions.error` beyond which nothing is promised: colours are compared with those of other places
@@ -74,7 +75,7 @@ def right_motion(
         if left is None:
             continue
         error = left.error * np.sqrt(len(own.moments) / len(left.moments))  # of few moments less is left by chance
-        if error < min(_LEFT * before, _TRACKED) and (best is None or error < best[0]):
+        if error < min(_LEFT * before, TRACKED) and (best is None or error < best[0]):
             best = (error, motion)
     return None if best is None else best[1]
 

@@ -133,11 +133,11 @@ class TrainingSet:
         Raises:
             UserError: somebody was tracked with another edition of the head model; see `TrainingSamples`.
         """
-        for capture in (*learned_from.captures, *kept_out.captures):
-            check_head(head, CaptureStore(capture).edition, capture)
         samples = TrainingSamples(
             learned_from.captures, config, derive_seed(seed, "train"), fabric.global_rank, fabric.world_size
         )
+        for store in (*samples.stores, *map(CaptureStore, kept_out.captures)):
+            check_head(head, store.edition, store.path)
         rig = Rig.build(head, binding, samples.params)
         return cls(
             samples,
