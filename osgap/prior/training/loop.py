@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from osgap.prior.config import PriorConfig
 from osgap.prior.losses import load_perceptual, renderable
@@ -26,6 +26,7 @@ from osgap.prior.training.distributed import keep_strides, outlive_signals
 from osgap.prior.training.monitor import StepMonitor
 from osgap.prior.training.objective import Look, training_loss
 from osgap.prior.training.people import TrainingSet
+from osgap.prior.training.recorded import RecordedPrior
 from osgap.prior.training.schedule import learning_rate, parameter_groups
 from osgap.prior.training.tensorboard import TensorBoardLog
 from osgap.runtime.artifacts import atomic_path
@@ -61,7 +62,7 @@ class Training:
         optimizer = torch.optim.AdamW(
             parameter_groups(model, config.weight_decay), lr=config.learning_rate, fused=self.on_gpu or None
         )
-        self.model, self.optimizer = fabric.setup(_compiled(model) if config.compile else model, optimizer)
+        self.model, self.optimizer = fabric.setup(self._network(), optimizer)
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
         self.monitor = StepMonitor(fabric.device, fabric.global_rank, fabric.world_size)
         self.told: Callable[[], bool] = lambda: False
@@ -71,6 +72,18 @@ class Training:
         self.window: dict[str, Tensor] = {}
         """Sums since the last point of the curve, float64 scalars on the device."""
         self.windowed = 0
+
+    def _network(self) -> nn.Module:
+        """The module that computes maps: the prior, recorded where its many small kernels would wait for a processor."""
+        network = RecordedPrior(self.weights)
+        if self.config.compile:
+            return _compiled(network)
+        if self.on_gpu and self.weights.reads_together:
+            self.weights.to(self.fabric.device).train()
+            counts = range(1, self.config.photographs + 1)
+            with fastest_convolutions():
+                network.record(self.config.sources, counts, half=self.config.precision == "bf16-mixed")
+        return network
 
     def resume(self, state: Mapping[str, Any] | None) -> None:
         """Continue from what `state` returned; None starts at the beginning."""
@@ -125,8 +138,7 @@ class Training:
         )
         self.model.train()
         steps = track(loader, "train", total=config.steps, done=self.step) if checkpoints else iter(loader)
-        fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
-        with termination() as self.told, fastest if self.on_gpu else contextlib.nullcontext():
+        with termination() as self.told, fastest_convolutions() if self.on_gpu else contextlib.nullcontext():
             for frames in steps:
                 self.advance(training_set.assembly.batch(frames), training_set.rig, training_set.picture_size)
                 stop = self.monitor.stop()
@@ -152,7 +164,7 @@ class Training:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
-        maps = self.model(batch.sources, with_features=True)
+        maps = self.model(batch.sources)
         refine = None if self.weights.refiner is None else self._refine
         try:
             loss, terms = training_loss(
@@ -259,6 +271,11 @@ class Training:
         return self.weights.eval()
 
 
-def _compiled(model: GaussianPrior) -> Any:
+def fastest_convolutions() -> contextlib.AbstractContextManager[Any]:
+    """Let cuDNN choose convolutions by trying them."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
+
+
+def _compiled(model: nn.Module) -> Any:
     torch.compiler.assume_constant_result(device_memory)
     return torch.compile(model)
