@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from osgap.prior.network.attention import is_half_on_cuda
 from osgap.prior.network.resnet import RESNETS, ResNet
 from osgap.prior.network_config import BackboneConfig
 from osgap.runtime.errors import UserError
@@ -215,6 +216,11 @@ class _GroupNorm(nn.GroupNorm):
         self.act = getattr(replaced, "act", nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_half_on_cuda(x) and self.affine and x.is_contiguous(memory_format=torch.channels_last):
+            from osgap.prior.network import groups_triton  # compiled code: loaded by those who need it only
+
+            y = groups_triton.group_norm(x.permute(0, 2, 3, 1), self.num_groups, self.weight, self.bias, self.eps)
+            return self.act(y.permute(0, 3, 1, 2))
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = (None if value is None else value.to(x.dtype) for value in (self.weight, self.bias))
             return self.act(F.group_norm(x, self.num_groups, weight, bias, self.eps))

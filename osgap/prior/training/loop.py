@@ -74,7 +74,7 @@ class Training:
         self.windowed = 0
 
     def _network(self) -> nn.Module:
-        """The module that computes maps: the prior, recorded where its many small kernels would wait for a processor."""
+        """What computes maps: the prior, recorded where its many small kernels would wait for a processor."""
         network = RecordedPrior(self.weights)
         if self.config.compile:
             return _compiled(network)
