@@ -80,6 +80,7 @@ from osgap.prior.photo import show
 from osgap.prior.photographs import Photographs
 from osgap.prior.posing import Rig
 from osgap.prior.surface import SurfaceViews
+from osgap.prior.training.ahead import made_beside
 from osgap.prior.training.data import Assembly, Batch, Plan, TrainingSamples
 from osgap.prior.training.distributed import launch
 from osgap.prior.training.initial import initial_prior
@@ -291,8 +292,7 @@ def loaded(cast: Cast, steps: int) -> Iterator[Batch]:
         multiprocessing_context="spawn" if workers else None,
         pin_memory=cast.device.type == "cuda",
     )
-    for frames in loader:
-        yield cast.assembly.batch(frames)
+    yield from made_beside(loader, cast.assembly.batch, cast.device)
 
 
 def product_loss(maps: Tensor, batch: Batch, rig: Rig) -> tuple[Tensor, dict[str, Tensor]]:

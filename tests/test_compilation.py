@@ -47,7 +47,7 @@ def launch_everything() -> None:
     """Call the launching functions with the types of real work, forward and backward."""
     from osgap.fit import adam_triton, visibility_triton
     from osgap.metrics import lpips_triton, ssim_triton, vgg_triton
-    from osgap.prior.network import attention_triton, depthwise_triton
+    from osgap.prior.network import attention_triton, depthwise_triton, groups_triton
     from osgap.splat import rig_triton
     from osgap.splat.attributes import N_CHANNELS
     from osgap.splat.cameras import Cameras
@@ -85,6 +85,10 @@ def launch_everything() -> None:
         x = torch.zeros(1, 4, 4, 2048, dtype=dtype, requires_grad=True)
         weight, bias = (torch.zeros(size, requires_grad=True) for size in ((2048, 1, 3, 3), (2048,)))
         depthwise_triton.depthwise(x, weight, bias).sum().backward()
+    for channels in (64, 128, 512):  # of a ResNet's stages, with 32 groups
+        x = torch.zeros(1, 8, 8, channels, dtype=torch.bfloat16, requires_grad=True)
+        weight, bias = (torch.zeros(channels, requires_grad=True) for _ in range(2))
+        groups_triton.group_norm(x, 32, weight, bias, 1e-5).sum().backward()
     for keys in (256, 4096, 16384):
         query = torch.zeros(1, 1, 1, 512, dtype=torch.bfloat16, requires_grad=True)
         key = torch.zeros(1, 1, keys, 512, dtype=torch.bfloat16)

@@ -302,13 +302,16 @@ class SurfaceUNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Normalisation, which a code scales and shifts, two 3x3 convolutions, and a shortcut."""
+    """Normalisation, which a code scales and shifts, two 3x3 convolutions, and a shortcut.
+
+    The code's shift is the only bias: those of convolutions, and sums of their gradients, take a tenth of a step.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
 
     def damp(self, gain: float) -> None:
         """See `SurfaceUNet.damp`."""

@@ -21,6 +21,7 @@ from osgap.prior.network.attention import device_memory
 from osgap.prior.network.model import GaussianPrior, Predictor
 from osgap.prior.photographs import Photographs
 from osgap.prior.posing import Rig
+from osgap.prior.training.ahead import made_beside
 from osgap.prior.training.data import Batch
 from osgap.prior.training.distributed import keep_strides, outlive_signals
 from osgap.prior.training.monitor import StepMonitor
@@ -138,9 +139,10 @@ class Training:
         )
         self.model.train()
         steps = track(loader, "train", total=config.steps, done=self.step) if checkpoints else iter(loader)
+        batches = made_beside(steps, training_set.assembly.batch, self.fabric.device)
         with termination() as self.told, fastest_convolutions() if self.on_gpu else contextlib.nullcontext():
-            for frames in steps:
-                self.advance(training_set.assembly.batch(frames), training_set.rig, training_set.picture_size)
+            for batch in batches:
+                self.advance(batch, training_set.rig, training_set.picture_size)
                 stop = self.monitor.stop()
                 if tensorboard is not None:
                     self._write(tensorboard, training_set)

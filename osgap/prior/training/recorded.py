@@ -7,6 +7,7 @@ runs them. Recorded once, for each number of photographs, they are launched all 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,11 @@ class RecordedPrior(nn.Module):
             normals = nn.functional.normalize(torch.randn(people, count, texels, 3, device=device), dim=-1)
             # A weight that is cast once is not cast in the replays of later steps.
             with torch.autocast("cuda", torch.bfloat16, enabled=half, cache_enabled=False):
-                self._passes[count] = torch.cuda.make_graphed_callables(
-                    _Passes(self.prior), (images, places, visible, facing, normals), allow_unused_input=True, pool=pool
+                inputs = (images, places, visible, facing, normals)
+                passes: Any = torch.cuda.make_graphed_callables(
+                    _Passes(self.prior), inputs, allow_unused_input=True, pool=pool
                 )
+                self._passes[count] = passes
 
     def forward(self, photographs: Photographs) -> Tensor:
         """Maps with the channels that a refiner reads, see `GaussianPrior`."""

@@ -26,7 +26,6 @@ _DIRECTIONS = 60  # of a round
 _ROUNDS = 20  # at most, each with other directions
 _FINISHED = 4  # rounds in a row in which nothing is open, after which it ends
 _STEPS = 16  # of a round, at most; the first half of them spares what is outside
-_AT_ONCE = 8  # images
 _MOMENTS = 8
 _ENOUGH = CLOSED + 0.015  # alpha of a pixel that needs no step: other moments differ a little
 _TARGET = CLOSED + 0.025  # alpha that a step aims at
@@ -86,8 +85,8 @@ class _Views:
     def open(self, channels: Tensor) -> Tensor:
         """Numbers of the views in which something shows through."""
         every = torch.arange(_DIRECTIONS, device=channels.device)
-        least = [_least(*self.seen(channels, part)[:2]) for part in every.split(_AT_ONCE)]
-        return every[torch.cat(least) < _ENOUGH]
+        alpha, covered, _ = self.seen(channels, every)
+        return every[_least(alpha, covered) < _ENOUGH]
 
 
 def _round(channels: Tensor, views: _Views) -> tuple[Tensor, bool]:
@@ -97,11 +96,8 @@ def _round(channels: Tensor, views: _Views) -> tuple[Tensor, bool]:
     for step in range(_STEPS):
         if not len(still_open):
             break
-        left = []
-        for part in still_open.split(_AT_ONCE):
-            channels, least = _step(channels, views, part, _OUTSIDE if step < _STEPS // 2 else 0.0)
-            left.append(part[least < _ENOUGH])
-        still_open = torch.cat(left)
+        channels, least = _step(channels, views, still_open, _OUTSIDE if step < _STEPS // 2 else 0.0)
+        still_open = still_open[least < _ENOUGH]
     return channels, was_closed
 
 
