@@ -61,21 +61,27 @@ def syntax_digest(source: bytes | str) -> str:
     Raises:
         SyntaxError: this is not Python.
     """
-    return hashlib.sha256("".join(_canonical(ast.parse(source))).encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(ast.parse(source)).encode()).hexdigest()[:16]
 
 
 # the syntax tree as text ---------------------------------------------------------------------------------
-def _canonical(value: object) -> Iterator[str]:
+def _canonical(tree: object) -> str:
     """A node, a list of nodes or a plain value as text; two trees that mean the same give the same text.
 
     Left out are fields that are empty (newer versions have more of them) and statements that do nothing.
     """
+    text: list[str] = []
+    _write(tree, text)
+    return "".join(text)
+
+
+def _write(value: object, text: list[str]) -> None:
+    # A list is written to, not generators read: every command of every stage waits for a hundred modules' text.
     if isinstance(value, ast.Constant):
-        yield f"{type(value.value).__name__}:{_plain(value.value)}"
+        text.append(f"{type(value.value).__name__}:{_plain(value.value)}")
     elif isinstance(value, ast.AST):
-        yield type(value).__name__
-        yield "("
-        for name in sorted(value._fields):
+        text.append(f"{type(value).__name__}(")
+        for name in _fields(type(value)):
             field: Any = getattr(value, name, None)
             if name == "values" and type(value).__name__ in ("JoinedStr", "TemplateStr"):
                 field = _pieces(field)
@@ -83,19 +89,25 @@ def _canonical(value: object) -> Iterator[str]:
                 continue  # f"{x:}" is f"{x}"
             elif isinstance(field, list):
                 field = [element for element in field if not _does_nothing(element)]
-            if name not in _UNSEEN and field is not None and field != []:
-                yield f"{name}="
-                yield from _canonical(field)
-                yield ","
-        yield ")"
+            if field is not None and field != []:
+                text.append(f"{name}=")
+                _write(field, text)
+                text.append(",")
+        text.append(")")
     elif isinstance(value, list):
-        yield "["
+        text.append("[")
         for element in value:
-            yield from _canonical(element)
-            yield ","
-        yield "]"
+            _write(element, text)
+            text.append(",")
+        text.append("]")
     else:
-        yield _plain(value)
+        text.append(_plain(value))
+
+
+@functools.cache
+def _fields(kind: type[ast.AST]) -> list[str]:
+    """Those that say something of nodes of a kind."""
+    return [name for name in sorted(kind._fields) if name not in _UNSEEN]
 
 
 def _plain(value: object) -> str:
@@ -143,7 +155,7 @@ def _read(module: str) -> _Module:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}; correct it, or install osgap again") from error
-    digest = hashlib.sha256("".join(_canonical(tree)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(_canonical(tree).encode()).hexdigest()[:16]
     return _Module(digest, frozenset(_imports(module, path, tree)))
 
 

@@ -15,7 +15,7 @@ from osgap.capture.store import CaptureStore
 from osgap.metrics import lpips
 from osgap.metrics.image_metrics import ssim
 from osgap.prior.config import PriorConfig, TrainingLosses
-from osgap.prior.losses import coverage_term, image_terms, load_perceptual, map_terms, masked_l1
+from osgap.prior.losses import coverage_term, image_terms, load_perceptual, map_terms, masked_l1, perceptual_on
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.refiner import Refiner
@@ -288,7 +288,7 @@ def test_nothing_waits_for_the_gpu(world: Any, tiny_prior: PriorConfig, vgg: Wei
     config = _with_lpips(tiny_prior, vgg, precision="bf16-mixed")
     network = load_perceptual(config, "cuda")
     assert network is not None
-    work = _work(world, config, "cuda", network)
+    work = _work(world, config, "cuda", perceptual_on(network))
     work()  # compiles, and makes constants
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

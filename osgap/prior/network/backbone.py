@@ -216,7 +216,9 @@ class _GroupNorm(nn.GroupNorm):
         self.act = getattr(replaced, "act", nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_half_on_cuda(x) and self.affine and x.is_contiguous(memory_format=torch.channels_last):
+        # Who answers once would wait longer for the compiled code than for torch's copies of the maps.
+        fast = torch.is_grad_enabled() and is_half_on_cuda(x) and self.affine
+        if fast and x.is_contiguous(memory_format=torch.channels_last):
             from osgap.prior.network import groups_triton  # compiled code: loaded by those who need it only
 
             y = groups_triton.group_norm(x.permute(0, 2, 3, 1), self.num_groups, self.weight, self.bias, self.eps)
