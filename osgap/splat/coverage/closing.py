@@ -31,6 +31,7 @@ _ENOUGH = CLOSED + 0.015  # alpha of a pixel that needs no step: other moments d
 _TARGET = CLOSED + 0.025  # alpha that a step aims at
 _OUTSIDE = 0.5  # how much an increase outside counts against one inside
 _LARGEST = 50.0  # of a step, in units of the gradient: where hardly anything is missing nothing may jump
+_FARTHEST = 3.0  # from where it began, in units of `_WEIGHTS`: what is open for ever lets nothing grow for ever
 _WEIGHTS = {"position": 3.0, "rotation": 0.3, "scale": 1.0, "opacity": 10.0}
 """How readily each attribute changes; colours do not. Opacity is a logit: a tenth of its change shows hardly."""
 
@@ -56,10 +57,13 @@ def closed(
         faces: `[F, 3]` int64, the triangles that enclose the head, see `osgap.head.parts.closed_faces`.
         size: rows and columns of the pictures [pixels], see `osgap.splat.coverage.views.picture_size`.
     """
-    channels, finished = attributes.channels.detach().clone(), 0
+    first = attributes.channels.detach()
+    room = _FARTHEST * _weights(first)
+    limits = first - room, first + room
+    channels, finished = first.clone(), 0
     for number in range(_ROUNDS):
         views = _Views(vertices[number % len(vertices)], bound, faces, size, turn=math.pi * number / _ROUNDS)
-        channels, was_closed = _round(channels, views)
+        channels, was_closed = _round(channels, views, limits)
         finished = finished + 1 if was_closed else 0
         if finished == _FINISHED:
             break
@@ -89,14 +93,15 @@ class _Views:
         return every[_least(alpha, covered) < _ENOUGH]
 
 
-def _round(channels: Tensor, views: _Views) -> tuple[Tensor, bool]:
-    """Close what is open from one set of directions; and whether nothing was."""
+def _round(channels: Tensor, views: _Views, limits: tuple[Tensor, Tensor]) -> tuple[Tensor, bool]:
+    """Close what is open from one set of directions, within limits; and whether nothing was."""
     still_open = views.open(channels)
     was_closed = not len(still_open)
     for step in range(_STEPS):
         if not len(still_open):
             break
-        channels, least = _step(channels, views, still_open, _OUTSIDE if step < _STEPS // 2 else 0.0)
+        moved, least = _step(channels, views, still_open, _OUTSIDE if step < _STEPS // 2 else 0.0)
+        channels = moved.clamp(*limits)
         still_open = still_open[least < _ENOUGH]
     return channels, was_closed
 
