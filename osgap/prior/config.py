@@ -249,7 +249,7 @@ class OneShotConfig(Section):
     camera."""
     steps: int = Field(100, ge=0)
     """Length of the optimisation against one photograph or few [steps]; held-out parts of them may end it sooner."""
-    all_frames_steps: int = Field(800, ge=0)
+    all_frames_steps: int = Field(2000, ge=0)
     """Length of the optimisation against all training frames [steps]."""
     network_steps: int = Field(0, ge=0)
     """Length of a tuning of all weights of the network that comes first, as in the published code [steps]; default is
