@@ -85,9 +85,9 @@ def launch_everything() -> None:
         x = torch.zeros(1, 4, 4, 2048, dtype=dtype, requires_grad=True)
         weight, bias = (torch.zeros(size, requires_grad=True) for size in ((2048, 1, 3, 3), (2048,)))
         depthwise_triton.depthwise(x, weight, bias).sum().backward()
-    for channels in (64, 128, 512):  # of a ResNet's stages, with 32 groups
-        x = torch.zeros(1, 8, 8, channels, dtype=torch.bfloat16, requires_grad=True)
-        weight, bias = (torch.zeros(channels, requires_grad=True) for _ in range(2))
+    for width in (64, 128, 512):  # of a ResNet's stages, with 32 groups
+        x = torch.zeros(1, 8, 8, width, dtype=torch.bfloat16, requires_grad=True)
+        weight, bias = (torch.zeros(width, requires_grad=True) for _ in range(2))
         groups_triton.group_norm(x, 32, weight, bias, 1e-5).sum().backward()
     for keys in (256, 4096, 16384):
         query = torch.zeros(1, 1, 1, 512, dtype=torch.bfloat16, requires_grad=True)

@@ -81,7 +81,7 @@ def _write(value: object, text: list[str]) -> None:
         text.append(f"{type(value.value).__name__}:{_plain(value.value)}")
     elif isinstance(value, ast.AST):
         text.append(f"{type(value).__name__}(")
-        for name in _fields(type(value)):
+        for name in _said(type(value)._fields):
             field: Any = getattr(value, name, None)
             if name == "values" and type(value).__name__ in ("JoinedStr", "TemplateStr"):
                 field = _pieces(field)
@@ -105,9 +105,9 @@ def _write(value: object, text: list[str]) -> None:
 
 
 @functools.cache
-def _fields(kind: type[ast.AST]) -> list[str]:
-    """Those that say something of nodes of a kind."""
-    return [name for name in sorted(kind._fields) if name not in _UNSEEN]
+def _said(fields: tuple[str, ...]) -> list[str]:
+    """Those of a node's fields that say something."""
+    return [name for name in sorted(fields) if name not in _UNSEEN]
 
 
 def _plain(value: object) -> str:

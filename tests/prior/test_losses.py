@@ -15,7 +15,15 @@ from osgap.capture.store import CaptureStore
 from osgap.metrics import lpips
 from osgap.metrics.image_metrics import ssim
 from osgap.prior.config import PriorConfig, TrainingLosses
-from osgap.prior.losses import coverage_term, image_terms, load_perceptual, map_terms, masked_l1, perceptual_on
+from osgap.prior.losses import (
+    Perceptual,
+    coverage_term,
+    image_terms,
+    load_perceptual,
+    map_terms,
+    masked_l1,
+    perceptual_on,
+)
 from osgap.prior.mean import load_maps
 from osgap.prior.network.decoder import UVDecoder
 from osgap.prior.network.refiner import Refiner
@@ -249,7 +257,7 @@ def _on(device: str, rig: Rig) -> Rig:
     return Rig(people, rig.binding.to(device), bound)
 
 
-def _work(world: Any, config: PriorConfig, device: str, perceptual: nn.Module | None) -> Callable[[], None]:
+def _work(world: Any, config: PriorConfig, device: str, perceptual: Perceptual | None) -> Callable[[], None]:
     """Everything of a step's forward and backward that is this package's own, but the encoder and the rasteriser."""
     batch, rig = _training(world, config)
     params = [part.to(device) for part in batch.params]

@@ -66,8 +66,8 @@ def check_operators() -> None:
     torch.library.opcheck(torch.ops.osgap.group_norm_gradients.default, (above, x, weight, means, factors))
     compiled = torch.compile(group_norm, backend="aot_eager", fullgraph=True)
     for found, expected in zip(
-        differentiate(lambda *leaves: compiled(leaves[0], 4, *leaves[1:], EPS), x, weight, bias, above),
-        differentiate(lambda *leaves: group_norm(leaves[0], 4, *leaves[1:], EPS), x, weight, bias, above),
+        differentiate(lambda x, weight, bias: compiled(x, 4, weight, bias, EPS), x, weight, bias, above),
+        differentiate(lambda x, weight, bias: group_norm(x, 4, weight, bias, EPS), x, weight, bias, above),
         strict=True,
     ):
         assert torch.equal(found, expected)

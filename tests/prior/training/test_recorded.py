@@ -72,5 +72,6 @@ def test_training_is_the_same_with_and_without(
     for name in ("recorded", "computed"):
         log = json.loads((tmp_path / name / "train.json").read_text())
         curves.append(np.array([point["loss"] for point in log["curve"]]))
-    assert len(curves[0]) == config.steps
-    np.testing.assert_allclose(*curves, rtol=tolerance)
+    recorded_curve, computed_curve = curves
+    assert len(recorded_curve) == config.steps
+    np.testing.assert_allclose(recorded_curve, computed_curve, rtol=tolerance)
