@@ -1,7 +1,8 @@
 """GroupNorm of channels_last maps on CUDA.
 
-torch's own lays such a map out anew, and its result and both gradients back again: of a ResNet's time in training that
-is a fourth. Here a map is read where it lies, twice: for the sums, and for the result. With x a value, of a group with
+torch's own lays such a map out anew, and convolutions lay out its result and gradients again: 4.5 of the 39 ms that a
+GPU computes in a step of the `surface` network's training. Here a map is read where it lies, twice: for the sums, and
+for the result. With x a value, of a group with
 mean m and standard deviation s, and w and b of its channel,
 
     y = w (x - m) / s + b = a x + c                     a = w / s,  c = b - a m
@@ -83,7 +84,7 @@ def _normalise(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
     with torch.cuda.device_of(x):
         shares = _summed(x, None)
         _settle[maps, groups](
-            shares, weight, bias, means, factors, scales, shifts, x[0, ..., 0].numel(), shares.shape[1], channels,
+            shares, weight, bias, means, factors, scales, shifts, _sizes(x)[0], shares.shape[1], channels,
             channels // groups, eps, SIZE=triton.next_power_of_2(channels // groups),
         )  # fmt: skip
         _apply[_grid(x, 1)](x, None, scales, shifts, None, y, *_sizes(x), groups, **_block(x))
@@ -108,7 +109,7 @@ def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, means: Tensor, facto
     with torch.cuda.device_of(x):
         shares = _summed(x, gradient)
         _settle_gradients[maps, groups](
-            shares, weight, means, factors, by_channel, scales, by_group, shifts, x[0, ..., 0].numel(),
+            shares, weight, means, factors, by_channel, scales, by_group, shifts, _sizes(x)[0],
             shares.shape[1], channels, channels // groups, SIZE=triton.next_power_of_2(channels // groups),
         )  # fmt: skip
         _apply[_grid(x, 1)](x, gradient, scales, shifts, by_group, by_x, *_sizes(x), groups, **_block(x))
